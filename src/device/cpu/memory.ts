@@ -1,0 +1,145 @@
+/**
+ * @file The memory of the CPU device: one shared, growing address space that is never freed.
+ *
+ * It is a shared WebAssembly.Memory, so that WebAssembly kernels, machine code and plain TypeScript see the same
+ * bytes. It grows in place: a byte offset, and the native address of the first byte, stay valid for the life of the
+ * process. (A native address does not keep a buffer alive; memory that is never freed does not need it to.)
+ * Larger than 4 GiB it cannot be; a request beyond that is an error that says so.
+ */
+import { assert, OperationalError } from "../../base/errors.ts";
+import { ceilDiv, roundUp } from "../../base/integers.ts";
+
+const PAGE_BYTES = 65536;
+const MAX_PAGES = 65536;
+const GROWTH_BYTES = 32 * 2 ** 20;
+/** Every reservation starts on a line that vector stores and the page table like. */
+const RESERVATION_ALIGNMENT = 4096;
+
+interface Views {
+  readonly buffer: SharedArrayBuffer;
+  readonly f32: Float32Array<SharedArrayBuffer>;
+  readonly f64: Float64Array<SharedArrayBuffer>;
+  readonly i32: Int32Array<SharedArrayBuffer>;
+  readonly u16: Uint16Array<SharedArrayBuffer>;
+  readonly u8: Uint8Array<SharedArrayBuffer>;
+}
+
+/** Bytes shared by all threads; reservations only grow. */
+export class CpuMemory {
+  readonly wasm: WebAssembly.Memory;
+  /** Native address of byte 0; 0 where native code is off. Set once, by the native runtime. */
+  readonly baseAddress: number;
+  #views: Views;
+  #reservedBytes: number;
+
+  private constructor(wasm: WebAssembly.Memory, baseAddress: number) {
+    this.wasm = wasm;
+    this.baseAddress = baseAddress;
+    this.#views = viewsOf(wasm);
+    // Offset 0 is never handed out: a zero offset is then always a mistake.
+    this.#reservedBytes = RESERVATION_ALIGNMENT;
+  }
+
+  /** New memory; `addressOf` gives the native address of a buffer where native code is possible. */
+  static create(addressOf: ((bytes: Uint8Array) => number) | null): CpuMemory {
+    const wasm = new WebAssembly.Memory({
+      initial: ceilDiv(GROWTH_BYTES, PAGE_BYTES),
+      maximum: MAX_PAGES,
+      shared: true,
+    });
+    return new CpuMemory(wasm, addressOf === null ? 0 : addressOf(new Uint8Array(wasm.buffer)));
+  }
+
+  /** The same memory, seen from a worker thread. */
+  static attach(wasm: WebAssembly.Memory, baseAddress: number): CpuMemory {
+    return new CpuMemory(wasm, baseAddress);
+  }
+
+  get byteLength(): number {
+    return this.#current().buffer.byteLength;
+  }
+
+  /** Bytes handed out so far. */
+  get reservedBytes(): number {
+    return this.#reservedBytes;
+  }
+
+  /** A fresh span of zeros, never to be returned. Only the thread that created the memory may call this. */
+  reserve(byteLength: number): number {
+    assert(
+      Number.isSafeInteger(byteLength) && byteLength >= 0,
+      `byteLength (${byteLength}) must be a whole number >= 0`,
+    );
+    const byteOffset = this.#reservedBytes;
+    const end = byteOffset + roundUp(byteLength, RESERVATION_ALIGNMENT);
+    const missing = end - this.byteLength;
+    if (missing > 0) this.#grow(missing);
+    this.#reservedBytes = end;
+    return byteOffset;
+  }
+
+  get f32(): Float32Array<SharedArrayBuffer> {
+    return this.#current().f32;
+  }
+
+  get f64(): Float64Array<SharedArrayBuffer> {
+    return this.#current().f64;
+  }
+
+  get i32(): Int32Array<SharedArrayBuffer> {
+    return this.#current().i32;
+  }
+
+  get u16(): Uint16Array<SharedArrayBuffer> {
+    return this.#current().u16;
+  }
+
+  get u8(): Uint8Array<SharedArrayBuffer> {
+    return this.#current().u8;
+  }
+
+  /** Views go stale when another thread grows the memory: they are made again when the buffer has changed. */
+  #current(): Views {
+    if (this.#views.buffer !== (this.wasm.buffer as unknown)) this.#views = viewsOf(this.wasm);
+    return this.#views;
+  }
+
+  #grow(missing: number): void {
+    const have = this.byteLength / PAGE_BYTES;
+    const pages = Math.min(ceilDiv(roundUp(missing, GROWTH_BYTES), PAGE_BYTES), MAX_PAGES - have);
+    if (pages * PAGE_BYTES < missing) {
+      throw new OperationalError(
+        "device.memory",
+        `the CPU device needs ${gib(this.byteLength + missing)} GiB, and its address space ends at 4 GiB; ` +
+          "use a smaller model, batch or sequence length",
+      );
+    }
+    try {
+      this.wasm.grow(pages);
+    } catch (cause) {
+      throw new OperationalError(
+        "device.memory",
+        `the operating system refused ${gib(this.byteLength + missing)} GiB of memory; ` +
+          "use a smaller model, batch or sequence length, or free memory",
+        {},
+        cause,
+      );
+    }
+  }
+}
+
+function gib(bytes: number): string {
+  return (bytes / 2 ** 30).toFixed(2);
+}
+
+function viewsOf(wasm: WebAssembly.Memory): Views {
+  const buffer = wasm.buffer as unknown as SharedArrayBuffer;
+  return {
+    buffer,
+    f32: new Float32Array(buffer),
+    f64: new Float64Array(buffer),
+    i32: new Int32Array(buffer),
+    u16: new Uint16Array(buffer),
+    u8: new Uint8Array(buffer),
+  };
+}

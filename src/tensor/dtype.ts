@@ -1,0 +1,16 @@
+/** @file Element types and their sizes. */
+
+export const DTYPES = ["f32", "f64", "bf16", "i32", "u8"] as const;
+/** `f64` exists for gradient checks on the reference kernels; `u8` holds codes of narrower formats. */
+export type DType = (typeof DTYPES)[number];
+
+export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
+  f32: 4,
+  f64: 8,
+  bf16: 2,
+  i32: 4,
+  u8: 1,
+};
+
+/** What activations and gradients are computed in: f32, or f64 for gradient checks. */
+export type FloatType = "f32" | "f64";
