@@ -1,0 +1,165 @@
+/**
+ * @file The CPU device: shared memory, the calling thread and its workers.
+ *
+ * A launch is synchronous. A launch of one task runs on the calling thread without waking anybody; a larger one is
+ * claimed in chunks by all threads.
+ */
+import { availableParallelism } from "node:os";
+import { Worker } from "node:worker_threads";
+import { assert, defined, InvariantError, OperationalError } from "../../base/errors.ts";
+import { siblingModule } from "../../base/modules.ts";
+import { type Device, MAX_SLOTS } from "../device.ts";
+import {
+  type CreateProgram,
+  KERNEL_CHOICES,
+  type KernelChoice,
+  type KernelReport,
+  type Program,
+  type Span,
+} from "../program.ts";
+import { Job } from "./job.ts";
+import { CpuMemory } from "./memory.ts";
+import { addressOf, createNativeRuntime } from "./native.ts";
+import type { WorkerStart } from "./worker.ts";
+
+/** Packed panels of a matrix product and the score blocks of attention fit in half each. */
+const SCRATCH_BYTES = 16 * 2 ** 20;
+/** Chunks a thread claims in one launch, so that an uneven split levels out. */
+const CLAIMS_PER_THREAD = 4;
+
+export interface CpuDeviceOptions {
+  /** Threads that share a launch, the caller's included; the machine's parallelism if left out. */
+  readonly numThreads?: number;
+  readonly kernels?: KernelChoice;
+}
+
+/** Options left out by the caller, from `HADAL_KERNELS` and `HADAL_THREADS`. */
+export function cpuOptionsFromEnvironment(environment: NodeJS.ProcessEnv): CpuDeviceOptions {
+  const kernels = environment["HADAL_KERNELS"];
+  const threads = environment["HADAL_THREADS"];
+  if (kernels !== undefined && !KERNEL_CHOICES.includes(kernels as KernelChoice)) {
+    throw new OperationalError(
+      "device.option",
+      `HADAL_KERNELS (${kernels}) must be one of ${KERNEL_CHOICES.join(", ")}`,
+    );
+  }
+  if (threads !== undefined && !/^[1-9]\d{0,2}$/.test(threads)) {
+    throw new OperationalError(
+      "device.option",
+      `HADAL_THREADS (${threads}) must be a whole number from 1 to 999`,
+    );
+  }
+  return {
+    ...(kernels === undefined ? {} : { kernels: kernels as KernelChoice }),
+    ...(threads === undefined ? {} : { numThreads: Number(threads) }),
+  };
+}
+
+/** Start a device whose kernels are made by `createProgram` of the module at `programUrl`, on every thread. */
+export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions): Promise<Device> {
+  const { createProgram } = (await import(programUrl.href)) as { createProgram: CreateProgram };
+  const choice = options.kernels ?? "auto";
+  const native =
+    choice === "auto" || choice === "x64"
+      ? createNativeRuntime()
+      : { runtime: null, reason: `HADAL_KERNELS=${choice}` };
+  const memory = CpuMemory.create(native.runtime === null ? null : addressOf);
+  const job = new Job();
+  const span = (byteLength: number): Span => ({ byteOffset: memory.reserve(byteLength), byteLength });
+  const makeSpans = (): { scratch: Span; argumentBlock: Span } => ({
+    scratch: span(SCRATCH_BYTES),
+    argumentBlock: span(MAX_SLOTS * 8),
+  });
+  const program = createProgram(
+    { memory, threadIndex: 0, ...makeSpans(), native: native.runtime },
+    choice,
+  );
+  const numThreads = options.numThreads ?? availableParallelism();
+  const workers = await Promise.all(
+    Array.from({ length: numThreads - 1 }, (_, index) =>
+      startWorker({
+        wasm: memory.wasm,
+        baseAddress: memory.baseAddress,
+        job: job.buffer,
+        threadIndex: index + 1,
+        ...makeSpans(),
+        programUrl: programUrl.href,
+        choice,
+        native: native.runtime !== null,
+      }),
+    ),
+  );
+  return new CpuDevice(memory, program, job, workers, native.reason);
+}
+
+function startWorker(start: WorkerStart): Promise<Worker> {
+  const worker = new Worker(siblingModule("./worker", import.meta.url), { workerData: start });
+  return new Promise((resolve, reject) => {
+    worker.once("error", reject);
+    worker.once("message", () => {
+      worker.unref();
+      resolve(worker);
+    });
+  });
+}
+
+class CpuDevice implements Device {
+  readonly kind = "cpu";
+  readonly memory: CpuMemory;
+  readonly nativeRefusal: string;
+  readonly #program: Program;
+  readonly #job: Job;
+  readonly #workers: readonly Worker[];
+  readonly #keyIndex: ReadonlyMap<string, number>;
+
+  constructor(
+    memory: CpuMemory,
+    program: Program,
+    job: Job,
+    workers: readonly Worker[],
+    nativeRefusal: string,
+  ) {
+    this.memory = memory;
+    this.nativeRefusal = nativeRefusal;
+    this.#program = program;
+    this.#job = job;
+    this.#workers = workers;
+    this.#keyIndex = new Map(program.keys.map((key, index) => [key, index]));
+  }
+
+  get numThreads(): number {
+    return this.#workers.length + 1;
+  }
+
+  launch(key: string, slots: readonly number[], numTasks: number): void {
+    const keyIndex = defined(this.#keyIndex.get(key), `kernel ${key}`);
+    assert(slots.length <= MAX_SLOTS, `${key}: ${slots.length} slots; at most ${MAX_SLOTS}`);
+    if (numTasks === 0) return;
+    const body = this.#program.body(keyIndex);
+    this.#job.slots.set(slots);
+    if (numTasks === 1 || this.#workers.length === 0) {
+      body(this.#job.slots, 0, numTasks);
+      return;
+    }
+    const grain = Math.max(1, Math.floor(numTasks / (this.numThreads * CLAIMS_PER_THREAD)));
+    this.#job.open(keyIndex, numTasks, grain);
+    let failure: string | null = null;
+    try {
+      this.#job.work(body);
+    } finally {
+      failure = this.#job.close();
+    }
+    if (failure !== null) throw new InvariantError(`${key} failed on a worker thread: ${failure}`);
+  }
+
+  async synchronize(): Promise<void> {}
+
+  reports(): readonly KernelReport[] {
+    return this.#program.keys.map((_, index) => this.#program.report(index));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#job.stop();
+    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+  }
+}

@@ -1,0 +1,128 @@
+/**
+ * @file The job that threads share: one launch at a time, its tasks claimed in chunks.
+ *
+ * The launching thread writes the job, opens it and works on it too; workers that are awake, or wake in time, join.
+ * A worker announces itself (`ACTIVE`) before it looks whether the job is open, and the launcher closes the job before
+ * it waits for `ACTIVE` to reach zero: so either the launcher waits for the worker, or the worker sees a closed job.
+ * A worker that wakes late delays nobody. Waiting spins for about 100 µs and then sleeps: idle workers burn nothing.
+ */
+import type { KernelBody } from "../program.ts";
+import { MAX_SLOTS } from "../device.ts";
+
+const SEQUENCE = 0;
+const OPEN = 1;
+const ACTIVE = 2;
+const SLEEPERS = 3;
+const NEXT_TASK = 4;
+const NUM_TASKS = 5;
+const GRAIN = 6;
+const KEY = 7;
+const STOP = 8;
+const FAILED = 9;
+const NUM_WORDS = 16;
+const FAILURE_BYTES = 1024;
+const SLOTS_OFFSET = NUM_WORDS * 4;
+const FAILURE_OFFSET = SLOTS_OFFSET + MAX_SLOTS * 8;
+
+/** About 100 µs of `Atomics.pause` on current processors. */
+const SPINS = 3000;
+
+const pause: () => void =
+  (Atomics as unknown as { pause?: () => void }).pause?.bind(Atomics) ?? ((): void => {});
+
+/** The shared words of one device's job, seen from any thread. */
+export class Job {
+  readonly buffer: SharedArrayBuffer;
+  readonly slots: Float64Array<SharedArrayBuffer>;
+  readonly #words: Int32Array<SharedArrayBuffer>;
+
+  constructor(buffer?: SharedArrayBuffer) {
+    this.buffer = buffer ?? new SharedArrayBuffer(FAILURE_OFFSET + FAILURE_BYTES);
+    this.#words = new Int32Array(this.buffer, 0, NUM_WORDS);
+    this.slots = new Float64Array(this.buffer, SLOTS_OFFSET, MAX_SLOTS);
+  }
+
+  /** Launcher: publish a job whose slots are already written. */
+  open(keyIndex: number, numTasks: number, grain: number): void {
+    const words = this.#words;
+    words[KEY] = keyIndex;
+    words[NUM_TASKS] = numTasks;
+    words[GRAIN] = grain;
+    Atomics.store(words, NEXT_TASK, 0);
+    Atomics.store(words, OPEN, 1);
+    Atomics.add(words, SEQUENCE, 1);
+    if (Atomics.load(words, SLEEPERS) > 0) Atomics.notify(words, SEQUENCE);
+  }
+
+  /** Any thread that has joined: claim and run tasks until none is left. */
+  work(body: KernelBody): void {
+    const words = this.#words;
+    const numTasks = words[NUM_TASKS]!;
+    const grain = words[GRAIN]!;
+    for (;;) {
+      const first = Atomics.add(words, NEXT_TASK, grain);
+      if (first >= numTasks) return;
+      body(this.slots, first, Math.min(first + grain, numTasks));
+    }
+  }
+
+  /** Launcher: let nobody else join, and wait for those who did. Returns a worker's failure, if there was one. */
+  close(): string | null {
+    const words = this.#words;
+    Atomics.store(words, OPEN, 0);
+    let spins = SPINS;
+    for (let active = Atomics.load(words, ACTIVE); active !== 0; ) {
+      if (spins-- > 0) pause();
+      else Atomics.wait(words, ACTIVE, active);
+      active = Atomics.load(words, ACTIVE);
+    }
+    if (Atomics.load(words, FAILED) === 0) return null;
+    const bytes = new Uint8Array(this.buffer, FAILURE_OFFSET, FAILURE_BYTES).slice();
+    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+  }
+
+  /** Worker: sleep until there is a job or the end; runs every job it can join. */
+  serve(bodyOf: (keyIndex: number) => KernelBody): void {
+    const words = this.#words;
+    let seen = 0;
+    for (;;) {
+      seen = this.#awaitSequence(seen);
+      if (Atomics.load(words, STOP) !== 0) return;
+      Atomics.add(words, ACTIVE, 1);
+      try {
+        if (Atomics.load(words, OPEN) !== 0) this.work(bodyOf(words[KEY]!));
+      } catch (error) {
+        this.#fail(error);
+      } finally {
+        if (Atomics.sub(words, ACTIVE, 1) === 1) Atomics.notify(words, ACTIVE);
+      }
+    }
+  }
+
+  /** Launcher: end every worker's `serve`. */
+  stop(): void {
+    Atomics.store(this.#words, STOP, 1);
+    Atomics.add(this.#words, SEQUENCE, 1);
+    Atomics.notify(this.#words, SEQUENCE);
+  }
+
+  #awaitSequence(seen: number): number {
+    const words = this.#words;
+    for (let spins = SPINS; spins > 0; spins--) {
+      const sequence = Atomics.load(words, SEQUENCE);
+      if (sequence !== seen) return sequence;
+      pause();
+    }
+    Atomics.add(words, SLEEPERS, 1);
+    Atomics.wait(words, SEQUENCE, seen);
+    Atomics.sub(words, SLEEPERS, 1);
+    return Atomics.load(words, SEQUENCE);
+  }
+
+  #fail(error: unknown): void {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    const bytes = new TextEncoder().encode(text).subarray(0, FAILURE_BYTES - 1);
+    new Uint8Array(this.buffer, FAILURE_OFFSET, FAILURE_BYTES).fill(0).set(bytes);
+    Atomics.store(this.#words, FAILED, 1);
+  }
+}

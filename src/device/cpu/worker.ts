@@ -1,0 +1,35 @@
+/** @file The body of a worker thread: builds its own program over the shared memory and serves the job. */
+import { parentPort, workerData } from "node:worker_threads";
+import { defined } from "../../base/errors.ts";
+import type { CreateProgram, KernelChoice, Span } from "../program.ts";
+import { Job } from "./job.ts";
+import { CpuMemory } from "./memory.ts";
+import { createNativeRuntime } from "./native.ts";
+
+/** What a worker is told when it starts. */
+export interface WorkerStart {
+  readonly wasm: WebAssembly.Memory;
+  readonly baseAddress: number;
+  readonly job: SharedArrayBuffer;
+  readonly threadIndex: number;
+  readonly scratch: Span;
+  readonly argumentBlock: Span;
+  readonly programUrl: string;
+  readonly choice: KernelChoice;
+  readonly native: boolean;
+}
+
+const start = workerData as WorkerStart;
+const { createProgram } = (await import(start.programUrl)) as { createProgram: CreateProgram };
+const program = createProgram(
+  {
+    memory: CpuMemory.attach(start.wasm, start.baseAddress),
+    threadIndex: start.threadIndex,
+    scratch: start.scratch,
+    argumentBlock: start.argumentBlock,
+    native: start.native ? createNativeRuntime().runtime : null,
+  },
+  start.choice,
+);
+defined(parentPort, "parentPort").postMessage("ready");
+new Job(start.job).serve((keyIndex) => program.body(keyIndex));

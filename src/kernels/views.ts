@@ -1,0 +1,37 @@
+/**
+ * @file Elements of device memory by dtype, for reference kernels: read and write as numbers, whatever the format.
+ *
+ * Made for clarity, not for speed: one call per element.
+ */
+import type { ThreadContext } from "../device/program.ts";
+import { decodeBf16Value, encodeBf16Value } from "../numerics/bf16.ts";
+import type { DType } from "../tensor/dtype.ts";
+import { DTYPE_BYTES } from "../tensor/dtype.ts";
+
+/** Elements counted from a byte offset. */
+export interface Elements {
+  get(index: number): number;
+  set(index: number, value: number): void;
+}
+
+/** The elements of `dtype` that start at `byteOffset`. */
+export function elementsAt(context: ThreadContext, dtype: DType, byteOffset: number): Elements {
+  const { memory } = context;
+  const first = byteOffset / DTYPE_BYTES[dtype];
+  if (dtype === "bf16") {
+    const codes = memory.u16;
+    return {
+      get: (index) => decodeBf16Value(codes[first + index]!),
+      set: (index, value) => {
+        codes[first + index] = encodeBf16Value(value);
+      },
+    };
+  }
+  const array = memory[dtype];
+  return {
+    get: (index) => array[first + index]!,
+    set: (index, value) => {
+      array[first + index] = value;
+    },
+  };
+}
