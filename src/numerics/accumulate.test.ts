@@ -1,4 +1,7 @@
-/** @file Tests of the tensor-core accumulation model: worked examples, growth with K, flatness with promotion. */
+/**
+ * @file Tests of the tensor-core accumulation model: worked examples, growth with K, flatness with
+ * promotion.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";
@@ -28,12 +31,12 @@ test("a sum that fits 14 bits is exact", () => {
 });
 
 test("terms are cut at 13 bits below the largest exponent, which is not normalised", () => {
-  // 1.875² = 3.515625 has exponent 0 although it is above 2: the quantum is 2^-13, and 2^-13 survives.
+  // 1.875² = 3.515625 has exponent 0 although it is above 2: terms are cut to multiples of 2^-13.
   const small = codesOf([1.875, 2 ** -6]);
   assert.equal(dotHopperFp8(small, codesOf([1.875, 2 ** -7]), NO_PROMOTION), 3.515625);
-  // The sum keeps 14 significant bits from 2 on: 2^-12. So 2^-13 is cut from the result, and 2^-12 is not.
+  // But the normalised sum has exponent 1: it is cut to a multiple of 2^-12.
   assert.equal(dotHopperFp8(small, codesOf([1.875, 2 ** -6]), NO_PROMOTION), 3.515625 + 2 ** -12);
-  // Beside 1 · 1, 2^-13 stays and 1.5 · 2^-13 loses its half; cutting is toward zero for both signs.
+  // Beside 1 · 1, 1.5 · 2^-13 loses its half; cutting is toward zero for both signs.
   assert.equal(
     dotHopperFp8(codesOf([1, 2 ** -6]), codesOf([1, 1.5 * 2 ** -7]), NO_PROMOTION),
     1 + 2 ** -13,
@@ -44,8 +47,8 @@ test("terms are cut at 13 bits below the largest exponent, which is not normalis
   );
 });
 
-test("in a second step small products vanish beside the accumulator, unless it was promoted", () => {
-  // The first 128 products give 128 · 256 = 2^15; then 2^-1 is half of the quantum 2^(15 - 13 - 1) and less.
+test("small products vanish beside a large accumulator, unless it was promoted", () => {
+  // The first 128 products give 128 · 256 = 2^15; beside it terms are cut to multiples of 4.
   const a = new Uint8Array(256).fill(toE4m3(16));
   const b = new Uint8Array(256).fill(toE4m3(16));
   a.fill(toE4m3(1), 128);
@@ -57,7 +60,7 @@ test("in a second step small products vanish beside the accumulator, unless it w
 test("subnormal operands keep exponent -6 and are exact on their own", () => {
   const a = codesOf([2 ** -9, 3 * 2 ** -9, 2 ** -9]);
   const b = codesOf([1, 1, 2 ** -9]);
-  // Largest exponent -6: the quantum is 2^-19, above the last product of 2^-18 · 1.
+  // The largest exponent is -6, so terms are cut to multiples of 2^-19.
   assert.equal(dotHopperFp8(a, b, NO_PROMOTION), 4 * 2 ** -9 + 2 ** -18);
 });
 

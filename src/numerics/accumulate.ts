@@ -1,19 +1,21 @@
 /**
- * @file A bit model of how Hopper's tensor cores accumulate FP8 (E4M3) products, with and without promotion.
+ * @file A bit model of how Hopper's tensor cores add FP8 (E4M3) products, with and without
+ * promotion.
  *
  * One step adds 33 terms at once: 32 products and the accumulator.
  *
- *   1. A product is the product of two significands in [1, 2), so in [1, 4) and not normalised, with the sum of the
- *      two exponents. A subnormal keeps exponent -6 and a significand below 1. Zero terms take no part.
- *   2. Every term is cut toward zero to a multiple of 2^(e − 13), e the largest exponent among the terms.
+ *   1. A product multiplies two significands in [1, 2), so its own is in [1, 4), not normalised;
+ *      exponents add. A subnormal has exponent -6 and a significand below 1. Zeros take no part.
+ *   2. Every term is cut toward zero to a multiple of 2^(e − 13), e the largest exponent of a term.
  *   3. The sum of what is left is exact; it is normalised and cut toward zero to 13 fraction bits.
  *
- * What step 2 loses grows with the accumulator, so the error of a long sum grows with its length K. DeepSeek-V3
- * therefore moves the partial sum to FP32 registers every 128 of K ("promotion") and starts again from zero.
- * Sums whose length is no multiple of 32 end with a shorter step: zeros change nothing.
- * A model, to reason and to test with: it explains the published observations, it was not compared with a device here.
+ * What step 2 loses grows with the accumulator, so the error of a long sum grows with its length K.
+ * DeepSeek-V3 therefore moves the partial sum to FP32 registers every 128 of K ("promotion") and
+ * starts again from zero. Sums whose length is no multiple of 32 end with a shorter step: zeros
+ * change nothing. It is a model to reason and test with, not yet compared with a device.
  *
- * Source: the structure found by the MMA-Sim study of tensor cores; DeepSeek-V3 report §3.3.2 for promotion.
+ * Source: the structure found by the MMA-Sim study of tensor cores; DeepSeek-V3 report §3.3.2 for
+ * promotion.
  */
 import { assert } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
@@ -24,7 +26,10 @@ export const ACCUMULATION_STEP = 32;
 
 const FRACTION_BITS = 13;
 
-/** Signed significands of E4M3 codes, times 8 (0..15), and exponents; a zero's exponent loses to every other. */
+/**
+ * Signed significands of E4M3 codes, times 8 (0..15), and exponents; a zero's exponent loses to
+ * every other.
+ */
 const SIGNIFICANDS = new Int32Array(256);
 const EXPONENTS = new Int32Array(256);
 const ZERO_EXPONENT = -1000;
@@ -50,7 +55,10 @@ interface Range {
   readonly end: number;
 }
 
-/** One accumulator's sum over a range; its value is a multiple of a power of two with 14 significant bits. */
+/**
+ * One accumulator's sum over a range; its value is a multiple of a power of two with 14 significant
+ * bits.
+ */
 function sumRange(a: Uint8Array, b: Uint8Array, range: Range): number {
   // The accumulator is significand × 2^(exponent − 13), its significand zero or 14 bits long.
   let significand = 0;
@@ -80,8 +88,9 @@ function sumRange(a: Uint8Array, b: Uint8Array, range: Range): number {
 }
 
 /**
- * Σ a·b over two rows of E4M3 codes as the tensor core would give it, in float32. Every `promotionInterval`
- * elements the partial sum is added to a float32 register; Infinity keeps it in the tensor core to the end.
+ * Σ a·b over two rows of E4M3 codes as the tensor core would give it, in float32. Every
+ * `promotionInterval` elements the partial sum is added to a float32 register; Infinity keeps it in
+ * the tensor core to the end.
  */
 export function dotHopperFp8(
   a: Uint8Array,
@@ -94,7 +103,7 @@ export function dotHopperFp8(
     promotionInterval === Infinity ||
       (isIntegerIn(promotionInterval, ACCUMULATION_STEP, 2 ** 30) &&
         promotionInterval % ACCUMULATION_STEP === 0),
-    `promotionInterval (${promotionInterval}) must be Infinity or a multiple of ${ACCUMULATION_STEP}`,
+    `promotionInterval (${promotionInterval}) must be Infinity or a multiple of 32`,
   );
   for (let k = 0; k < a.length; k++) {
     if ((a[k]! & 0x7f) === 0x7f || (b[k]! & 0x7f) === 0x7f) return NaN;

@@ -1,4 +1,6 @@
-/** @file Tests of bfloat16: every code, every midpoint between two codes, and the special values. */
+/**
+ * @file Tests of bfloat16: every code, every midpoint between two codes, and the special values.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";

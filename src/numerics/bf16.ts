@@ -1,11 +1,12 @@
 /**
- * @file bfloat16: the upper half of a float32 (1 sign, 8 exponent, 7 fraction bits), as `uint16` codes.
+ * @file bfloat16: the upper half of a float32 (1 sign, 8 exponent, 7 fraction bits), as `uint16`
+ * codes.
  *
- * Encoding rounds to the nearest value, ties to the even code. Infinities and subnormals are kept, a finite
- * value beyond the largest bfloat16 rounds to infinity as IEEE 754 says, and a NaN stays a NaN of the same
- * sign: it is made quiet, so that cutting its payload can never leave an infinity.
- * The array forms work on integer views and allocate nothing per element. Values are float32: a JavaScript
- * number with more bits is rounded to float32 first, as the kernels' accumulators are.
+ * Encoding rounds to the nearest value, ties to the even code. Infinities and subnormals are kept,
+ * a finite value beyond the largest bfloat16 rounds to infinity as IEEE 754 says, and a NaN stays a
+ * NaN of the same sign: it is made quiet, so that cutting its payload can never leave an infinity.
+ * The array forms work on integer views and allocate nothing per element. Values are float32: a
+ * JavaScript number with more bits is rounded to float32 first, as the kernels' accumulators are.
  */
 import { assert } from "../base/errors.ts";
 

@@ -1,9 +1,11 @@
 /**
- * @file E5M6: the 12-bit format in which the recipe caches the input of the attention output projection.
+ * @file E5M6: the 12-bit format in which the recipe caches the input of the attention output
+ * projection.
  *
- * The report names the format and no more. Ours has 1 sign, 5 exponent and 6 fraction bits, bias 15, with infinity
- * and NaN in the last exponent as in IEEE 754: an E5M6 value is the upper twelve bits of a binary16. Largest
- * 65024, smallest 2^-20. Overflow is infinite; with a tile scale of amax / 65024 it does not occur.
+ * The report names the format and no more. Ours has 1 sign, 5 exponent and 6 fraction bits, bias
+ * 15, with infinity and NaN in the last exponent as in IEEE 754: an E5M6 value is the upper twelve
+ * bits of a binary16. Largest 65024, smallest 2^-20. Overflow is infinite; with a tile scale of
+ * amax / 65024 it does not occur.
  *
  * Two codes are packed in three bytes, the first one lowest (bit 11 is the leftmost of a code):
  *
@@ -49,7 +51,9 @@ export function packedE5m6Bytes(numCodes: number): number {
   return ceilDiv(numCodes * 3, 2);
 }
 
-/** Pack 12-bit codes; an odd last code fills a byte and the low half of another, whose rest is zero. */
+/**
+ * Pack 12-bit codes; an odd last code fills a byte and the low half of another, whose rest is zero.
+ */
 export function packE5m6(codes: Uint16Array, out: Uint8Array): void {
   const numBytes = packedE5m6Bytes(codes.length);
   assert(out.length === numBytes, `packE5m6: out has ${out.length} bytes, needs ${numBytes}`);

@@ -1,4 +1,7 @@
-/** @file Tests of quantisation with scales: ragged edges, error bounds, powers of two, what must not be lost. */
+/**
+ * @file Tests of quantisation with scales: ragged edges, error bounds, powers of two, what must not
+ * be lost.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";
@@ -52,7 +55,7 @@ test("grids of every kind count their scales with ragged edges", () => {
   assert.equal(numScales(blockGrid(0, 5)), 0);
 });
 
-test("every value comes back within half a step of its patch, for all grids, formats and rules", () => {
+test("every value comes back within half a step, for all grids, formats and rules", () => {
   const seed = 3;
   for (const [rows, columns] of [
     [1, 1],
@@ -78,7 +81,7 @@ test("every value comes back within half a step of its patch, for all grids, for
             );
             assert.ok(
               Math.abs(back[i]! - values[i]!) <= allowed,
-              `seed ${seed}, ${format.name} ${rows}×${columns}, element ${i}: ${values[i]} became ${back[i]}`,
+              `seed ${seed}, ${format.name}, element ${i}: ${values[i]} became ${back[i]}`,
             );
           }
         }
@@ -87,7 +90,7 @@ test("every value comes back within half a step of its patch, for all grids, for
   }
 });
 
-test("a power-of-two scale is the least power not below the exact one and divides without rounding", () => {
+test("a power-of-two scale is the least power of two not below the exact scale", () => {
   assert.equal(powerOfTwoNotBelow(1), 1);
   assert.equal(powerOfTwoNotBelow(1.0000001192092896), 2);
   assert.equal(powerOfTwoNotBelow(0.75), 1);
@@ -113,7 +116,7 @@ test("a power-of-two scale is the least power not below the exact one and divide
   assert.deepEqual(twice, once);
 });
 
-test("an all-zero patch keeps a positive scale: the clamp for activations, a normal one for weights", () => {
+test("an all-zero patch keeps a positive scale", () => {
   const zeros = new Float32Array(128);
   const activation = quantized(zeros, tileGrid(1, 128), ACTIVATION);
   assert.equal(activation.scales[0], Math.fround(ACTIVATION_AMAX_MIN / 448));

@@ -1,22 +1,25 @@
 /**
  * @file Quantisation with one scale a patch: 1×128 tiles of activations, 128×128 blocks of weights.
  *
- *     scale_P = max(amax_P, amaxMin) / largest          largest = 448 for E4M3, 65024 for E5M6
- *     code    = format(value / scale_P)                 a float32 division, then one rounding
- *     value ≈ code × scale_P                            `scale` always dequantises (`weight_scale_inv` on disk)
+ *     scale_P = max(amax_P, amaxMin) / largest     largest = 448 for E4M3, 65024 for E5M6
+ *     code    = format(value / scale_P)            a float32 division, then one rounding
+ *     value   ≈ code × scale_P                     a scale dequantises (`weight_scale_inv` on disk)
  *
- * A power-of-two scale is the smallest power of two not below that quotient; such a scale divides without rounding.
- * Matrices are row-major and contiguous; the last patch of a row or column may be smaller than the others.
- * A NaN makes its own code NaN and no other; an infinity makes its patch's scale infinite and thereby every
- * dequantised value of the patch NaN, so that neither is lost in silence.
+ * A power-of-two scale is the smallest power of two not below that quotient; such a scale divides
+ * without rounding. Matrices are row-major and contiguous; the last patch of a row or column may be
+ * smaller than the others.
  *
- * Source: DeepSeek-V3 report §3.3.2 (online scales, no history); the clamp is that of the released inference code.
+ * Nothing is lost in silence: a NaN makes its own code NaN and no other; an infinity makes its
+ * patch's scale infinite and thereby every dequantised value of the patch NaN.
+ *
+ * Source: DeepSeek-V3 report §3.3.2 (online scales, no history); the clamp is that of the released
+ * inference code.
  */
 import { assert } from "../base/errors.ts";
 import { ceilDiv } from "../base/integers.ts";
 import { type Codes, encodeBits, type SmallFloat } from "./small-float.ts";
 
-/** Width of a tile, side of a block, and the promotion interval of the FP8 products: all the same number. */
+/** Width of a tile and side of a block; also the promotion interval of the FP8 products. */
 export const SCALE_BLOCK = 128;
 
 /** Activations and gradients: a smaller amax counts as this one. */

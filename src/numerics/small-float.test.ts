@@ -1,4 +1,7 @@
-/** @file Exhaustive tests of E4M3, E5M2 and E5M6: all codes, all midpoints, both signs, the ends of the range. */
+/**
+ * @file Exhaustive tests of E4M3, E5M2 and E5M6: all codes, all midpoints, both signs, the ends of
+ * the range.
+ */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Random } from "../base/random.ts";
@@ -99,7 +102,7 @@ test("E4M3 has the published values and saturates, even at infinity", () => {
   }
 });
 
-test("E5M2 and E5M6 are the upper bits of a binary16, so overflow is infinite from the midpoint on", () => {
+test("E5M2 and E5M6 are the upper bits of a binary16, and overflow to infinity", () => {
   for (let code = 0; code < 0x10000; code += 16) {
     const half = new Float16Array(new Uint16Array([code]).buffer)[0]!;
     assert.ok(Object.is(E5M6.values[code >> 4], half), `E5M6 code ${code >> 4}`);

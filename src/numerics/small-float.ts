@@ -1,15 +1,18 @@
 /**
- * @file Binary floating-point formats of at most 16 bits, described by numbers and handled by one set of functions.
+ * @file Binary floating-point formats of at most 16 bits, described by numbers and handled by one
+ * set of functions.
  *
- * A code is, from the highest bit: sign, exponent (`exponentBits`, bias `bias`), fraction (`fractionBits`).
- * Exponent 0 holds zero and the subnormals. What the top of the range means differs:
+ * A code is, from the highest bit: sign, exponent (`exponentBits`, bias `bias`), fraction
+ * (`fractionBits`). Exponent 0 holds zero and the subnormals. What the top of the range means
+ * differs:
  *
- *   "ieee"      the last exponent is infinity (fraction 0) and NaN, as in IEEE 754; overflow becomes infinity
- *   "finite"    there is no infinity and one NaN, all ones (the "fn" formats); overflow, and infinity itself,
- *               become the largest finite value, as in NVIDIA's `cvt.satfinite` and the OCP saturating mode
+ *   "ieee"      the last exponent is infinity (fraction 0) and NaN; overflow becomes infinity
+ *   "finite"    there is no infinity and one NaN, all ones (the "fn" formats); overflow, and
+ *               infinity itself, become the largest finite value, as `cvt.satfinite` and the OCP's
+ *               saturating mode have it
  *
- * Rounding is to nearest, ties to even, and happens once: from the exact float32 (subnormals included) to the
- * format. Encoding a NaN gives the format's canonical NaN with the NaN's sign.
+ * Rounding is to nearest, ties to even, and happens once: from the exact float32 (subnormals
+ * included) to the format. Encoding a NaN gives the format's canonical NaN with the NaN's sign.
  *
  * Source: OCP 8-bit Floating Point Specification, revision 1.0, for the two FP8 formats.
  */
@@ -68,7 +71,7 @@ export function defineSmallFloat(format: {
     top,
     largestCode,
     overflowCode: top === "ieee" ? infinityCode : largestCode,
-    // The quiet NaN of an IEEE format has the first fraction bit; the only NaN of the others has every bit.
+    // The quiet NaN of an IEEE format has the first fraction bit; of the others, every bit.
     nanCode: top === "ieee" ? infinityCode + 2 ** (fractionBits - 1) : signBit - 1,
     largest: values[largestCode]!,
     values,

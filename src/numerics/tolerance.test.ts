@@ -1,4 +1,7 @@
-/** @file Tests of the tolerance table: right computations fall within it, and the usual mistakes outside. */
+/**
+ * @file Tests of the tolerance table: right computations fall within it, and the usual mistakes
+ * outside.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";
@@ -12,7 +15,7 @@ import {
   toleranceFor,
 } from "./tolerance.ts";
 
-test("difference is 0 for equal, ε²/2 for a relative error ε, 1 for orthogonal, 2 for opposite data", () => {
+test("difference is 0 for equal, ε²/2 for close, 1 for orthogonal, 2 for opposite data", () => {
   assert.equal(difference([1, 2, 3], [1, 2, 3]), 0);
   assert.equal(difference([1, 0], [0, 1]), 1);
   assert.equal(difference([1, 2], [-1, -2]), 2);
@@ -21,7 +24,7 @@ test("difference is 0 for equal, ε²/2 for a relative error ε, 1 for orthogona
   assert.ok(Number.isNaN(difference([NaN], [1])));
 });
 
-test("the error helpers judge the worst element, against the largest or against its own magnitude", () => {
+test("errors of the worst element are against the largest or against its own magnitude", () => {
   assert.equal(scaledError([1, 10.5], [1.25, 10]), 0.05);
   assert.equal(maxRelativeError([1, 10.5], [1.25, 10]), 0.2);
   assert.equal(maxRelativeError([1, 10.5], [1.25, 10], 2), 0.05);
@@ -46,7 +49,7 @@ function products(
   return out;
 }
 
-test("a float32 sum of any length is within the matmul tolerance, one without its last term is not", () => {
+test("a float32 sum of any length is within the matmul tolerance, a wrong element is not", () => {
   const exact = (value: number): number => value;
   for (const K of [1, 2, 17, 256, 4096]) {
     for (const dtype of ["f32", "bf16"] as const) {
@@ -65,7 +68,7 @@ test("a float32 sum of any length is within the matmul tolerance, one without it
   }
 });
 
-test("rounding results to bfloat16 is within the bf16 tolerance and far outside the f32 one", () => {
+test("rounding results to bfloat16 is within the bf16 tolerance and outside the f32 one", () => {
   const random = new Random(1);
   const expected = new Float32Array(1000).map(() => random.normal());
   const rounded = expected.map(roundToBf16);

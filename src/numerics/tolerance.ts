@@ -1,18 +1,24 @@
 /**
- * @file How far two computations of the same thing may lie apart: one table, and the measures it speaks in.
+ * @file How far two computations of one thing may lie apart: a table, and the measures it speaks
+ * in.
  *
- *   difference       1 − 2⟨x, y⟩ / (⟨x, x⟩ + ⟨y, y⟩): 0 for equal, about ε²/2 for a relative error ε, 1 for
- *                    unrelated, 2 for opposite data. It judges the whole and forgives single elements.
- *   scaledError      max |x − y| / max |y|: the worst element, against the largest magnitude expected.
+ *   difference     1 − 2⟨x, y⟩ / (⟨x, x⟩ + ⟨y, y⟩): 0 for equal, about ε²/2 for a relative error
+ *                  ε, 1 for unrelated, 2 for opposite data. It judges the whole, not single elements.
+ *   scaledError    max |x − y| / max |y|: the worst element against the largest expected one.
  *
- * The table's rows are kinds of operation; its columns the coarsest dtype among an operation's data, except that
- * the results of "matmul" are float32 (judge a product with rounded results as "elementwise"). Both must hold.
- * Reasons: float32 sums of K terms in any order err by about 2^-24·√K of the largest result; bfloat16 results are
- * rounded by at most 2^-8 of themselves, and FP8 (E4M3) ones by 2^-4. Loosen a number only with a note in docs/log.
+ * The table's rows are kinds of operation; its columns the coarsest dtype among an operation's
+ * data, except that the results of "matmul" are float32 (judge a product with rounded results as
+ * "elementwise"). Both measures must hold. Loosen a number only with a note in the log.
+ *
+ * Reasons: float32 sums of K terms in any order err by about 2^-24·√K of the largest result;
+ * bfloat16 results are rounded by at most 2^-8 of themselves, and FP8 (E4M3) ones by 2^-4.
  */
 import { assert } from "../base/errors.ts";
 
-/** Both measures of a comparison must be at or below these; 0 and 0 demand equality (NaN equals NaN, 0 equals -0). */
+/**
+ * Both measures of a comparison must be at or below these; 0 and 0 demand equality (NaN equals NaN,
+ * 0 equals -0).
+ */
 export interface Tolerance {
   readonly difference: number;
   readonly scaledError: number;
@@ -30,7 +36,10 @@ const EXACT: Tolerance = { difference: 0, scaledError: 0 };
 const BF16_ROUNDING = 2 ** -8;
 const FP8_ROUNDING = 2 ** -4;
 
-/** `length` is the number of terms summed for one result: K of a product, the row's length, the keys attended to. */
+/**
+ * `length` is the number of terms summed for one result: K of a product, the row's length, the keys
+ * attended to.
+ */
 const TABLE: Record<OperationKind, Record<ToleranceDtype, (length: number) => Tolerance>> = {
   // exp, silu and the like by polynomials: a few units in the last place.
   elementwise: {
@@ -44,19 +53,22 @@ const TABLE: Record<OperationKind, Record<ToleranceDtype, (length: number) => To
     bf16: () => tolerance(2 * BF16_ROUNDING),
     fp8_e4m3: () => tolerance(2 * FP8_ROUNDING),
   },
-  // Float32 accumulators; bfloat16 and FP8 operands are exact, so only the sum's order differs from the reference.
+  // Float32 accumulators; bfloat16 and FP8 operands are exact, so results
+  // differ by the order of the sum.
   matmul: {
     f32: (length) => tolerance(2 ** -22 * (1 + Math.sqrt(length))),
     bf16: (length) => tolerance(2 ** -22 * (1 + Math.sqrt(length))),
     fp8_e4m3: (length) => tolerance(2 ** -22 * (1 + Math.sqrt(length))),
   },
-  // Two products with a softmax between them; with bfloat16 the probabilities are rounded before the second.
+  // Two products with a softmax between them; with bfloat16 the probabilities are
+  // rounded before the second.
   attention: {
     f32: (length) => tolerance(2 ** -19 + 2 ** -22 * Math.sqrt(length)),
     bf16: () => tolerance(2 * BF16_ROUNDING),
     fp8_e4m3: () => tolerance(2 * FP8_ROUNDING),
   },
-  // Writing and reading back: exact for formats that hold the values, one rounding for FP8 with scales.
+  // Writing and reading back: exact for formats that hold the values, one rounding
+  // for FP8 with scales.
   storage: {
     f32: () => EXACT,
     bf16: () => EXACT,
@@ -64,7 +76,10 @@ const TABLE: Record<OperationKind, Record<ToleranceDtype, (length: number) => To
   },
 };
 
-/** What two computations of an operation may differ by; `length` counts the terms summed for one result. */
+/**
+ * What two computations of an operation may differ by; `length` counts the terms summed for one
+ * result.
+ */
 export function toleranceFor(
   kind: OperationKind,
   dtype: ToleranceDtype,
@@ -74,7 +89,10 @@ export function toleranceFor(
   return TABLE[kind][dtype](length);
 }
 
-/** 1 − 2⟨x, y⟩ / (⟨x, x⟩ + ⟨y, y⟩), in float64; 0 for two zero vectors, NaN if a value is not finite. */
+/**
+ * 1 − 2⟨x, y⟩ / (⟨x, x⟩ + ⟨y, y⟩), in float64; 0 for two zero vectors, NaN if a value is not
+ * finite.
+ */
 export function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   assertSameLength(actual, expected);
   let gap = 0;
@@ -82,7 +100,8 @@ export function difference(actual: ArrayLike<number>, expected: ArrayLike<number
   for (let i = 0; i < expected.length; i++) {
     const x = actual[i]!;
     const y = expected[i]!;
-    // The same quantity as ⟨x−y, x−y⟩ / (⟨x,x⟩ + ⟨y,y⟩), which does not cancel when x is close to y.
+    // The same quantity as ⟨x−y, x−y⟩ / (⟨x,x⟩ + ⟨y,y⟩), which does not cancel
+    // when x is close to y.
     gap += (x - y) * (x - y);
     squares += x * x + y * y;
   }
@@ -125,8 +144,9 @@ function assertSameLength(actual: ArrayLike<number>, expected: ArrayLike<number>
 }
 
 /**
- * What is wrong with `actual`, in a sentence with the worst element and its bits, or undefined if it is within
- * the tolerance. NaN must meet NaN and an infinity the same infinity; they count no further.
+ * What is wrong with `actual`, in a sentence with the worst element and its bits, or undefined if
+ * it is within the tolerance. NaN must meet NaN and an infinity the same infinity; they count no
+ * further.
  */
 export function mismatch(
   actual: Float32Array,
@@ -164,8 +184,8 @@ export function mismatch(
   }
   return (
     `${describeElement(actual, expected, worstIndex)}; ` +
-    `scaled error ${measuredError.toExponential(2)} (allowed ${allowed.scaledError.toExponential(2)}), ` +
-    `difference ${measuredDifference.toExponential(2)} (allowed ${allowed.difference.toExponential(2)})`
+    `scaled error ${short(measuredError)} (allowed ${short(allowed.scaledError)}), ` +
+    `difference ${short(measuredDifference)} (allowed ${short(allowed.difference)})`
   );
 }
 
@@ -173,6 +193,10 @@ function describeElement(actual: Float32Array, expected: Float32Array, index: nu
   const x = actual[index]!;
   const y = expected[index]!;
   return `[${index}] is ${x} (${bitsOf(x)}), expected ${y} (${bitsOf(y)})`;
+}
+
+function short(value: number): string {
+  return value.toExponential(2);
 }
 
 function bitsOf(value: number): string {
