@@ -2,8 +2,8 @@
  * @file The two FP8 formats: E4M3 (the one the DeepSeek-V3 recipe uses everywhere) and E5M2.
  *
  *   E4M3   1-4-3, bias 7, "fn": largest 448, smallest 2^-9, NaN 0x7f and 0xff, no infinity;
- *          encoding saturates, so ±Infinity becomes ±448. Quantisation with scales still shows an infinity:
- *          its tile's scale is infinite.
+ *          encoding saturates, so ±Infinity becomes ±448. Quantisation with scales still shows an
+ *          infinity: its tile's scale is infinite.
  *   E5M2   1-5-2, bias 15, as IEEE 754: largest 57344, smallest 2^-16, infinities and NaNs;
  *          overflow is infinite.
  *

@@ -105,13 +105,8 @@ export function scaleOfAmax(amax: number, rule: ScaleRule): number {
   return rule.powerOfTwo ? powerOfTwoNotBelow(exact) : exact;
 }
 
-function assertSizes(grid: PatchGrid, numValues: number, quantized: Quantized): void {
-  const numElements = grid.rows * grid.columns;
-  assert(numValues === numElements, `values has ${numValues} elements, the grid ${numElements}`);
-  const { codes, scales } = quantized;
-  assert(codes.length === numElements, `codes has ${codes.length}, the grid ${numElements}`);
-  const scalesNeeded = numScales(grid);
-  assert(scales.length === scalesNeeded, `scales has ${scales.length}, the grid ${scalesNeeded}`);
+function assertLength(name: string, array: ArrayLike<number>, length: number): void {
+  assert(array.length === length, `${name} has ${array.length} elements, the grid needs ${length}`);
 }
 
 /** Row and column range of a patch in its matrix, and the index of its first element. */
@@ -143,6 +138,23 @@ function amaxOf(values: Float32Array, stride: number, patch: Patch): number {
   return amax;
 }
 
+/** The scales of a matrix, from the data itself. */
+export function computeScales(
+  values: Float32Array,
+  grid: PatchGrid,
+  rule: ScaleRule,
+  out: Float32Array,
+): void {
+  assertLength("values", values, grid.rows * grid.columns);
+  assertLength("scales", out, numScales(grid));
+  for (let scaleRow = 0; scaleRow < grid.scaleRows; scaleRow++) {
+    for (let scaleColumn = 0; scaleColumn < grid.scaleColumns; scaleColumn++) {
+      const amax = amaxOf(values, grid.columns, patchAt(grid, scaleRow, scaleColumn));
+      out[scaleRow * grid.scaleColumns + scaleColumn] = scaleOfAmax(amax, rule);
+    }
+  }
+}
+
 /** Quantise a matrix: scales from the data itself, then codes. */
 export function quantize(
   values: Float32Array,
@@ -150,15 +162,15 @@ export function quantize(
   rule: ScaleRule,
   out: Quantized,
 ): void {
-  assertSizes(grid, values.length, out);
   const { codes, scales } = out;
+  assertLength("codes", codes, grid.rows * grid.columns);
+  computeScales(values, grid, rule, scales);
   const quotient = new Float32Array(1);
   const quotientBits = new Int32Array(quotient.buffer);
   for (let scaleRow = 0; scaleRow < grid.scaleRows; scaleRow++) {
     for (let scaleColumn = 0; scaleColumn < grid.scaleColumns; scaleColumn++) {
       const patch = patchAt(grid, scaleRow, scaleColumn);
-      const scale = scaleOfAmax(amaxOf(values, grid.columns, patch), rule);
-      scales[scaleRow * grid.scaleColumns + scaleColumn] = scale;
+      const scale = scales[scaleRow * grid.scaleColumns + scaleColumn]!;
       for (let row = 0; row < patch.numRows; row++) {
         const start = patch.first + row * grid.columns;
         for (let i = start; i < start + patch.numColumns; i++) {
@@ -177,9 +189,11 @@ export function dequantize(
   format: SmallFloat,
   out: Float32Array,
 ): void {
-  assertSizes(grid, out.length, quantized);
   const { codes, scales } = quantized;
   const { values } = format;
+  assertLength("codes", codes, grid.rows * grid.columns);
+  assertLength("scales", scales, numScales(grid));
+  assertLength("out", out, grid.rows * grid.columns);
   for (let scaleRow = 0; scaleRow < grid.scaleRows; scaleRow++) {
     for (let scaleColumn = 0; scaleColumn < grid.scaleColumns; scaleColumn++) {
       const patch = patchAt(grid, scaleRow, scaleColumn);

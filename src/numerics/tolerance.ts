@@ -1,9 +1,8 @@
 /**
- * @file How far two computations of one thing may lie apart: a table, and the measures it speaks
- * in.
+ * @file How far two computations of one thing may lie apart: a table and its measures.
  *
  *   difference     1 − 2⟨x, y⟩ / (⟨x, x⟩ + ⟨y, y⟩): 0 for equal, about ε²/2 for a relative error
- *                  ε, 1 for unrelated, 2 for opposite data. It judges the whole, not single elements.
+ *                  ε, 1 for unrelated, 2 for opposite data. It judges the whole only.
  *   scaledError    max |x − y| / max |y|: the worst element against the largest expected one.
  *
  * The table's rows are kinds of operation; its columns the coarsest dtype among an operation's
