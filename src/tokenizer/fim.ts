@@ -53,7 +53,7 @@ function marker(tokenizer: Tokenizer, name: SpecialTokenName): number {
   if (id === undefined) {
     throw new OperationalError(
       "tokenizer.fim",
-      `the vocabulary has no ${name} marker among its added tokens, so it cannot fill in the middle; ` +
+      `the vocabulary has no ${name} marker among its added tokens, so it cannot fill gaps; ` +
         "use a vocabulary with DeepSeek's three fim markers",
     );
   }

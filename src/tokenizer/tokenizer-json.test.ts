@@ -53,7 +53,7 @@ test("the Hugging Face library encodes as we do, on random Unicode", () => {
   }
 });
 
-test("the Hugging Face library puts the begin of sentence first, and skips special tokens as we do", () => {
+test("the Hugging Face library puts the begin of sentence first and skips special tokens alike", () => {
   const ids = byId.encode("a b").ids;
   assert.deepEqual(ids, [tokenizer.bosId, ...tokenizer.encode("a b")]);
   const think = tokenizer.specialId("thinkEnd")!;
@@ -81,7 +81,7 @@ test("what was written is read again and writes the same files", () => {
   }
 });
 
-test("a file of DeepSeek's shape is read: merges as strings, ByteLevel at the end, an empty normalizer", () => {
+test("a file of DeepSeek's shape is read: string merges, ByteLevel, an empty normalizer", () => {
   const text = edited((root) => {
     root.normalizer = { type: "Sequence", normalizers: [] };
     root.post_processor = { type: "ByteLevel", add_prefix_space: true, use_regex: true };
@@ -104,7 +104,7 @@ test("a file of DeepSeek's shape is read: merges as strings, ByteLevel at the en
   }
 });
 
-test("ignore_merges gives a piece that is a token that token, as in the Hugging Face library", () => {
+test("with ignore_merges a piece that is a token is that token, as Hugging Face has it", () => {
   const text = edited((root) => {
     root.model["ignore_merges"] = true;
     root.model.vocab["zqzq"] = 1500;
