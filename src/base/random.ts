@@ -27,8 +27,8 @@ export class Random {
     assert(Number.isSafeInteger(seed) && seed >= 0, `seed (${seed}) must be a whole number >= 0`);
     let word = mix32((seed >>> 0) ^ mix32(Math.floor(seed / 2 ** 32)));
     for (const character of label) word = mix32((word ^ character.codePointAt(0)!) + 0x9e3779b9);
-    const next = (): number => mix32((word = (word + 0x9e3779b9) >>> 0));
-    this.state = [next(), next(), next(), next() | 1];
+    const words = [1, 2, 3, 4].map((index) => mix32(word + Math.imul(index, 0x9e3779b9)));
+    this.state = [words[0]!, words[1]!, words[2]!, words[3]! | 1];
   }
 
   get state(): RandomState {

@@ -8,8 +8,9 @@
  * This floor knows no kernels. A module on a higher floor exports `createProgram`, and its address is handed to
  * the device, so that worker threads can import it.
  */
-import type { NativeRuntime } from "./cpu/native.ts";
+
 import type { CpuMemory } from "./cpu/memory.ts";
+import type { NativeRuntime } from "./cpu/native.ts";
 
 /** Runs tasks [firstTask, endTask) of one launch. It never allocates device memory and keeps nothing. */
 export type KernelBody = (slots: Float64Array, firstTask: number, endTask: number) => void;

@@ -51,7 +51,9 @@ function choose(
   const reasons: string[] = [];
   for (const implementation of declaration.implementations) {
     const allowed =
-      choice === "auto" || implementation.target === choice || implementation.target === "reference";
+      choice === "auto" ||
+      implementation.target === choice ||
+      implementation.target === "reference";
     const refusal = allowed
       ? implementation.refusal(variant, context)
       : `HADAL_KERNELS=${choice} was asked for`;

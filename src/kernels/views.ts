@@ -4,7 +4,7 @@
  * Made for clarity, not for speed: one call per element.
  */
 import type { ThreadContext } from "../device/program.ts";
-import { decodeBf16Value, encodeBf16Value } from "../numerics/bf16.ts";
+import { fromBf16, toBf16 } from "../numerics/bf16.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { DTYPE_BYTES } from "../tensor/dtype.ts";
 
@@ -21,9 +21,9 @@ export function elementsAt(context: ThreadContext, dtype: DType, byteOffset: num
   if (dtype === "bf16") {
     const codes = memory.u16;
     return {
-      get: (index) => decodeBf16Value(codes[first + index]!),
+      get: (index) => fromBf16(codes[first + index]!),
       set: (index, value) => {
-        codes[first + index] = encodeBf16Value(value);
+        codes[first + index] = toBf16(value);
       },
     };
   }

@@ -67,7 +67,11 @@ export function elementCount(tensor: Tensor): number {
 }
 
 /** Rows [start, end) as a matrix. */
-export function sliceRows<D extends DType>(tensor: Tensor<D>, start: number, end: number): Tensor<D> {
+export function sliceRows<D extends DType>(
+  tensor: Tensor<D>,
+  start: number,
+  end: number,
+): Tensor<D> {
   assert(
     start >= 0 && start <= end && end <= tensor.rows,
     `rows [${start}, ${end}) must lie within 0..${tensor.rows}`,

@@ -32,7 +32,10 @@ export function viewSpan<D extends DType>(tensor: Tensor<D>): ViewOf[D] {
 
 /** The elements of a contiguous tensor. */
 export function view<D extends DType>(tensor: Tensor<D>): ViewOf[D] {
-  assert(isContiguous(tensor), `a view needs contiguous rows; this row stride is ${tensor.rowStride}`);
+  assert(
+    isContiguous(tensor),
+    `a view needs contiguous rows; this row stride is ${tensor.rowStride}`,
+  );
   return viewSpan(tensor);
 }
 

@@ -19,7 +19,7 @@ import {
 } from "../program.ts";
 import { Job } from "./job.ts";
 import { CpuMemory } from "./memory.ts";
-import { addressOf, createNativeRuntime } from "./native.ts";
+import { createNativeRuntime } from "./native.ts";
 import type { WorkerStart } from "./worker.ts";
 
 /** Packed panels of a matrix product and the score blocks of attention fit in half each. */
@@ -63,9 +63,12 @@ export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions)
     choice === "auto" || choice === "x64"
       ? createNativeRuntime()
       : { runtime: null, reason: `HADAL_KERNELS=${choice}` };
-  const memory = CpuMemory.create(native.runtime === null ? null : addressOf);
+  const memory = CpuMemory.create(native.runtime?.addressOf ?? null);
   const job = new Job();
-  const span = (byteLength: number): Span => ({ byteOffset: memory.reserve(byteLength), byteLength });
+  const span = (byteLength: number): Span => ({
+    byteOffset: memory.reserve(byteLength),
+    byteLength,
+  });
   const makeSpans = (): { scratch: Span; argumentBlock: Span } => ({
     scratch: span(SCRATCH_BYTES),
     argumentBlock: span(MAX_SLOTS * 8),

@@ -6,8 +6,9 @@
  * it waits for `ACTIVE` to reach zero: so either the launcher waits for the worker, or the worker sees a closed job.
  * A worker that wakes late delays nobody. Waiting spins for about 100 µs and then sleeps: idle workers burn nothing.
  */
-import type { KernelBody } from "../program.ts";
+
 import { MAX_SLOTS } from "../device.ts";
+import type { KernelBody } from "../program.ts";
 
 const SEQUENCE = 0;
 const OPEN = 1;

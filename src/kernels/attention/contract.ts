@@ -1,0 +1,163 @@
+/**
+ * @file Causal attention of MLA in its naive form (keys and values expanded per head), forward and backward.
+ *
+ *     score[i,j] = scale · (qNope[i]·kNope[j] + qRope[i]·keyRope[j])     j ≤ i, within a sequence
+ *     out[i]     = Σ_j softmax(score[i,·])[j] · value[j]
+ *
+ *   T tokens = sequences × S; H heads; per head N nope, R rope, V value columns
+ *   q_T_HNR        per head [nope | rope], rope already rotated
+ *   kv_T_HNV       per head [nope key | value]
+ *   keyRope_TR     rotated, shared by all heads
+ *   out_T_HV
+ *   dKeyRope_T_HR  one gradient a head; their sum is the gradient of keyRope
+ *
+ * Backward recomputes the probabilities: nothing but the inputs is kept between the two. Every output is overwritten.
+ * A task is one head of one sequence. Source: DeepSeek-V2 report §2.1; facts of the V3 configuration in docs/numerics.md.
+ */
+import { assert } from "../../base/errors.ts";
+import { divExact } from "../../base/integers.ts";
+import type { Device } from "../../device/device.ts";
+import type { FloatType } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { assertMatrix } from "../door.ts";
+import { slotIndex } from "../kernel.ts";
+
+export const ATTENTION_SLOTS = [
+  "numSequences",
+  "seqLength",
+  "numHeads",
+  "nope",
+  "rope",
+  "value",
+  "scale",
+  "qOffset",
+  "qRowStride",
+  "kvOffset",
+  "kvRowStride",
+  "keyRopeOffset",
+  "keyRopeRowStride",
+  "outOffset",
+  "outRowStride",
+  "dOutOffset",
+  "dOutRowStride",
+  "dQOffset",
+  "dQRowStride",
+  "dKvOffset",
+  "dKvRowStride",
+  "dKeyRopeOffset",
+  "dKeyRopeRowStride",
+] as const;
+export const ATTENTION_AT: Record<(typeof ATTENTION_SLOTS)[number], number> =
+  slotIndex(ATTENTION_SLOTS);
+
+/** Head counts and widths of one attention layer. */
+export interface AttentionShape {
+  readonly numSequences: number;
+  readonly numHeads: number;
+  readonly nope: number;
+  readonly rope: number;
+  readonly value: number;
+  /** Multiplies the scores before the softmax. */
+  readonly scale: number;
+}
+
+export interface AttentionInputs {
+  readonly q: Tensor<FloatType>;
+  readonly kv: Tensor<FloatType>;
+  readonly keyRope: Tensor<FloatType>;
+}
+
+export interface CausalAttentionCall extends AttentionInputs {
+  readonly shape: AttentionShape;
+  readonly out: Tensor<FloatType>;
+}
+
+export interface CausalAttentionBackwardCall extends AttentionInputs {
+  readonly shape: AttentionShape;
+  readonly dOut: Tensor<FloatType>;
+  readonly dQ: Tensor<FloatType>;
+  readonly dKv: Tensor<FloatType>;
+  readonly dKeyRope: Tensor<FloatType>;
+}
+
+/** out = attention(q, kv, keyRope). */
+export function causalAttention(device: Device, call: CausalAttentionCall): void {
+  const { q, kv, keyRope, out, shape } = call;
+  const seqLength = assertInputs(device, "causalAttention", call, shape);
+  const dtypes = [q.dtype];
+  assertMatrix(device, "causalAttention out", out, dtypes, q.rows, shape.numHeads * shape.value);
+  device.launch(
+    `causalAttention/${q.dtype}`,
+    [...inputSlots(shape, seqLength, q, kv, keyRope), out.byteOffset, out.rowStride],
+    shape.numSequences * shape.numHeads,
+  );
+}
+
+/** Gradients of the inputs from the gradient of the output. */
+export function causalAttentionBackward(device: Device, call: CausalAttentionBackwardCall): void {
+  const { q, kv, keyRope, dOut, dQ, dKv, dKeyRope, shape } = call;
+  const name = "causalAttentionBackward";
+  const seqLength = assertInputs(device, name, call, shape);
+  const { numHeads, nope, rope, value } = shape;
+  const dtypes = [q.dtype];
+  assertMatrix(device, `${name} dOut`, dOut, dtypes, q.rows, numHeads * value);
+  assertMatrix(device, `${name} dQ`, dQ, dtypes, q.rows, numHeads * (nope + rope));
+  assertMatrix(device, `${name} dKv`, dKv, dtypes, q.rows, numHeads * (nope + value));
+  assertMatrix(device, `${name} dKeyRope`, dKeyRope, dtypes, q.rows, numHeads * rope);
+  device.launch(
+    `${name}/${q.dtype}`,
+    [
+      ...inputSlots(shape, seqLength, q, kv, keyRope),
+      0,
+      0,
+      dOut.byteOffset,
+      dOut.rowStride,
+      dQ.byteOffset,
+      dQ.rowStride,
+      dKv.byteOffset,
+      dKv.rowStride,
+      dKeyRope.byteOffset,
+      dKeyRope.rowStride,
+    ],
+    shape.numSequences * numHeads,
+  );
+}
+
+function assertInputs(
+  device: Device,
+  name: string,
+  { q, kv, keyRope }: AttentionInputs,
+  { numSequences, numHeads, nope, rope, value }: AttentionShape,
+): number {
+  assert(numSequences >= 1 && numHeads >= 1, `${name}: at least one sequence and one head`);
+  const seqLength = divExact(q.rows, numSequences);
+  const dtypes: FloatType[] = [q.dtype];
+  assertMatrix(device, `${name} q`, q, dtypes, q.rows, numHeads * (nope + rope));
+  assertMatrix(device, `${name} kv`, kv, dtypes, q.rows, numHeads * (nope + value));
+  assertMatrix(device, `${name} keyRope`, keyRope, dtypes, q.rows, rope);
+  return seqLength;
+}
+
+function inputSlots(
+  shape: AttentionShape,
+  seqLength: number,
+  q: Tensor,
+  kv: Tensor,
+  keyRope: Tensor,
+): number[] {
+  return [
+    shape.numSequences,
+    seqLength,
+    shape.numHeads,
+    shape.nope,
+    shape.rope,
+    shape.value,
+    shape.scale,
+    q.byteOffset,
+    q.rowStride,
+    kv.byteOffset,
+    kv.rowStride,
+    keyRope.byteOffset,
+    keyRope.rowStride,
+  ];
+}

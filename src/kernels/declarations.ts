@@ -1,0 +1,97 @@
+/** @file All kernels, in the order that gives them their numbers. */
+import { ACCUMULATE_VARIANTS, ADD_ROWS_VARIANTS, LERP_VARIANTS } from "./accumulate/contract.ts";
+import {
+  createReferenceAccumulate,
+  createReferenceAddRows,
+  createReferenceLerp,
+} from "./accumulate/reference.ts";
+import { ADAMW_VARIANTS, SUM_SQUARES_VARIANTS } from "./adamw/contract.ts";
+import { createReferenceAdamw, createReferenceSumSquares } from "./adamw/reference.ts";
+import { ATTENTION_SLOTS } from "./attention/contract.ts";
+import {
+  createReferenceAttention,
+  createReferenceAttentionBackward,
+} from "./attention/reference.ts";
+import { CAST_ROWS_VARIANTS } from "./cast-rows/contract.ts";
+import { createReferenceCastRows } from "./cast-rows/reference.ts";
+import { CROSS_ENTROPY_VARIANTS } from "./cross-entropy/contract.ts";
+import { createReferenceCrossEntropy } from "./cross-entropy/reference.ts";
+import { PLAN_DISPATCH_SLOTS } from "./dispatch/contract.ts";
+import { createReferencePlanDispatch } from "./dispatch/reference.ts";
+import {
+  COMBINE_ROWS_VARIANTS,
+  GATHER_ROWS_VARIANTS,
+  SCATTER_ADD_SLOTS,
+  SCATTER_ADD_VARIANTS,
+} from "./gather/contract.ts";
+import {
+  createReferenceCombineRows,
+  createReferenceGatherRows,
+  createReferenceScatterAddRows,
+} from "./gather/reference.ts";
+import { GROUPED_MATMUL_SLOTS } from "./grouped-matmul/contract.ts";
+import { createReferenceGroupedMatmul } from "./grouped-matmul/reference.ts";
+import { type KernelDeclaration, reference } from "./kernel.ts";
+import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
+import { createReferenceMatmul } from "./matmul/reference.ts";
+import {
+  RMS_NORM_BACKWARD_VARIANTS,
+  RMS_NORM_VARIANTS,
+  SUM_PARTIALS_VARIANTS,
+} from "./rms-norm/contract.ts";
+import {
+  createReferenceRmsNorm,
+  createReferenceRmsNormBackward,
+  createReferenceSumPartials,
+} from "./rms-norm/reference.ts";
+import { ROPE_VARIANTS } from "./rope/contract.ts";
+import { createReferenceRope } from "./rope/reference.ts";
+import { ROUTE_BACKWARD_SLOTS, ROUTE_SLOTS } from "./route/contract.ts";
+import { createReferenceRoute, createReferenceRouteBackward } from "./route/reference.ts";
+import { SOFTMAX_VARIANTS } from "./softmax/contract.ts";
+import {
+  createReferenceSoftmaxBackward,
+  createReferenceSoftmaxCausal,
+} from "./softmax/reference.ts";
+import { SWIGLU_VARIANTS } from "./swiglu/contract.ts";
+import { createReferenceSwiglu, createReferenceSwigluBackward } from "./swiglu/reference.ts";
+
+const FLOATS = ["f32", "f64"] as const;
+const ROWS = ["rows", "columns", "rowsPerTask"] as const;
+
+function declare(
+  name: string,
+  variants: readonly string[],
+  slots: readonly string[],
+  create: Parameters<typeof reference>[0],
+): KernelDeclaration {
+  return { name, variants, slots, implementations: [reference(create)] };
+}
+
+export const DECLARATIONS: readonly KernelDeclaration[] = [
+  declare("matmul", MATMUL_VARIANTS, MATMUL_SLOTS, createReferenceMatmul),
+  declare("groupedMatmul", MATMUL_VARIANTS, GROUPED_MATMUL_SLOTS, createReferenceGroupedMatmul),
+  declare("causalAttention", FLOATS, ATTENTION_SLOTS, createReferenceAttention),
+  declare("causalAttentionBackward", FLOATS, ATTENTION_SLOTS, createReferenceAttentionBackward),
+  declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
+  declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
+  declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),
+  declare("scatterAddRows", SCATTER_ADD_VARIANTS, SCATTER_ADD_SLOTS, createReferenceScatterAddRows),
+  declare("castRows", CAST_ROWS_VARIANTS, ROWS, createReferenceCastRows),
+  declare("rmsNorm", RMS_NORM_VARIANTS, ROWS, createReferenceRmsNorm),
+  declare("rmsNormBackward", RMS_NORM_BACKWARD_VARIANTS, ROWS, createReferenceRmsNormBackward),
+  declare("sumPartials", SUM_PARTIALS_VARIANTS, ROWS, createReferenceSumPartials),
+  declare("swiglu", SWIGLU_VARIANTS, ROWS, createReferenceSwiglu),
+  declare("swigluBackward", SWIGLU_VARIANTS, ROWS, createReferenceSwigluBackward),
+  declare("rope", ROPE_VARIANTS, ROWS, createReferenceRope),
+  declare("softmaxCausal", SOFTMAX_VARIANTS, ROWS, createReferenceSoftmaxCausal),
+  declare("softmaxBackward", SOFTMAX_VARIANTS, ROWS, createReferenceSoftmaxBackward),
+  declare("crossEntropy", CROSS_ENTROPY_VARIANTS, ROWS, createReferenceCrossEntropy),
+  declare("accumulate", ACCUMULATE_VARIANTS, ROWS, createReferenceAccumulate),
+  declare("addRows", ADD_ROWS_VARIANTS, ROWS, createReferenceAddRows),
+  declare("lerp", LERP_VARIANTS, ROWS, createReferenceLerp),
+  declare("gatherRows", GATHER_ROWS_VARIANTS, ROWS, createReferenceGatherRows),
+  declare("combineRows", COMBINE_ROWS_VARIANTS, ROWS, createReferenceCombineRows),
+  declare("adamw", ADAMW_VARIANTS, ROWS, createReferenceAdamw),
+  declare("sumSquares", SUM_SQUARES_VARIANTS, ROWS, createReferenceSumSquares),
+];

@@ -1,0 +1,36 @@
+/** @file The dispatch plan as a counting sort. */
+import { assert } from "../../base/errors.ts";
+import type { KernelBody, ThreadContext } from "../../device/program.ts";
+import { slot } from "../kernel.ts";
+import { PLAN_DISPATCH_AT as AT } from "./contract.ts";
+
+export function createReferencePlanDispatch(_variant: string, context: ThreadContext): KernelBody {
+  return (slots) => {
+    const words = context.memory.i32;
+    const at = (name: keyof typeof AT): number => slot(slots, AT[name]) / 4;
+    const chosen = slot(slots, AT.chosen);
+    const experts = slot(slots, AT.experts);
+    const numRows = slot(slots, AT.tokens) * chosen;
+    const [choice, offsets] = [at("choice"), at("offsets")];
+    const [tokenOfRow, rankOfRow, rowOfChoice] = [
+      at("tokenOfRow"),
+      at("rankOfRow"),
+      at("rowOfChoice"),
+    ];
+    const next = new Int32Array(experts + 1);
+    for (let index = 0; index < numRows; index++) {
+      const expert = words[choice + index]!;
+      assert(expert >= 0 && expert < experts, `planDispatch: expert ${expert} of ${experts}`);
+      next[expert + 1]!++;
+    }
+    for (let expert = 0; expert < experts; expert++) next[expert + 1]! += next[expert]!;
+    words.set(next, offsets);
+    for (let index = 0; index < numRows; index++) {
+      const row = next[words[choice + index]!]!++;
+      const token = Math.floor(index / chosen);
+      words[tokenOfRow + row] = token;
+      words[rankOfRow + row] = index - token * chosen;
+      words[rowOfChoice + index] = row;
+    }
+  };
+}

@@ -1,0 +1,58 @@
+/** @file Moving rows by index, plainly. */
+import type { KernelBody, ThreadContext } from "../../device/program.ts";
+import { DTYPE_BYTES, type FloatType } from "../../tensor/dtype.ts";
+import { slot } from "../kernel.ts";
+import { referenceRows } from "../reference-rows.ts";
+import { SCATTER_ADD_AT as AT } from "./contract.ts";
+
+export function createReferenceGatherRows(variant: string, context: ThreadContext): KernelBody {
+  const [from, to] = variant.split(".") as [FloatType | "bf16", FloatType | "bf16"];
+  return referenceRows(context, [from, "i32", to], ([src, index, out], { row, columns }) => {
+    const source = index!.get(row, 0);
+    for (let column = 0; column < columns; column++) {
+      out!.set(row, column, src!.get(source, column));
+    }
+  });
+}
+
+export function createReferenceCombineRows(variant: string, context: ThreadContext): KernelBody {
+  const [dtype, count] = variant.split(".") as [FloatType, string];
+  const indexes = Array.from({ length: Number(count) }, () => "i32" as const);
+  return referenceRows(context, [dtype, ...indexes, dtype], (operands, { row, columns }) => {
+    const src = operands[0]!;
+    const out = operands[operands.length - 1]!;
+    const rows = operands.slice(1, -1).map((index) => index.get(row, 0));
+    for (let column = 0; column < columns; column++) {
+      const start = out.get(row, column);
+      out.set(
+        row,
+        column,
+        rows.reduce((sum, source) => sum + src.get(source, column), start),
+      );
+    }
+  });
+}
+
+/** All targets run this: it is bound by memory, and the inner loop is one typed array. */
+export function createReferenceScatterAddRows(variant: string, context: ThreadContext): KernelBody {
+  const dtype = variant as FloatType;
+  const bytes = DTYPE_BYTES[dtype];
+  return (slots, firstTask, endTask) => {
+    const floats = context.memory[dtype];
+    const words = context.memory.i32;
+    const perTask = slot(slots, AT.columnsPerTask);
+    const [xStride, outStride] = [slot(slots, AT.xRowStride), slot(slots, AT.outRowStride)];
+    const [x, out] = [slot(slots, AT.xOffset) / bytes, slot(slots, AT.outOffset) / bytes];
+    const index = slot(slots, AT.indexOffset) / 4;
+    const rows = slot(slots, AT.rows);
+    const first = firstTask * perTask;
+    const end = Math.min(endTask * perTask, slot(slots, AT.columns));
+    for (let row = 0; row < rows; row++) {
+      const from = x + row * xStride;
+      const to = out + words[index + row]! * outStride;
+      for (let column = first; column < end; column++) {
+        floats[to + column]! += floats[from + column]!;
+      }
+    }
+  };
+}

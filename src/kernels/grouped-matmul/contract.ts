@@ -1,0 +1,153 @@
+/**
+ * @file Expert products: one matrix product a group, the rows of all groups standing one after another.
+ *
+ *     nt, nn: out_RN[r] (=|+=) a_RK[r] · b_g            for rows r in [offsets[g], offsets[g+1])
+ *     tn:     out_GMN[g] (=|+=) a_RM[rows of g]ᵀ · b_RN[rows of g]
+ *
+ *   R rows of all groups, G groups; offsets i32 [G+1], rising, starting at 0
+ *   nt: b [G·N, K]   nn: b [G·K, N]   tn: out [G·M, N]: the groups' matrices stacked
+ *
+ * Dtypes and the order of summation are those of `matmul`. A group without rows is legal: it leaves its `out` zero
+ * (tn, overwriting) or as it was. Rows beyond offsets[G] are not written.
+ */
+import { assert } from "../../base/errors.ts";
+import { ceilDiv, divExact } from "../../base/integers.ts";
+import type { Device } from "../../device/device.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { view } from "../../tensor/view.ts";
+import { assertOperand } from "../door.ts";
+import { slotIndex } from "../kernel.ts";
+import type { Transposition } from "../matmul/block-multiplier.ts";
+import { planBlocks } from "../matmul/blocks.ts";
+import type { MatmulDType } from "../matmul/contract.ts";
+
+export const GROUPED_MATMUL_SLOTS = [
+  "numGroups",
+  "rows",
+  "columns",
+  "depth",
+  "aOffset",
+  "aRowStride",
+  "bOffset",
+  "bRowStride",
+  "bGroupStride",
+  "outOffset",
+  "outRowStride",
+  "outGroupStride",
+  "accumulate",
+  "groupOffsets",
+  "rowBlock",
+  "columnBlock",
+] as const;
+export const GROUPED_MATMUL_AT: Record<(typeof GROUPED_MATMUL_SLOTS)[number], number> =
+  slotIndex(GROUPED_MATMUL_SLOTS);
+
+export interface GroupedMatmulCall {
+  readonly transposition: Transposition;
+  readonly a: Tensor<MatmulDType>;
+  readonly b: Tensor<MatmulDType>;
+  readonly out: Tensor<"f32" | "f64">;
+  readonly offsets: Tensor<"i32">;
+  readonly accumulate?: boolean;
+}
+
+/** Launch the products of all groups. */
+export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
+  const { transposition, a, b, out, offsets } = call;
+  const numGroups = offsets.columns - 1;
+  assert(numGroups >= 1, `groupedMatmul: offsets hold ${offsets.columns} entries; at least 2`);
+  const shape = transposition === "tn" ? weightGradShape(call) : rowsShape(call, numGroups);
+  assert(
+    a.dtype === b.dtype,
+    `groupedMatmul: a (${a.dtype}) and b (${b.dtype}) must share a dtype`,
+  );
+  assert(
+    (a.dtype === "f64") === (out.dtype === "f64"),
+    `groupedMatmul: out is f64 exactly if a (${a.dtype}) is; it is ${out.dtype}`,
+  );
+  for (const [name, tensor] of Object.entries({ a, b, out, offsets })) {
+    assertOperand(device, `groupedMatmul ${name}`, tensor);
+  }
+  const bounds = assertOffsets(offsets, a.rows);
+  const isTn = transposition === "tn";
+  const meanRows = ceilDiv(bounds.total, numGroups);
+  const { rowBlock, columnBlock } = planBlocks({
+    rows: isTn ? shape.rows : Math.max(1, meanRows),
+    columns: shape.columns,
+    depth: isTn ? meanRows : shape.depth,
+    numThreads: device.numThreads,
+    batchCount: numGroups,
+  });
+  const numRowBlocks = isTn
+    ? numGroups * ceilDiv(shape.rows, rowBlock)
+    : bounds.sizes.reduce((sum, rows) => sum + ceilDiv(rows, rowBlock), 0);
+  device.launch(
+    `groupedMatmul/${transposition}.${a.dtype}`,
+    [
+      numGroups,
+      shape.rows,
+      shape.columns,
+      shape.depth,
+      a.byteOffset,
+      a.rowStride,
+      b.byteOffset,
+      b.rowStride,
+      shape.bRowsPerGroup * b.rowStride,
+      out.byteOffset,
+      out.rowStride,
+      shape.rows * out.rowStride,
+      call.accumulate === true ? 1 : 0,
+      offsets.byteOffset,
+      rowBlock,
+      columnBlock,
+    ],
+    numRowBlocks * ceilDiv(shape.columns, columnBlock),
+  );
+}
+
+interface GroupShape {
+  /** Rows of one group's output (tn), else 0: they come from the offsets. */
+  readonly rows: number;
+  readonly columns: number;
+  readonly depth: number;
+  readonly bRowsPerGroup: number;
+}
+
+function rowsShape(call: GroupedMatmulCall, numGroups: number): GroupShape {
+  const { a, b, out, transposition } = call;
+  const bRowsPerGroup = divExact(b.rows, numGroups);
+  const [columns, depth] =
+    transposition === "nt" ? [bRowsPerGroup, b.columns] : [b.columns, bRowsPerGroup];
+  assert(a.columns === depth, `groupedMatmul: a has ${a.columns} columns; the depth is ${depth}`);
+  assert(
+    out.columns === columns && out.rows === a.rows,
+    `groupedMatmul: out is ${out.rows}×${out.columns}, not ${a.rows}×${columns}`,
+  );
+  return { rows: 0, columns, depth, bRowsPerGroup };
+}
+
+function weightGradShape(call: GroupedMatmulCall): GroupShape {
+  const { a, b, out, offsets } = call;
+  const rows = divExact(out.rows, offsets.columns - 1);
+  assert(a.rows === b.rows, `groupedMatmul tn: a has ${a.rows} rows, b ${b.rows}`);
+  assert(
+    a.columns === rows && b.columns === out.columns,
+    `groupedMatmul tn: out is [G·${rows}, ${out.columns}], not [G·${a.columns}, ${b.columns}]`,
+  );
+  return { rows, columns: out.columns, depth: 0, bRowsPerGroup: 0 };
+}
+
+/** Offsets come from data (the gate's choices): they are checked before unchecked code follows them. */
+function assertOffsets(offsets: Tensor<"i32">, rows: number): { sizes: number[]; total: number } {
+  const values = view(offsets);
+  assert(values[0] === 0, `groupedMatmul: offsets start at ${values[0]}, not 0`);
+  const sizes: number[] = [];
+  for (let group = 1; group < values.length; group++) {
+    const rowsOfGroup = values[group]! - values[group - 1]!;
+    assert(rowsOfGroup >= 0, `groupedMatmul: offsets fall at group ${group - 1}`);
+    sizes.push(rowsOfGroup);
+  }
+  const total = values[values.length - 1]!;
+  assert(total <= rows, `groupedMatmul: offsets end at ${total}, beyond the ${rows} rows`);
+  return { sizes, total };
+}
