@@ -1,0 +1,21 @@
+/** @file Every verb's declaration, in the order `hadal --help` lists them. */
+import type { Declaration } from "../declaration.ts";
+import { bench } from "./bench.ts";
+import { complete } from "./complete.ts";
+import { doctor } from "./doctor.ts";
+import { evaluate } from "./evaluate.ts";
+import { exportModel } from "./export.ts";
+import { inspect } from "./inspect.ts";
+import { quickstart } from "./quickstart.ts";
+import { train } from "./train.ts";
+
+export const DECLARATIONS: readonly Declaration[] = [
+  quickstart,
+  train,
+  complete,
+  evaluate,
+  inspect,
+  exportModel,
+  doctor,
+  bench,
+];

@@ -1,0 +1,33 @@
+/** @file What `hadal quickstart` takes. */
+
+export const quickstart = {
+  name: "quickstart",
+  summary: "learn a tokenizer and train the tiny preset on real code, then complete with it",
+  usage: "[--minutes N] [--data DIR] [--out FOLDER]",
+  flags: {
+    minutes: {
+      kind: "number",
+      placeholder: "N",
+      help: "how long to train",
+      above: 0,
+      default: 2,
+    },
+    data: {
+      kind: "text",
+      placeholder: "DIR",
+      help: "train on the text files of this folder, not on the installed declarations",
+    },
+    out: {
+      kind: "text",
+      placeholder: "FOLDER",
+      help: "the run folder to write; without it, a new one in runs/",
+    },
+  },
+  examples: [
+    { command: "hadal quickstart", does: "two minutes on the .d.ts files that npm installed" },
+    {
+      command: "hadal quickstart --minutes 10 --data ./my-project",
+      does: "ten minutes on your own code",
+    },
+  ],
+} as const;

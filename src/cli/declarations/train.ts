@@ -1,0 +1,88 @@
+/** @file What `hadal train` takes. */
+
+export const train = {
+  name: "train",
+  summary: "train a model and write a run folder with its checkpoints and metrics",
+  usage: "--data PATH… [--preset NAME | --config FILE] --out FOLDER [flags]",
+  flags: {
+    data: {
+      kind: "list",
+      placeholder: "PATH",
+      variadic: true,
+      help: "files and folders of UTF-8 text; .jsonl with a text field, .gz; .gitignore is honoured",
+      required: true,
+      unless: "resume",
+    },
+    preset: {
+      kind: "text",
+      placeholder: "NAME",
+      choices: ["tiny", "small", "base"],
+      help: "the size of the model and its recipe; tiny without --config",
+    },
+    config: {
+      kind: "text",
+      placeholder: "FILE",
+      help: "a JSON file with the settings, as in the config.json of a run folder",
+    },
+    set: {
+      kind: "list",
+      placeholder: "KEY=VALUE",
+      help: "change one setting of the preset or the file, by its dotted name",
+    },
+    out: {
+      kind: "text",
+      placeholder: "FOLDER",
+      help: "the run folder to write, such as runs/first",
+      required: true,
+    },
+    resume: { kind: "switch", help: "carry on from the last checkpoint in the run folder" },
+    steps: {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 1,
+      help: "stop after this many optimizer steps",
+    },
+    tokens: {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 1,
+      help: "stop after this many training tokens",
+    },
+    minutes: { kind: "number", placeholder: "N", above: 0, help: "stop after this long" },
+    seed: {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "the one source of all randomness",
+      default: 1,
+    },
+    device: {
+      kind: "text",
+      placeholder: "NAME",
+      choices: ["cpu"],
+      help: "what to compute on",
+      default: "cpu",
+    },
+  },
+  atMostOneOf: [
+    ["preset", "config"],
+    ["steps", "tokens", "minutes"],
+  ],
+  examples: [
+    {
+      command: "hadal train --data ./src --preset tiny --out runs/first --minutes 5",
+      does: "five minutes on the text files of a folder",
+    },
+    {
+      command: "hadal train --data *.jsonl --out runs/wide --set model.numRoutedExperts=32",
+      does: "the tiny preset with more experts",
+    },
+    {
+      command: "hadal train --out runs/first --resume --steps 2000",
+      does: "carries on, bit for bit as if it had never stopped",
+    },
+  ],
+} as const;
