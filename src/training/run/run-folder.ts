@@ -1,0 +1,226 @@
+/**
+ * @file A run folder: where one run's settings, metrics, samples and checkpoints live.
+ *
+ *     config.json            every setting, defaults written out
+ *     plan.json              the run's length, once it is known
+ *     metrics.jsonl          one line a step          events.out.tfevents.*   the same for TensorBoard
+ *     samples.jsonl          completions over time
+ *     checkpoints/step-N/    whole or not there
+ *
+ * A new run refuses a folder that holds one; a resumed run drops the lines after its checkpoint (and a line that a
+ * kill left half written), so that the series of losses has each step once. There is no "latest" pointer that could
+ * be wrong: the latest checkpoint is the one with the largest step.
+ */
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
+import { join } from "node:path";
+import { defined, OperationalError } from "../../base/errors.ts";
+import { removeStaleTemporaries, writeFileAtomically } from "../../checkpoint/atomic.ts";
+import {
+  encodeFileStart,
+  encodeScalars,
+  eventFileName,
+  type Scalars,
+} from "../metrics/tensorboard.ts";
+import { lockRun, type RunLock } from "./lock.ts";
+
+const CONFIG_FILE = "config.json";
+const PLAN_FILE = "plan.json";
+const METRICS_FILE = "metrics.jsonl";
+const SAMPLES_FILE = "samples.jsonl";
+const CHECKPOINTS = "checkpoints";
+
+export interface CheckpointPlace {
+  readonly step: number;
+  readonly path: string;
+}
+
+/** Whether `folder` holds a run. */
+export function isRunFolder(folder: string): boolean {
+  return existsSync(join(folder, CONFIG_FILE));
+}
+
+/** The checkpoints of a run, oldest first. */
+export function listCheckpoints(folder: string): readonly CheckpointPlace[] {
+  const directory = join(folder, CHECKPOINTS);
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory)
+    .map((name) => /^step-(\d{1,15})$/.exec(name))
+    .filter((match) => match !== null)
+    .map((match) => ({ step: Number(match[1]), path: join(directory, match[0]) }))
+    .sort((left, right) => left.step - right.step);
+}
+
+/** The checkpoint that `path` means: the folder itself if it is a checkpoint, the latest one if it is a run. */
+export function resolveCheckpoint(path: string): string {
+  if (!isRunFolder(path) || existsSync(join(path, "model.safetensors"))) return path;
+  const last = listCheckpoints(path).at(-1);
+  if (last !== undefined) return last.path;
+  throw new OperationalError(
+    "run.empty",
+    `the run ${path} has no checkpoint yet; let it train until its first one`,
+    { path },
+  );
+}
+
+/** The settings a run was started with. */
+export function readRunConfig(folder: string): unknown {
+  return readJson(join(folder, CONFIG_FILE));
+}
+
+export class RunFolder implements Disposable {
+  readonly path: string;
+  readonly #lock: RunLock;
+  #events: string | undefined;
+
+  private constructor(path: string, lock: RunLock) {
+    this.path = path;
+    this.#lock = lock;
+  }
+
+  /** Begin a run in a folder that holds none. */
+  static create(path: string, config: unknown): RunFolder {
+    if (isRunFolder(path)) {
+      throw new OperationalError(
+        "run.exists",
+        `${path} already holds a run; carry on with --resume, or choose another --out`,
+        { path },
+      );
+    }
+    return RunFolder.#open(path, (folder) => {
+      folder.writeConfig(config);
+      folder.#startEvents();
+    });
+  }
+
+  /** Carry on a run whose next step is `nextStep` (0-based): what was noted from there on is dropped. */
+  static resume(path: string, nextStep: number): RunFolder {
+    if (!isRunFolder(path)) {
+      throw new OperationalError(
+        "run.missing",
+        `${path} holds no run to resume; leave --resume away to begin one`,
+        { path },
+      );
+    }
+    return RunFolder.#open(path, (folder) => {
+      keepLinesBefore(join(path, METRICS_FILE), nextStep);
+      keepLinesBefore(join(path, SAMPLES_FILE), nextStep);
+      folder.#startEvents(nextStep);
+    });
+  }
+
+  static #open(path: string, prepare: (folder: RunFolder) => void): RunFolder {
+    try {
+      mkdirSync(join(path, CHECKPOINTS), { recursive: true });
+    } catch (error) {
+      throw new OperationalError("run.folder", `${path} cannot be made: ${String(error)}`, {
+        path,
+      });
+    }
+    const folder = new RunFolder(path, lockRun(path));
+    try {
+      removeStaleTemporaries(path);
+      removeStaleTemporaries(join(path, CHECKPOINTS));
+      prepare(folder);
+    } catch (error) {
+      folder[Symbol.dispose]();
+      throw error;
+    }
+    return folder;
+  }
+
+  writeConfig(config: unknown): void {
+    writeFileAtomically(join(this.path, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
+  }
+
+  writePlan(plan: unknown): void {
+    writeFileAtomically(join(this.path, PLAN_FILE), `${JSON.stringify(plan)}\n`);
+  }
+
+  /** What `writePlan` wrote last, or undefined. */
+  readPlan(): unknown {
+    const path = join(this.path, PLAN_FILE);
+    return existsSync(path) ? readJson(path) : undefined;
+  }
+
+  /** Note a step: one line, and one event per scalar. */
+  appendMetrics(record: { readonly step: number }, scalars: Scalars): void {
+    appendFileSync(join(this.path, METRICS_FILE), `${JSON.stringify(record)}\n`);
+    const event = encodeScalars(Date.now() / 1000, record.step, scalars);
+    appendFileSync(defined(this.#events, "the event file"), event);
+  }
+
+  appendSample(record: { readonly step: number }): void {
+    appendFileSync(join(this.path, SAMPLES_FILE), `${JSON.stringify(record)}\n`);
+  }
+
+  checkpointPath(step: number): string {
+    return join(this.path, CHECKPOINTS, `step-${step}`);
+  }
+
+  /** Remove all but the last `keep` checkpoints. */
+  pruneCheckpoints(keep: number): void {
+    const places = listCheckpoints(this.path);
+    for (const { path } of places.slice(0, Math.max(0, places.length - keep))) {
+      // Renamed first: a kill in the middle of removing must not leave half a checkpoint under its name.
+      const doomed = `${path}.tmp-${process.pid}`;
+      renameSync(path, doomed);
+      rmSync(doomed, { recursive: true, force: true });
+    }
+  }
+
+  #startEvents(resumeStep?: number): void {
+    const wallSeconds = Date.now() / 1000;
+    for (let sequence = 0; ; sequence++) {
+      const path = join(this.path, eventFileName(wallSeconds, sequence));
+      if (existsSync(path)) continue;
+      appendFileSync(path, encodeFileStart(wallSeconds, resumeStep));
+      this.#events = path;
+      return;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#lock[Symbol.dispose]();
+  }
+}
+
+/** Rewrite a file of JSON lines without those of `step` and later, and without anything that is not a record. */
+function keepLinesBefore(path: string, step: number): void {
+  if (!existsSync(path)) return;
+  const lines = readFileSync(path, "utf8").split("\n");
+  const kept = lines.filter((line) => {
+    const at = stepOfLine(line);
+    return at !== undefined && at < step;
+  });
+  writeFileAtomically(path, kept.map((line) => `${line}\n`).join(""));
+}
+
+function stepOfLine(line: string): number | undefined {
+  try {
+    const record = JSON.parse(line) as { step?: unknown } | null;
+    return typeof record?.step === "number" ? record.step : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw new OperationalError(
+      "run.unreadable",
+      `${path} is not readable JSON: ${error instanceof Error ? error.message : String(error)}`,
+      { path },
+      error,
+    );
+  }
+}
