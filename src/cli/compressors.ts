@@ -6,6 +6,7 @@
  */
 import { spawn } from "node:child_process";
 import { Worker } from "node:worker_threads";
+import { OperationalError } from "../base/errors.ts";
 import { siblingModule } from "../base/modules.ts";
 
 /** Sizes in bytes; null where neither the program nor the package worked, and `how` says why. */
@@ -100,6 +101,8 @@ function packageBytes(packageName: CompressorPackage, data: Uint8Array): Promise
     });
     worker.once("message", resolve);
     worker.once("error", reject);
-    worker.once("exit", (code) => reject(new Error(`its worker ended with code ${code}`)));
+    worker.once("exit", (code) => {
+      reject(new OperationalError("platform.worker", `its worker ended with code ${code}`));
+    });
   });
 }

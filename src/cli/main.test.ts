@@ -1,8 +1,8 @@
 /** @file The whole command line with fake verbs: streams, exit codes, errors, interruption. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { FakeTerminal } from "../../test/fake-terminal.ts";
 import { assert as invariant, OperationalError } from "../base/errors.ts";
-import { FakeTerminal } from "./fake-terminal.ts";
 import { Interruption } from "./interruption.ts";
 import { main } from "./main.ts";
 import { type Context, type Run, type Verb, verb } from "./verb.ts";

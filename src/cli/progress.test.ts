@@ -1,7 +1,7 @@
 /** @file The live line, with a clock the test turns; and the text helpers it is made of. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { FakeTerminal } from "./fake-terminal.ts";
+import { FakeTerminal } from "../../test/fake-terminal.ts";
 import { ProgressLine, progressText } from "./progress.ts";
 import { columns, cutTo, durationText, visibleWidth, wrap } from "./text.ts";
 

@@ -1,5 +1,5 @@
 /** @file A stream that remembers what was written to it, for the tests of the command line. */
-import type { TextStream } from "./progress.ts";
+import type { TextStream } from "../src/cli/progress.ts";
 
 export class FakeTerminal implements TextStream {
   readonly isTTY: boolean;

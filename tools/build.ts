@@ -1,0 +1,11 @@
+/** @file `npm run build`: what the published package runs, `dist/`, anew from `src/` (types stripped, `.ts` to `.js`). */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { ROOT, runPackageProgram } from "./repository.ts";
+
+// A file left from a source that is gone would be packed.
+rmSync(join(ROOT, "dist"), { recursive: true, force: true });
+const { code } = runPackageProgram("typescript/bin/tsc", ["-p", "tsconfig.build.json"], {
+  show: true,
+});
+process.exitCode = code;
