@@ -1,0 +1,216 @@
+/**
+ * @file Packing for the x64 matrix products: operands rearranged into panels that a core reads in order.
+ *
+ *     panel[p][d][lane] = operand(lane = p·width + lane, depth d)       32-bit words
+ *
+ *   lane   a row of A, or a column of B
+ *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one is paired with 0)
+ *
+ * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through registers) or lanes
+ * (`copying`). Both read nothing outside the operand: depth tails are masked, and lanes beyond the last repeat the last
+ * (transposing) or are zero (copying); no result is ever stored for them. They may write up to PACK_SLACK_BYTES beyond the
+ * last panel, since a vector is wider than a row of a panel; panels are written in rising order, so that nothing is lost.
+ */
+import type { X64 } from "../../codegen/x64/assembler.ts";
+import { type Gp, k, mem, r, zeroing, zmm } from "../../codegen/x64/operands.ts";
+
+export type X64InputDType = "f32" | "bf16";
+
+export const PACK_SLACK_BYTES = 8192;
+
+/** Where a packing routine finds its arguments; it clobbers them, rax, rdx and the registers below. */
+export const PACK_ARGUMENTS: Readonly<
+  Record<"source" | "strideBytes" | "panels" | "lanes" | "depth", Gp>
+> = { source: r.rsi, strideBytes: r.r8, panels: r.r9, lanes: r.r10, depth: r.r11 };
+
+/** One panel format: how many lanes stand side by side, and what they are made of. */
+export interface PanelFormat {
+  readonly width: number;
+  readonly dtype: X64InputDType;
+}
+
+/** Elements in one 32-bit word. */
+export function elementsPerWord(dtype: X64InputDType): 1 | 2 {
+  return dtype === "f32" ? 1 : 2;
+}
+
+/** mask = the low min(count, 63) bits, in `mask`; clobbers rdx. */
+export function emitLowBits(a: X64, mask: Gp, count: Gp): void {
+  a.mov(mask, -1);
+  a.mov(r.rdx, 63);
+  a.cmp(count, r.rdx);
+  a.cmov("l", r.rdx, count);
+  a.bzhi(mask, mask, r.rdx);
+}
+
+/** Masks of `numVectors` neighbouring vectors of 16 lanes, in k1 and up, of which `count` lanes exist. */
+export function emitLaneMasks(a: X64, count: Gp, numVectors: number): void {
+  emitLowBits(a, r.rax, count);
+  for (let v = 0; v < numVectors; v++) {
+    a.kmovw(k(1 + v), r.rax);
+    if (v + 1 < numVectors) a.shr(r.rax, 16);
+  }
+}
+
+/** Transpose 16×16 words: rows in zmm0..15, columns out in zmm0..15; clobbers zmm16..31. */
+export function emitTranspose16(a: X64): void {
+  for (let i = 0; i < 16; i += 2) {
+    a.v("vpunpckldq", [zmm(16 + i), zmm(i), zmm(i + 1)]);
+    a.v("vpunpckhdq", [zmm(17 + i), zmm(i), zmm(i + 1)]);
+  }
+  // Now 4×4 blocks within each 128 bits.
+  for (let i = 0; i < 16; i += 4) {
+    for (let half = 0; half < 2; half++) {
+      const [x, y] = [zmm(16 + i + half), zmm(18 + i + half)];
+      a.v("vpunpcklqdq", [zmm(i + 2 * half), x, y]);
+      a.v("vpunpckhqdq", [zmm(i + 2 * half + 1), x, y]);
+    }
+  }
+  // Quarters of 512 bits: once between groups of 4 rows, once between groups of 8.
+  for (let q = 0; q < 4; q++) {
+    for (let half = 0; half < 2; half++) {
+      const [x, y] = [zmm(8 * half + q), zmm(8 * half + 4 + q)];
+      a.v("vshufi32x4", [zmm(16 + 4 * q + 2 * half), x, y, 0x88]);
+      a.v("vshufi32x4", [zmm(17 + 4 * q + 2 * half), x, y, 0xdd]);
+    }
+  }
+  for (let q = 0; q < 4; q++) {
+    for (let half = 0; half < 2; half++) {
+      const [x, y] = [zmm(16 + 4 * q + half), zmm(18 + 4 * q + half)];
+      a.v("vshufi32x4", [zmm(4 * half + q), x, y, 0x88]);
+      a.v("vshufi32x4", [zmm(8 + 4 * half + q), x, y, 0xdd]);
+    }
+  }
+}
+
+/** Load 16 words of depth of `numRows` lanes into zmm0..; k1 masks elements, `row` walks, `last` stops it. */
+function emitLoadLanes(
+  a: X64,
+  options: { row: Gp; last: Gp; stride: Gp; numRows: number; dtype: X64InputDType },
+): void {
+  const { row, last, stride, numRows, dtype } = options;
+  for (let i = 0; i < numRows; i++) {
+    if (dtype === "f32") a.v("vmovups", [zmm(i), mem(row)], zeroing(k(1)));
+    else a.v("vmovdqu16", [zmm(i), mem(row)], zeroing(k(1)));
+    if (i + 1 === numRows) return;
+    a.add(row, stride);
+    a.cmp(row, last);
+    a.cmov("a", row, last);
+  }
+}
+
+/** Depth contiguous: source[lane][depth]. */
+export function emitTransposingPack(a: X64, format: PanelFormat): void {
+  const { width, dtype } = format;
+  const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
+  const [last, base, to, left, row, stop] = [r.r12, r.rbx, r.r14, r.r15, r.rbp, r.r13];
+  const elements = 16 * elementsPerWord(dtype);
+  a.lea(last, mem(lanes, -1));
+  a.imul(last, strideBytes);
+  a.add(last, source);
+  a.countdown(lanes, width, () => {
+    for (let group = 0; group < width; group += 16) {
+      const done = a.label();
+      if (group > 0) {
+        a.cmp(lanes, group);
+        a.j("le", done);
+      }
+      a.imul(base, strideBytes, group);
+      a.add(base, source);
+      a.lea(to, mem(panels, group * 4));
+      a.mov(left, depth);
+      a.mov(stop, last);
+      a.countdown(left, elements, () => {
+        emitLowBits(a, r.rax, left);
+        a.kmovd(k(1), r.rax);
+        a.mov(row, base);
+        const numRows = Math.min(16, width - group);
+        emitLoadLanes(a, { row, last: stop, stride: strideBytes, numRows, dtype });
+        emitTranspose16(a);
+        for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * width * 4), zmm(i)]);
+        a.add(base, 64);
+        a.add(stop, 64);
+        a.add(to, 16 * width * 4);
+      });
+      a.bind(done);
+    }
+    a.imul(base, strideBytes, width);
+    a.add(source, base);
+    emitWords(a, base, depth, dtype);
+    a.imul(base, base, width * 4);
+    a.add(panels, base);
+  });
+}
+
+/** words = depth in 32-bit words. */
+export function emitWords(a: X64, words: Gp, depth: Gp, dtype: X64InputDType): void {
+  if (dtype === "f32") {
+    a.mov(words, depth);
+    return;
+  }
+  a.lea(words, mem(depth, 1));
+  a.shr(words, 1);
+}
+
+/** Lanes contiguous: source[depth][lane]. */
+export function emitCopyingPack(a: X64, format: PanelFormat): void {
+  const { width, dtype } = format;
+  const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
+  const [from, left, inPanel] = [r.r12, r.r13, r.r14];
+  const numVectors = Math.ceil(width / 16);
+  const rowBytes = width * 4;
+  a.countdown(lanes, width, () => {
+    a.mov(inPanel, width);
+    a.cmp(lanes, inPanel);
+    a.cmov("l", inPanel, lanes);
+    emitLaneMasks(a, inPanel, numVectors);
+    a.mov(from, source);
+    a.mov(left, depth);
+    const store = (): void => {
+      for (let v = 0; v < numVectors; v++) a.v("vmovups", [mem(panels, v * 64), zmm(v)]);
+      a.add(panels, rowBytes);
+    };
+    if (dtype === "f32") {
+      a.countdown(left, 1, () => {
+        for (let v = 0; v < numVectors; v++) {
+          a.v("vmovups", [zmm(v), mem(from, v * 64)], zeroing(k(1 + v)));
+        }
+        store();
+        a.add(from, strideBytes);
+      });
+    } else emitPairs(a, { from, left, strideBytes, numVectors, store });
+    a.add(source, width * (4 / elementsPerWord(dtype)));
+  });
+}
+
+/** Words of two bf16: row 2d in the low half, row 2d+1 in the high half. Masks in k1 and up. */
+export function emitPairs(
+  a: X64,
+  options: { from: Gp; left: Gp; strideBytes: Gp; numVectors: number; store: () => void },
+): void {
+  const { from, left, strideBytes, numVectors, store } = options;
+  const done = a.label();
+  const low = (v: number): void => a.v("vpmovzxwd", [zmm(v), mem(from, v * 32)], zeroing(k(1 + v)));
+  a.sub(left, 1);
+  a.countdown(left, 2, () => {
+    for (let v = 0; v < numVectors; v++) {
+      low(v);
+      a.v("vpmovzxwd", [zmm(8 + v), mem(from, v * 32, strideBytes, 1)], zeroing(k(1 + v)));
+      a.v("vpslld", [zmm(8 + v), zmm(8 + v), 16]);
+      a.v("vpord", [zmm(v), zmm(v), zmm(8 + v)]);
+    }
+    store();
+    a.lea(from, mem(from, 0, strideBytes, 2));
+  });
+  // left is now 0 if one row remains, -1 if none does.
+  a.cmp(left, 0);
+  a.j("ne", done);
+  for (let v = 0; v < numVectors; v++) low(v);
+  store();
+  a.bind(done);
+}
+
+/** Clear vector registers 0 .. count - 1. */
+export function emitClear(a: X64, count: number): void {
+  for (let i = 0; i < count; i++) a.v("vpxord", [zmm(i), zmm(i), zmm(i)]);
+}

@@ -1,0 +1,186 @@
+/**
+ * @file The vector core of the x64 matrix products: f32 by `vfmadd231ps`, bf16 pairs by `vdpbf16ps`.
+ *
+ *     out[m, n] (=|+=) Σ_d A[m, d] · B[d, n]       over one block of depth, both operands packed
+ *
+ * A tile of the output stays in registers: MR rows (12) of NV vectors (2). For each word of depth it reads NV vectors of
+ * B and broadcasts MR words of A. Rows left over take tiles of 8, 4, 2 and 1 rows, a narrow last panel takes one vector: the
+ * order in which an element is summed is the same in all of them, one multiply-add a word of depth, from zero, upwards.
+ *
+ * `vdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal results, whatever MXCSR says;
+ * NaN and infinities propagate. `vfmadd231ps` is IEEE 754.
+ */
+import type { X64 } from "../../codegen/x64/assembler.ts";
+import { type Gp, k, mem, merging, r, zmm } from "../../codegen/x64/operands.ts";
+import { emitClear, emitLaneMasks, type X64InputDType } from "./x64-pack.ts";
+
+/** Rows and vectors of a full tile. */
+export const TILE_ROWS = 12;
+export const TILE_VECTORS = 2;
+const TILE_COLUMNS = TILE_VECTORS * 16;
+/** Tiles for the rows left over. */
+const REST_ROWS = [8, 4, 2, 1] as const;
+const UNROLL = 4;
+
+/** Where the core finds its arguments; it clobbers every other register but rdi. */
+export const CORE_ARGUMENTS: Readonly<
+  Record<"aPanels" | "bPanels" | "out" | "outStrideBytes" | "rows" | "columns" | "words", Gp>
+> = {
+  aPanels: r.r9,
+  bPanels: r.r10,
+  out: r.r11,
+  outStrideBytes: r.r12,
+  rows: r.r13,
+  columns: r.rcx,
+  words: r.r8,
+};
+
+const AT = {
+  a: r.rsi,
+  b: r.rdx,
+  wordsLeft: r.rax,
+  columnsLeft: r.r14,
+  tile: r.r15,
+  bPanel: r.rbx,
+  outRow: r.rbp,
+} as const;
+
+interface Tile {
+  readonly rows: number;
+  readonly vectors: number;
+}
+
+/** One word of depth: `step` words after the ones that a and b point to. */
+function emitStep(a: X64, tile: Tile, step: number, dtype: X64InputDType): void {
+  const { rows, vectors } = tile;
+  const fma = dtype === "f32" ? "vfmadd231ps" : "vdpbf16ps";
+  const firstB = rows * vectors;
+  const firstA = firstB + vectors;
+  for (let v = 0; v < vectors; v++) {
+    a.v("vmovups", [zmm(firstB + v), mem(AT.b, (step * TILE_VECTORS + v) * 64)]);
+  }
+  for (let i = 0; i < rows; i++) {
+    const x = zmm(firstA + (i % (32 - firstA)));
+    a.v("vbroadcastss", [x, mem(AT.a, (step * TILE_ROWS + i) * 4)]);
+    for (let v = 0; v < vectors; v++) a.v(fma, [zmm(i * vectors + v), zmm(firstB + v), x]);
+  }
+}
+
+/** The tile's sums, from the panels at `a` and `b`, into zmm0 and up. */
+function emitSums(a: X64, tile: Tile, dtype: X64InputDType): void {
+  emitClear(a, tile.rows * tile.vectors);
+  const advance = (steps: number): void => {
+    a.add(AT.a, steps * TILE_ROWS * 4);
+    a.add(AT.b, steps * TILE_COLUMNS * 4);
+  };
+  a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
+  a.sub(AT.wordsLeft, UNROLL - 1);
+  a.countdown(AT.wordsLeft, UNROLL, () => {
+    for (let step = 0; step < UNROLL; step++) emitStep(a, tile, step, dtype);
+    advance(UNROLL);
+  });
+  a.add(AT.wordsLeft, UNROLL - 1);
+  a.countdown(AT.wordsLeft, 1, () => {
+    emitStep(a, tile, 0, dtype);
+    advance(1);
+  });
+}
+
+/** Write the sums to the output rows at `outRow`, or add them; leaves `outRow` behind the tile. */
+function emitStore(a: X64, tile: Tile, accumulate: ReturnType<typeof mem>): void {
+  const { rows, vectors } = tile;
+  const store = a.label();
+  const at = (i: number, v: number): ReturnType<typeof mem> =>
+    i % 2 === 0 ? mem(AT.outRow, v * 64) : mem(AT.outRow, v * 64, CORE_ARGUMENTS.outStrideBytes, 1);
+  const eachRow = (emit: (i: number, v: number) => void): void => {
+    for (let i = 0; i < rows; i++) {
+      for (let v = 0; v < vectors; v++) emit(i, v);
+      if (i % 2 === 1) a.lea(AT.outRow, mem(AT.outRow, 0, CORE_ARGUMENTS.outStrideBytes, 2));
+    }
+    if (rows % 2 === 1) a.add(AT.outRow, CORE_ARGUMENTS.outStrideBytes);
+  };
+  const done = a.label();
+  a.cmp(accumulate, 0);
+  a.j("e", store);
+  eachRow((i, v) => {
+    const sum = zmm(i * vectors + v);
+    a.v("vaddps", [sum, sum, at(i, v)], merging(k(1 + v)));
+    a.v("vmovups", [at(i, v), sum], merging(k(1 + v)));
+  });
+  a.jmp(done);
+  a.bind(store);
+  eachRow((i, v) => a.v("vmovups", [at(i, v), zmm(i * vectors + v)], merging(k(1 + v))));
+  a.bind(done);
+}
+
+/** All rows of one panel of A against one panel of B, in tiles of `vectors` vectors. */
+function emitPanelPair(
+  a: X64,
+  vectors: number,
+  dtype: X64InputDType,
+  accumulate: ReturnType<typeof mem>,
+): void {
+  const done = a.label();
+  const rest = a.label();
+  const tile = (rows: number): void => {
+    a.mov(AT.b, AT.bPanel);
+    emitSums(a, { rows, vectors }, dtype);
+    emitStore(a, { rows, vectors }, accumulate);
+  };
+  a.mov(AT.outRow, AT.tile);
+  a.mov(AT.a, CORE_ARGUMENTS.aPanels);
+  a.cmp(CORE_ARGUMENTS.rows, TILE_ROWS);
+  a.j("l", rest);
+  tile(TILE_ROWS);
+  a.jmp(done);
+  a.bind(rest);
+  // `rows` has the bits of the rest: 8, 4, 2, 1. Each tile starts where the panel's rows before it end.
+  let first = 0;
+  for (const rows of REST_ROWS) {
+    const skip = a.label();
+    a.mov(r.rax, CORE_ARGUMENTS.rows);
+    a.and(r.rax, rows);
+    a.j("e", skip);
+    // The rows already done are the higher bits of the rest.
+    a.mov(AT.a, CORE_ARGUMENTS.rows);
+    a.and(AT.a, first);
+    a.lea(AT.a, mem(CORE_ARGUMENTS.aPanels, 0, AT.a, 4));
+    tile(rows);
+    a.bind(skip);
+    first |= rows;
+  }
+  a.bind(done);
+}
+
+/** The product of packed blocks. `accumulate` is a slot: 0 overwrites the output. */
+export function emitVectorCore(
+  a: X64,
+  dtype: X64InputDType,
+  accumulate: ReturnType<typeof mem>,
+): void {
+  const { aPanels, bPanels, out, outStrideBytes, rows, columns, words } = CORE_ARGUMENTS;
+  a.countdown(rows, TILE_ROWS, () => {
+    a.mov(AT.bPanel, bPanels);
+    a.mov(AT.tile, out);
+    a.mov(AT.columnsLeft, columns);
+    a.countdown(AT.columnsLeft, TILE_COLUMNS, () => {
+      const narrow = a.label();
+      const done = a.label();
+      emitLaneMasks(a, AT.columnsLeft, TILE_VECTORS);
+      a.cmp(AT.columnsLeft, 16);
+      a.j("le", narrow);
+      emitPanelPair(a, TILE_VECTORS, dtype, accumulate);
+      a.jmp(done);
+      a.bind(narrow);
+      emitPanelPair(a, 1, dtype, accumulate);
+      a.bind(done);
+      a.imul(r.rax, words, TILE_COLUMNS * 4);
+      a.add(AT.bPanel, r.rax);
+      a.add(AT.tile, TILE_COLUMNS * 4);
+    });
+    a.imul(r.rax, words, TILE_ROWS * 4);
+    a.add(aPanels, r.rax);
+    a.imul(r.rax, outStrideBytes, TILE_ROWS);
+    a.add(out, r.rax);
+  });
+}
