@@ -39,7 +39,7 @@ export function referenceRows(
     const columns = slot(slots, 1);
     const rowsPerTask = slot(slots, 2);
     const operands = dtypes.map((dtype, index): ReferenceOperand => {
-      const elements = elementsAt(context, dtype, slot(slots, HEADER_SLOTS + 2 * index));
+      const elements = elementsAt(context.memory, dtype, slot(slots, HEADER_SLOTS + 2 * index));
       const stride = slot(slots, HEADER_SLOTS + 2 * index + 1);
       return {
         get: (row, column) => elements.get(row * stride + column),

@@ -3,7 +3,7 @@
  *
  * Made for clarity, not for speed: one call per element.
  */
-import type { ThreadContext } from "../device/program.ts";
+import type { CpuMemory } from "../device/cpu/memory.ts";
 import { fromBf16, toBf16 } from "../numerics/bf16.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { DTYPE_BYTES } from "../tensor/dtype.ts";
@@ -15,8 +15,7 @@ export interface Elements {
 }
 
 /** The elements of `dtype` that start at `byteOffset`. */
-export function elementsAt(context: ThreadContext, dtype: DType, byteOffset: number): Elements {
-  const { memory } = context;
+export function elementsAt(memory: CpuMemory, dtype: DType, byteOffset: number): Elements {
   const first = byteOffset / DTYPE_BYTES[dtype];
   if (dtype === "bf16") {
     const codes = memory.u16;

@@ -18,7 +18,7 @@ class Rows {
   }
 
   #elements(place: Place): Elements {
-    return elementsAt(this.#context, this.#dtype, place.offset);
+    return elementsAt(this.#context.memory, this.#dtype, place.offset);
   }
 
   read(place: Place, row: number, columns: number): Row {

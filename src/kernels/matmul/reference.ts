@@ -29,9 +29,9 @@ export function createReferenceMultiplier(
   const transposeA = transposition === "tn";
   const transposeB = transposition === "nt";
   return (aOffset, aStride, bOffset, bStride, outOffset, outStride, m, n, k, accumulate) => {
-    const a = elementsAt(context, dtype, aOffset);
-    const b = elementsAt(context, dtype, bOffset);
-    const out = elementsAt(context, outDType, outOffset);
+    const a = elementsAt(context.memory, dtype, aOffset);
+    const b = elementsAt(context.memory, dtype, bOffset);
+    const out = elementsAt(context.memory, outDType, outOffset);
     for (let row = 0; row < m; row++) {
       for (let column = 0; column < n; column++) {
         let sum = 0;

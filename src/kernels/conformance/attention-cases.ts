@@ -1,0 +1,87 @@
+/** @file Conformance cases of causal attention, forward and backward. */
+import { toleranceFor } from "../../numerics/tolerance.ts";
+import {
+  type AttentionShape,
+  causalAttention,
+  causalAttentionBackward,
+} from "../attention/contract.ts";
+import type { ConformanceCase } from "./conformance.ts";
+
+interface AttentionSize {
+  readonly shape: AttentionShape;
+  readonly seqLength: number;
+}
+
+function size(
+  numSequences: number,
+  seqLength: number,
+  numHeads: number,
+  [nope, rope, value]: readonly [number, number, number],
+): AttentionSize {
+  const scale = (nope + rope) ** -0.5;
+  return { shape: { numSequences, numHeads, nope, rope, value, scale }, seqLength };
+}
+
+/** A single token; widths off every tile edge; more than one block of queries; the small preset's widths. */
+const SIZES: readonly AttentionSize[] = [
+  size(1, 1, 1, [4, 2, 3]),
+  size(2, 13, 3, [7, 6, 5]),
+  size(1, 150, 2, [32, 16, 32]),
+  size(3, 64, 2, [16, 8, 24]),
+  size(1, 65, 1, [1, 2, 1]),
+];
+
+function describe({ shape, seqLength }: AttentionSize): string {
+  const { numSequences, numHeads, nope, rope, value } = shape;
+  return `${numSequences}×${seqLength} tokens, ${numHeads} heads of ${nope}+${rope}/${value}`;
+}
+
+function forwardCase(attentionSize: AttentionSize): ConformanceCase {
+  const { shape, seqLength } = attentionSize;
+  const tokens = shape.numSequences * seqLength;
+  return {
+    kernel: "causalAttention/f32",
+    title: describe(attentionSize),
+    tolerance: toleranceFor("attention", "f32", seqLength),
+    prepare(make): ReturnType<ConformanceCase["prepare"]> {
+      const q = make.normal("f32", [tokens, shape.numHeads * (shape.nope + shape.rope)]);
+      const kv = make.normal("f32", [tokens, shape.numHeads * (shape.nope + shape.value)]);
+      const keyRope = make.normal("f32", [tokens, shape.rope]);
+      const out = make.poisoned("f32", [tokens, shape.numHeads * shape.value]);
+      return {
+        run: (device) => causalAttention(device, { q, kv, keyRope, out, shape }),
+        outputs: { out },
+      };
+    },
+  };
+}
+
+function backwardCase(attentionSize: AttentionSize): ConformanceCase {
+  const { shape, seqLength } = attentionSize;
+  const { numHeads, nope, rope, value } = shape;
+  const tokens = shape.numSequences * seqLength;
+  return {
+    kernel: "causalAttentionBackward/f32",
+    title: describe(attentionSize),
+    tolerance: toleranceFor("attention", "f32", seqLength),
+    prepare(make): ReturnType<ConformanceCase["prepare"]> {
+      const q = make.normal("f32", [tokens, numHeads * (nope + rope)]);
+      const kv = make.normal("f32", [tokens, numHeads * (nope + value)]);
+      const keyRope = make.normal("f32", [tokens, rope]);
+      const dOut = make.normal("f32", [tokens, numHeads * value]);
+      const dQ = make.poisoned("f32", [tokens, numHeads * (nope + rope)]);
+      const dKv = make.poisoned("f32", [tokens, numHeads * (nope + value)]);
+      const dKeyRope = make.poisoned("f32", [tokens, numHeads * rope]);
+      const call = { q, kv, keyRope, dOut, dQ, dKv, dKeyRope, shape };
+      return {
+        run: (device) => causalAttentionBackward(device, call),
+        outputs: { dQ, dKv, dKeyRope },
+      };
+    },
+  };
+}
+
+export const ATTENTION_CASES: readonly ConformanceCase[] = SIZES.flatMap((attentionSize) => [
+  forwardCase(attentionSize),
+  backwardCase(attentionSize),
+]);
