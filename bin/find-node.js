@@ -2,9 +2,10 @@
 /**
  * @file Decides which Node runs Hadal, and runs a script with it.
  *
- * Shared by `hadal.js` and `node24.js`. Written in the JavaScript of 2015, as CommonJS (`package.json` beside
- * this file), so that any Node from 6 on parses it and says in one line what is wrong: never a stack trace.
- * The optional dependencies named below are npm's own builds of Node: a binary in a package, no install script.
+ * Shared by `hadal.js` and `node24.js`. Written in the JavaScript of 2015, as CommonJS
+ * (`package.json` beside this file), so that any Node from 6 on parses it and says in one line what
+ * is wrong: never a stack trace. The optional dependencies named below are npm's own builds of
+ * Node: a binary in a package, no install script.
  */
 const childProcess = require("child_process");
 const fs = require("fs");
@@ -28,8 +29,9 @@ const TERMINAL_SIGNALS = ["SIGINT", "SIGQUIT"];
 const FORWARDED_SIGNALS = TERMINAL_SIGNALS.concat(["SIGTERM", "SIGHUP"]);
 
 /**
- * What to do on a machine: `{ node: path }` to run with, where null means "the Node that is running", or
- * `{ refusal: text }`. `machine` is `{ version, platform, arch, locate(packageName) -> folder or null }`.
+ * What to do on a machine: `{ node: path }` to run with, where null means "the Node that is
+ * running", or `{ refusal: text }`. `machine` is `{ version, platform, arch, locate(packageName) ->
+ * folder or null }`.
  */
 function chooseNode(machine) {
   if (major(machine.version) >= LEAST_MAJOR) return { node: null };

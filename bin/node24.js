@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 "use strict";
 /**
- * @file Runs a script with Node 24 or newer: `node bin/node24.js [node flags] script.ts [arguments]`.
+ * @file Runs a script with Node 24 or newer: `node bin/node24.js [node flags] script.ts
+ * [arguments]`.
  *
  * For `npm` scripts and continuous integration, where `node` may be an older one.
  */

@@ -1,5 +1,8 @@
 "use strict";
-/** @file Runs an ES module in this process. A file of its own: the Nodes that cannot, cannot parse `import()`. */
+/**
+ * @file Runs an ES module in this process. A file of its own: the Nodes that cannot, cannot parse
+ * `import()`.
+ */
 const url = require("url");
 
 module.exports = function runHere(script) {

@@ -1,7 +1,9 @@
 /**
- * @file The launcher: which Node it chooses on machines we do not have, and what it really does with an older one.
+ * @file The launcher: which Node it chooses on machines we do not have, and what it really does
+ * with an older one.
  *
- * The runs need a Node below 24 somewhere on PATH; where there is none they are skipped, and say so.
+ * The runs need a Node below 24 somewhere on PATH; where there is none they are skipped, and say
+ * so.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";

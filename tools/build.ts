@@ -1,4 +1,7 @@
-/** @file `npm run build`: what the published package runs, `dist/`, anew from `src/` (types stripped, `.ts` to `.js`). */
+/**
+ * @file `npm run build`: what the published package runs, `dist/`, anew from `src/` (types
+ * stripped, `.ts` to `.js`).
+ */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT, runPackageProgram } from "./repository.ts";

@@ -1,4 +1,7 @@
-/** @file The type checker and the linter as tests, so that one run and one exit code cover everything. */
+/**
+ * @file The type checker and the linter as tests, so that one run and one exit code cover
+ * everything.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { runPackageProgram } from "./repository.ts";

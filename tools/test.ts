@@ -6,7 +6,8 @@
  *     npm test -- --nightly             the slow checks (*.nightly.ts) too
  *     npm test -- --test-name-pattern='rounds'    Node's own --test-… flags pass through
  *
- * Files share one process (no isolation): ten times faster, and safe because modules hold no mutable state.
+ * Files share one process (no isolation): ten times faster, and safe because modules hold no
+ * mutable state.
  */
 import { spawn } from "node:child_process";
 import { parseArgs } from "node:util";

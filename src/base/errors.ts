@@ -2,8 +2,8 @@
  * @file The two kinds of error.
  *
  * An `InvariantError` is our bug: it is never caught, it ends the process with a stack trace.
- * An `OperationalError` is the world's doing (a file, a flag, a machine): callers switch on `code`, people
- * read `message`, which names the subject, what was given, what is allowed and what to do.
+ * An `OperationalError` is the world's doing (a file, a flag, a machine): callers switch on `code`,
+ * people read `message`, which names the subject, what was given, what is allowed and what to do.
  */
 
 /** A broken promise inside this code base. Never caught. */
@@ -45,7 +45,9 @@ export class OperationalError extends Error {
   }
 }
 
-/** Assert a relation at the door of a function; the message is built once a call, never in a loop. */
+/**
+ * Assert a relation at the door of a function; the message is built once a call, never in a loop.
+ */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new InvariantError(message);
 }

@@ -1,4 +1,7 @@
-/** @file Integer arithmetic with the rounding in the name; a bare `/` on integers is banned elsewhere. */
+/**
+ * @file Integer arithmetic with the rounding in the name; a bare `/` on integers is banned
+ * elsewhere.
+ */
 import { assert } from "./errors.ts";
 
 /** ⌈a ÷ b⌉ for a ≥ 0, b > 0. */

@@ -1,8 +1,10 @@
 /**
- * @file Seeded random numbers: xoshiro128** with its state exposed, so that a checkpoint can hold it.
+ * @file Seeded random numbers: xoshiro128** with its state exposed, so that a checkpoint can hold
+ * it.
  *
- * The generator is the public-domain algorithm of Blackman and Vigna; seeding runs SplitMix32 over the seed
- * and a label, so that `fork("dropout")` and `fork("init")` are independent streams of one seed.
+ * The generator is the public-domain algorithm of Blackman and Vigna; seeding runs SplitMix32 over
+ * the seed and a label, so that `fork("dropout")` and `fork("init")` are independent streams of one
+ * seed.
  */
 import { assert } from "./errors.ts";
 
@@ -16,7 +18,9 @@ function mix32(value: number): number {
   return (h ^ (h >>> 15)) >>> 0;
 }
 
-/** A deterministic stream of numbers; the same seed and label give the same stream on every machine. */
+/**
+ * A deterministic stream of numbers; the same seed and label give the same stream on every machine.
+ */
 export class Random {
   #a = 0;
   #b = 0;
@@ -75,7 +79,10 @@ export class Random {
     }
   }
 
-  /** Standard normal, by the polar method; the second value of a pair is dropped so that state stays four words. */
+  /**
+   * Standard normal, by the polar method; the second value of a pair is dropped so that state stays
+   * four words.
+   */
   normal(): number {
     for (;;) {
       const u = this.uniform() * 2 - 1;

@@ -1,6 +1,6 @@
 /**
- * @file The part of WebAssembly's JavaScript interface that Hadal uses: TypeScript ships it only in its browser
- * libraries, which would bring `document` with it.
+ * @file The part of WebAssembly's JavaScript interface that Hadal uses: TypeScript ships it only in
+ * its browser libraries, which would bring `document` with it.
  */
 declare namespace WebAssembly {
   interface MemoryDescriptor {

@@ -1,8 +1,9 @@
 /**
- * @file The worker thread of `compressors.ts`: compresses `workerData.data` with one npm package, posts the length.
+ * @file The worker thread of `compressors.ts`: compresses `workerData.data` with one npm package,
+ * posts the length.
  *
- * The packages are imported by computed names: one ships no types, the other its TypeScript sources as types, which
- * do not pass our compiler settings.
+ * The packages are imported by computed names: one ships no types, the other its TypeScript sources
+ * as types, which do not pass our compiler settings.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../base/errors.ts";
@@ -30,7 +31,8 @@ const compress: Record<CompressorPackage, (data: Uint8Array) => Promise<number>>
     await bzip2.init();
     // libbzip2's own bound for bytes that do not compress.
     const mostBytes = Math.ceil(data.length * 1.01) + 600;
-    // `compress` keeps a view of the memory while it allocates three such arrays: grow the memory before it does.
+    // `compress` keeps a view of the memory while it allocates three such arrays: grow the memory
+    // before it does.
     bzip2.wasmModule._free(bzip2.wasmModule._malloc(3 * mostBytes + BZIP2_STATE_BYTES));
     return bzip2.compress(data, LEVEL, mostBytes).length;
   },

@@ -1,4 +1,7 @@
-/** @file The yardsticks: programs and packages agree, and a machine without either gets null and a reason. */
+/**
+ * @file The yardsticks: programs and packages agree, and a machine without either gets null and a
+ * reason.
+ */
 import assert from "node:assert/strict";
 import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";

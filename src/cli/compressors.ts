@@ -1,8 +1,10 @@
 /**
- * @file How small xz -9e and bzip2 -9 make some bytes: the yardsticks beside a model's bits per byte.
+ * @file How small xz -9e and bzip2 -9 make some bytes: the yardsticks beside a model's bits per
+ * byte.
  *
- * The system's own programs where there are any, else npm packages in a worker thread: `bzip2-wasm` is libbzip2 and gives
- * the same size to the byte; `lzma1` is another LZMA encoder and stays within 2% of xz. `how` says which it was.
+ * The system's own programs where there are any, else npm packages in a worker thread: `bzip2-wasm`
+ * is libbzip2 and gives the same size to the byte; `lzma1` is another LZMA encoder and stays within
+ * 2% of xz. `how` says which it was.
  */
 import { spawn } from "node:child_process";
 import { Worker } from "node:worker_threads";
@@ -40,7 +42,9 @@ const BZIP2: Compressor = {
   packageName: "bzip2-wasm",
 };
 
-/** The sizes of `data` after xz -9e and bzip2 -9. `path` is where to look for the programs (PATH). */
+/**
+ * The sizes of `data` after xz -9e and bzip2 -9. `path` is where to look for the programs (PATH).
+ */
 export async function compressedBytes(
   data: Uint8Array,
   path: string | undefined = process.env["PATH"],
@@ -93,7 +97,10 @@ function programBytes(
   });
 }
 
-/** The length of the package's output; in a worker, because both block and `bzip2-wasm` sets globals. */
+/**
+ * The length of the package's output; in a worker, because both block and `bzip2-wasm` sets
+ * globals.
+ */
 function packageBytes(packageName: CompressorPackage, data: Uint8Array): Promise<number> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(siblingModule("./compressors-worker", import.meta.url), {

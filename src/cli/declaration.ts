@@ -1,8 +1,10 @@
 /**
- * @file What a verb declares about itself: flags, operands, help. Plain data, checked and typed from one place.
+ * @file What a verb declares about itself: flags, operands, help. Plain data, checked and typed
+ * from one place.
  *
- * A declaration is written `{ … } as const`, so that `Values` can give each flag its exact type: choices become
- * a union, a flag that may be absent admits `undefined`. Nothing here reads a command line; `parse.ts` does.
+ * A declaration is written `{ … } as const`, so that `Values` can give each flag its exact type:
+ * choices become a union, a flag that may be absent admits `undefined`. Nothing here reads a
+ * command line; `parse.ts` does.
  */
 
 interface FlagText {
@@ -38,7 +40,9 @@ export interface SwitchFlag extends FlagText {
   readonly kind: "switch";
 }
 
-/** May be repeated; `variadic` also takes every word that follows, as a shell's `*.ts` gives them. */
+/**
+ * May be repeated; `variadic` also takes every word that follows, as a shell's `*.ts` gives them.
+ */
 export interface ListFlag extends FlagText, FlagPresence {
   readonly kind: "list";
   readonly placeholder: string;

@@ -1,8 +1,9 @@
 /**
  * @file The exit codes of `hadal`.
  *
- * 2 is what the shell's own tools return for a wrong command line, 70 is EX_SOFTWARE of `sysexits.h`, and a
- * process ended by signal N counts as 128 + N: 130 after Ctrl-C, 141 when the reader of our output went away.
+ * 2 is what the shell's own tools return for a wrong command line, 70 is EX_SOFTWARE of
+ * `sysexits.h`, and a process ended by signal N counts as 128 + N: 130 after Ctrl-C, 141 when the
+ * reader of our output went away.
  */
 import { OperationalError } from "../base/errors.ts";
 

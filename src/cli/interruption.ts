@@ -1,8 +1,9 @@
 /**
  * @file Ctrl-C and `kill`: at once for most verbs, in an orderly way for one that asks.
  *
- * A training run wants to write its checkpoint first: it calls `orderly()` and gets a signal to watch. The first
- * Ctrl-C then aborts that signal, the second ends the process; without `orderly()` the first one ends it.
+ * A training run wants to write its checkpoint first: it calls `orderly()` and gets a signal to
+ * watch. The first Ctrl-C then aborts that signal, the second ends the process; without `orderly()`
+ * the first one ends it.
  */
 import { SIGNAL_EXIT_CODES } from "./exit-codes.ts";
 

@@ -1,7 +1,9 @@
 /**
- * @file `hadal VERB …`: finds the verb, reads its flags, runs it, turns what it throws into an exit code.
+ * @file `hadal VERB …`: finds the verb, reads its flags, runs it, turns what it throws into an exit
+ * code.
  *
- * Nothing here touches `process`; `start.ts` does, so that tests can run the whole command line in their own process.
+ * Nothing here touches `process`; `start.ts` does, so that tests can run the whole command line in
+ * their own process.
  */
 import { OperationalError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";

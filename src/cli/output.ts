@@ -1,8 +1,9 @@
 /**
  * @file Where a verb's words go: people read lines, machines read one JSON object.
  *
- * With `--json`, stdout holds nothing but the result on its last line; human lines are dropped, warnings and errors
- * go to stderr as always. Colour only on a terminal, and not under NO_COLOR (https://no-color.org) or TERM=dumb.
+ * With `--json`, stdout holds nothing but the result on its last line; human lines are dropped,
+ * warnings and errors go to stderr as always. Colour only on a terminal, and not under NO_COLOR
+ * (https://no-color.org) or TERM=dumb.
  */
 import { styleText } from "node:util";
 import { assert } from "../base/errors.ts";

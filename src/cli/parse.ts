@@ -1,8 +1,8 @@
 /**
  * @file Reads a verb's command line by its declaration; every refusal says what is allowed.
  *
- * `node:util` parseArgs splits the words; types, ranges, choices and the nearest name to a misspelt flag are
- * ours. `--help` and `--json` belong to every verb and are read here.
+ * `node:util` parseArgs splits the words; types, ranges, choices and the nearest name to a misspelt
+ * flag are ours. `--help` and `--json` belong to every verb and are read here.
  */
 import { parseArgs } from "node:util";
 import { defined, type ErrorCode, OperationalError } from "../base/errors.ts";

@@ -1,8 +1,9 @@
 /**
  * @file One live line on a terminal: a bar, the verb's own words, the time left.
  *
- * Drawn at most ten times a second; off a terminal it prints nothing at all, because a log wants the metrics file,
- * not a thousand redrawn lines. The time left assumes that what remains goes as fast as what is done.
+ * Drawn at most ten times a second; off a terminal it prints nothing at all, because a log wants
+ * the metrics file, not a thousand redrawn lines. The time left assumes that what remains goes as
+ * fast as what is done.
  */
 import { cutTo, durationText } from "./text.ts";
 
@@ -68,7 +69,10 @@ function secondsLeft(state: ProgressState, done: number, seconds: number): numbe
   return (Math.max(0, state.total - state.done) * seconds) / done;
 }
 
-/** The line itself, in fewer than `columns` characters: a full last column would wrap on some terminals. */
+/**
+ * The line itself, in fewer than `columns` characters: a full last column would wrap on some
+ * terminals.
+ */
 export function progressText(
   state: ProgressState,
   left: number | undefined,

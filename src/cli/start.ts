@@ -1,7 +1,9 @@
 /**
- * @file The process of `hadal`: started by the launcher, it wires streams and signals to the command line.
+ * @file The process of `hadal`: started by the launcher, it wires streams and signals to the
+ * command line.
  *
- * A reader that goes away (`hadal inspect … | head`) ends it without a word, as it ends any other program.
+ * A reader that goes away (`hadal inspect … | head`) ends it without a word, as it ends any other
+ * program.
  */
 import { EXIT_BROKEN_PIPE, exitCodeOf } from "./exit-codes.ts";
 import { Interruption } from "./interruption.ts";
@@ -23,7 +25,8 @@ for (const stream of [process.stdout, process.stderr]) {
     throw error;
   });
 }
-// A promise nobody awaited or an event nobody handled ends the process like an error of the verb itself.
+// A promise nobody awaited or an event nobody handled ends the process like an error of the verb
+// itself.
 process.on("uncaughtException", (error) => {
   report(error, new Output({ ...world, json: asksForJson(words) }));
   process.exit(exitCodeOf(error));

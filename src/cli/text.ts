@@ -29,7 +29,9 @@ export function wrap(text: string, width: number): string[] {
 /** Which side of a column its cells lean to. */
 export type Alignment = "left" | "right";
 
-/** Rows as lines with aligned columns, two spaces apart; without `align` every column leans left. */
+/**
+ * Rows as lines with aligned columns, two spaces apart; without `align` every column leans left.
+ */
 export function columns(
   rows: readonly (readonly string[])[],
   align: readonly Alignment[] = [],

@@ -1,4 +1,7 @@
-/** @file What a verb is to the command line: a declaration, and how to load the function that runs it. */
+/**
+ * @file What a verb is to the command line: a declaration, and how to load the function that runs
+ * it.
+ */
 import type { Declaration, Values } from "./declaration.ts";
 import type { Interruption } from "./interruption.ts";
 import type { Output } from "./output.ts";
@@ -19,7 +22,10 @@ export interface Verb {
   load(): Promise<(values: Readonly<Record<string, unknown>>, context: Context) => Promise<void>>;
 }
 
-/** Ties a declaration to the module that exports its `run`; the types of both are checked against each other. */
+/**
+ * Ties a declaration to the module that exports its `run`; the types of both are checked against
+ * each other.
+ */
 export function verb<const D extends Declaration>(
   declaration: D,
   load: () => Promise<{ readonly run: Run<D> }>,

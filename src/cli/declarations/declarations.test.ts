@@ -1,4 +1,6 @@
-/** @file The declarations of all verbs: their own examples parse, their names are the flags' names. */
+/**
+ * @file The declarations of all verbs: their own examples parse, their names are the flags' names.
+ */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { verbHelp } from "../help.ts";

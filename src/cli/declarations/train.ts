@@ -9,7 +9,7 @@ export const train = {
       kind: "list",
       placeholder: "PATH",
       variadic: true,
-      help: "files and folders of UTF-8 text; .jsonl with a text field, .gz; .gitignore is honoured",
+      help: "UTF-8 files and folders; .jsonl with a text field, .gz; .gitignore is honoured",
       required: true,
       unless: "resume",
     },
