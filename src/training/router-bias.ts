@@ -1,0 +1,56 @@
+/**
+ * @file Balance without an auxiliary loss: each expert's routing bias moves against its load, once a step.
+ *
+ *     bias[i] += speed · sign(mean load − load[i])        MaxVio = (max load − mean load) ÷ mean load
+ *
+ * The load is counted over the whole batch of the step. The bias takes part in the choice of experts and in nothing
+ * else, so no gradient reaches it. Sources: DeepSeek-V3 report §2.1.2; Wang et al. 2024 (sign beats a proportional step).
+ */
+import { assert, defined } from "../base/errors.ts";
+import type { TrainableModel } from "../model/model-types.ts";
+import { view } from "../tensor/view.ts";
+
+/** Move the biases of every MoE layer; `expertLoad` is in the order of `moeLayerIndices`. */
+export function updateRouterBiases(
+  model: Pick<TrainableModel, "gateBiases" | "moeLayerIndices">,
+  expertLoad: readonly Int32Array[],
+  speed: number,
+): void {
+  if (speed === 0) return;
+  for (const { layerIndex, bias } of model.gateBiases) {
+    const order = model.moeLayerIndices.indexOf(layerIndex);
+    const load = defined(expertLoad[order], `the expert load of layer ${layerIndex}`);
+    const values = view(bias);
+    assert(values.length === load.length, `layer ${layerIndex}: one load an expert`);
+    const mean = sum(load) / load.length;
+    for (let expert = 0; expert < load.length; expert++) {
+      values[expert] = values[expert]! + speed * Math.sign(mean - load[expert]!);
+    }
+  }
+}
+
+/** How far the busiest expert exceeds the mean; 0 is perfect balance. */
+export function maxVio(load: Int32Array): number {
+  const mean = sum(load) / load.length;
+  return mean === 0 ? 0 : load.reduce((most, value) => Math.max(most, value), 0) / mean - 1;
+}
+
+/** Loads of several micro-batches added up, layer by layer. */
+export function addExpertLoads(
+  total: readonly Int32Array[] | undefined,
+  load: readonly Int32Array[],
+): readonly Int32Array[] {
+  if (total === undefined) return load.map((layer) => layer.slice());
+  assert(total.length === load.length, "micro-batches have the same MoE layers");
+  for (const [layer, values] of load.entries()) {
+    const target = total[layer]!;
+    for (let expert = 0; expert < values.length; expert++) {
+      target[expert] = target[expert]! + values[expert]!;
+    }
+  }
+  return total;
+}
+
+function sum(load: Int32Array): number {
+  return load.reduce((total, value) => total + value, 0);
+}
