@@ -21,7 +21,6 @@ import { createReferencePlanDispatch } from "./dispatch/reference.ts";
 import {
   COMBINE_ROWS_VARIANTS,
   GATHER_ROWS_VARIANTS,
-  SCATTER_ADD_SLOTS,
   SCATTER_ADD_VARIANTS,
 } from "./gather/contract.ts";
 import {
@@ -48,6 +47,8 @@ import { ROPE_VARIANTS } from "./rope/contract.ts";
 import { createReferenceRope } from "./rope/reference.ts";
 import { ROUTE_BACKWARD_SLOTS, ROUTE_SLOTS } from "./route/contract.ts";
 import { createReferenceRoute, createReferenceRouteBackward } from "./route/reference.ts";
+import { rowImplementations } from "./row-kernel.ts";
+import { ROW_PROGRAMS, type RowKernelName } from "./row-programs.ts";
 import { SOFTMAX_VARIANTS } from "./softmax/contract.ts";
 import {
   createReferenceSoftmaxBackward,
@@ -68,6 +69,16 @@ function declare(
   return { name, variants, slots, implementations: [reference(create)] };
 }
 
+/** A kernel that is a row program: generated for every target, over the slots of `launchRows`. */
+function declareRows(
+  name: RowKernelName,
+  variants: readonly string[],
+  create: Parameters<typeof reference>[0],
+): KernelDeclaration {
+  const implementations = [...rowImplementations(ROW_PROGRAMS[name]), reference(create)];
+  return { name, variants, slots: ROWS, implementations };
+}
+
 export const DECLARATIONS: readonly KernelDeclaration[] = [
   declare("matmul", MATMUL_VARIANTS, MATMUL_SLOTS, createReferenceMatmul),
   declare("groupedMatmul", MATMUL_VARIANTS, GROUPED_MATMUL_SLOTS, createReferenceGroupedMatmul),
@@ -76,22 +87,22 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
   declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
   declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),
-  declare("scatterAddRows", SCATTER_ADD_VARIANTS, SCATTER_ADD_SLOTS, createReferenceScatterAddRows),
-  declare("castRows", CAST_ROWS_VARIANTS, ROWS, createReferenceCastRows),
-  declare("rmsNorm", RMS_NORM_VARIANTS, ROWS, createReferenceRmsNorm),
-  declare("rmsNormBackward", RMS_NORM_BACKWARD_VARIANTS, ROWS, createReferenceRmsNormBackward),
-  declare("sumPartials", SUM_PARTIALS_VARIANTS, ROWS, createReferenceSumPartials),
-  declare("swiglu", SWIGLU_VARIANTS, ROWS, createReferenceSwiglu),
-  declare("swigluBackward", SWIGLU_VARIANTS, ROWS, createReferenceSwigluBackward),
-  declare("rope", ROPE_VARIANTS, ROWS, createReferenceRope),
-  declare("softmaxCausal", SOFTMAX_VARIANTS, ROWS, createReferenceSoftmaxCausal),
-  declare("softmaxBackward", SOFTMAX_VARIANTS, ROWS, createReferenceSoftmaxBackward),
-  declare("crossEntropy", CROSS_ENTROPY_VARIANTS, ROWS, createReferenceCrossEntropy),
-  declare("accumulate", ACCUMULATE_VARIANTS, ROWS, createReferenceAccumulate),
-  declare("addRows", ADD_ROWS_VARIANTS, ROWS, createReferenceAddRows),
-  declare("lerp", LERP_VARIANTS, ROWS, createReferenceLerp),
-  declare("gatherRows", GATHER_ROWS_VARIANTS, ROWS, createReferenceGatherRows),
-  declare("combineRows", COMBINE_ROWS_VARIANTS, ROWS, createReferenceCombineRows),
-  declare("adamw", ADAMW_VARIANTS, ROWS, createReferenceAdamw),
-  declare("sumSquares", SUM_SQUARES_VARIANTS, ROWS, createReferenceSumSquares),
+  declareRows("scatterAddRows", SCATTER_ADD_VARIANTS, createReferenceScatterAddRows),
+  declareRows("castRows", CAST_ROWS_VARIANTS, createReferenceCastRows),
+  declareRows("rmsNorm", RMS_NORM_VARIANTS, createReferenceRmsNorm),
+  declareRows("rmsNormBackward", RMS_NORM_BACKWARD_VARIANTS, createReferenceRmsNormBackward),
+  declareRows("sumPartials", SUM_PARTIALS_VARIANTS, createReferenceSumPartials),
+  declareRows("swiglu", SWIGLU_VARIANTS, createReferenceSwiglu),
+  declareRows("swigluBackward", SWIGLU_VARIANTS, createReferenceSwigluBackward),
+  declareRows("rope", ROPE_VARIANTS, createReferenceRope),
+  declareRows("softmaxCausal", SOFTMAX_VARIANTS, createReferenceSoftmaxCausal),
+  declareRows("softmaxBackward", SOFTMAX_VARIANTS, createReferenceSoftmaxBackward),
+  declareRows("crossEntropy", CROSS_ENTROPY_VARIANTS, createReferenceCrossEntropy),
+  declareRows("accumulate", ACCUMULATE_VARIANTS, createReferenceAccumulate),
+  declareRows("addRows", ADD_ROWS_VARIANTS, createReferenceAddRows),
+  declareRows("lerp", LERP_VARIANTS, createReferenceLerp),
+  declareRows("gatherRows", GATHER_ROWS_VARIANTS, createReferenceGatherRows),
+  declareRows("combineRows", COMBINE_ROWS_VARIANTS, createReferenceCombineRows),
+  declareRows("adamw", ADAMW_VARIANTS, createReferenceAdamw),
+  declareRows("sumSquares", SUM_SQUARES_VARIANTS, createReferenceSumSquares),
 ];

@@ -51,6 +51,7 @@ test("a module with one function has exactly these bytes", () => {
 const ARITY: Partial<Record<VectorOp, number>> = {
   "f32x4.nearest": 1,
   "i32x4.extend_low_i16x8_u": 1,
+  "i16x8.extend_low_i8x16_u": 1,
   "f32x4.sqrt": 1,
   "i32x4.trunc_sat_f32x4_s": 1,
   "f32x4.convert_i32x4_s": 1,

@@ -32,6 +32,7 @@ export const SCATTER_ADD_SLOTS = [
   "xOffset",
   "xRowStride",
   "indexOffset",
+  "indexStride",
   "outOffset",
   "outRowStride",
 ] as const;
@@ -114,6 +115,7 @@ export function scatterAddRows(device: Device, { x, index, out }: ScatterAddRows
       x.byteOffset,
       x.rowStride,
       index.byteOffset,
+      1,
       out.byteOffset,
       out.rowStride,
     ],

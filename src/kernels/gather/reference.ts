@@ -33,7 +33,6 @@ export function createReferenceCombineRows(variant: string, context: ThreadConte
   });
 }
 
-/** All targets run this: it is bound by memory, and the inner loop is one typed array. */
 export function createReferenceScatterAddRows(variant: string, context: ThreadContext): KernelBody {
   const dtype = variant as FloatType;
   const bytes = DTYPE_BYTES[dtype];
@@ -44,12 +43,13 @@ export function createReferenceScatterAddRows(variant: string, context: ThreadCo
     const [xStride, outStride] = [slot(slots, AT.xRowStride), slot(slots, AT.outRowStride)];
     const [x, out] = [slot(slots, AT.xOffset) / bytes, slot(slots, AT.outOffset) / bytes];
     const index = slot(slots, AT.indexOffset) / 4;
+    const indexStride = slot(slots, AT.indexStride);
     const rows = slot(slots, AT.rows);
     const first = firstTask * perTask;
     const end = Math.min(endTask * perTask, slot(slots, AT.columns));
     for (let row = 0; row < rows; row++) {
       const from = x + row * xStride;
-      const to = out + words[index + row]! * outStride;
+      const to = out + words[index + row * indexStride]! * outStride;
       for (let column = first; column < end; column++) {
         floats[to + column]! += floats[from + column]!;
       }

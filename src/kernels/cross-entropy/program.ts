@@ -1,0 +1,48 @@
+/**
+ * @file Cross entropy and its gradient as a row program; operands and scalars as in the contract.
+ *
+ * The target's logit is picked by comparing column numbers, not by an address: a wrong target reads nothing.
+ */
+import { exp, log } from "../../codegen/vector/math.ts";
+import type { RowProgram } from "../../codegen/vector/program.ts";
+import { rowProgram } from "../../codegen/vector/recorder.ts";
+import { perRow, row } from "../row-operands.ts";
+
+/** "f32.grad" overwrites the logits by the gradient, "f32.loss" leaves them. */
+export function crossEntropyProgram(variant: string): RowProgram {
+  const withGradient = variant.endsWith(".grad");
+  return rowProgram({
+    name: `crossEntropy/${variant}`,
+    operands: { logits: row(), targets: perRow("i32"), loss: perRow(), logSumExp: perRow() },
+    scalars: ["gradScale", "zLoss"],
+    body(v, { logits, targets, loss, logSumExp }, { gradScale, zLoss }) {
+      const target = v.loadPerRow(targets);
+      // All ones unless the target is −1: an ignored row gives exact zeros, whatever its logits.
+      const counted = v.xor(v.shiftRightSigned(target, 31), v.integer(-1));
+      const { top, picked } = v.columns(() => {
+        const value = v.load(logits);
+        const here = v.select(v.integerEqual(v.columnIndex(), target), value, v.float(0));
+        return { top: v.rowMax(value), picked: v.sum(here) };
+      });
+      const { total } = v.columns(() => {
+        const term = exp(v, v.sub(v.load(logits), top));
+        if (withGradient) v.store(logits, term);
+        return { total: v.sum(term) };
+      });
+      const sumExp = v.add(top, log(v, total));
+      const penalty = v.mul(zLoss, v.mul(sumExp, sumExp));
+      v.storePerRow(logSumExp, sumExp);
+      v.storePerRow(loss, v.and(v.add(v.sub(sumExp, picked), penalty), counted));
+      if (!withGradient) return;
+      // p·(1 + 2·zLoss·logSumExp)·gradScale = term · factor
+      const twice = v.mul(zLoss, v.add(sumExp, sumExp));
+      const factor = v.div(v.fma(gradScale, twice, gradScale), total);
+      const minus = v.neg(gradScale);
+      v.columns(() => {
+        const isTarget = v.integerEqual(v.columnIndex(), target);
+        const gradient = v.fma(v.load(logits), factor, v.select(isTarget, minus, v.float(0)));
+        v.store(logits, v.and(gradient, counted));
+      });
+    },
+  });
+}

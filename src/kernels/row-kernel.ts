@@ -1,0 +1,71 @@
+/**
+ * @file From a row program to kernel implementations: machine code and WebAssembly.
+ *
+ * Both generated forms read the launch's slots from the thread's argument block, which lies in the device's memory.
+ * They compute in f32; variants in f64, which gradient checks use, run on the reference alone.
+ */
+
+import { defined } from "../base/errors.ts";
+import { lowerToWasm } from "../codegen/vector/lower-wasm.ts";
+import { lowerToX64 } from "../codegen/vector/lower-x64.ts";
+import type { RowProgram } from "../codegen/vector/program.ts";
+import { hasRelaxedSimd, hasSharedSimd } from "../codegen/wasm/features.ts";
+import { instantiate } from "../codegen/wasm/module.ts";
+import type { ThreadContext } from "../device/program.ts";
+import type { KernelImplementation } from "./kernel.ts";
+
+/** The program of a variant; called for variants in f32 and bf16 only. */
+export type RowProgramOf = (variant: string) => RowProgram;
+
+/** The generated implementations of a row kernel, best first; its reference goes behind them. */
+export function rowImplementations(program: RowProgramOf): KernelImplementation[] {
+  return [x64Rows(program), wasmRows(program)];
+}
+
+function refuseDouble(variant: string): string | null {
+  return variant.includes("f64") ? "f64 runs on the reference alone" : null;
+}
+
+function x64Rows(program: RowProgramOf): KernelImplementation {
+  return {
+    target: "x64",
+    refusal: (variant, { native }) => {
+      if (native === null) return "native code is off or impossible here";
+      if (!native.features.avx512) return "the processor has no AVX-512";
+      return refuseDouble(variant);
+    },
+    create: (variant, context) => {
+      const native = defined(context.native, "native runtime");
+      const kernel = native.load(lowerToX64(program(variant)));
+      const { memory, argumentBlock } = context;
+      const slotsAddress = memory.baseAddress + argumentBlock.byteOffset;
+      return (slots, firstTask, endTask) => {
+        passSlots(context, slots);
+        kernel.call(slotsAddress, firstTask, endTask, memory.baseAddress);
+      };
+    },
+  };
+}
+
+function wasmRows(program: RowProgramOf): KernelImplementation {
+  return {
+    target: "wasm",
+    refusal: (variant) =>
+      hasSharedSimd() ? refuseDouble(variant) : "WebAssembly here has no SIMD on shared memory",
+    create: (variant, context) => {
+      const options = { relaxedSimd: hasRelaxedSimd() };
+      const bytes = lowerToWasm(program(variant), options);
+      const { run } = instantiate<"run">(bytes, context.memory.wasm);
+      const { byteOffset } = context.argumentBlock;
+      return (slots, firstTask, endTask) => {
+        passSlots(context, slots);
+        run(byteOffset, firstTask, endTask);
+      };
+    },
+  };
+}
+
+/** Slots reach generated code through the device's memory. */
+function passSlots({ memory, argumentBlock }: ThreadContext, slots: Float64Array): void {
+  memory.f64.set(slots, argumentBlock.byteOffset / Float64Array.BYTES_PER_ELEMENT);
+}
