@@ -12,7 +12,16 @@
  * last panel, since a vector is wider than a row of a panel; panels are written in rising order, so that nothing is lost.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { type Gp, k, mem, r, zeroing, zmm } from "../../codegen/x64/operands.ts";
+import {
+  type Gp,
+  k,
+  type Mask,
+  mem,
+  merging,
+  r,
+  zeroing,
+  zmm,
+} from "../../codegen/x64/operands.ts";
 
 export type X64InputDType = "f32" | "bf16";
 
@@ -152,35 +161,59 @@ export function emitWords(a: X64, words: Gp, depth: Gp, dtype: X64InputDType): v
   a.shr(words, 1);
 }
 
-/** Lanes contiguous: source[depth][lane]. */
+/** Depth copied at a time by `emitCopyingPack`: so few rows keep their pages in the translation cache. */
+const COPIED_DEPTH = 16;
+
+/** Lanes contiguous: source[depth][lane]. Goes through all panels for a few rows before the next rows. */
 export function emitCopyingPack(a: X64, format: PanelFormat): void {
   const { width, dtype } = format;
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
-  const [from, left, inPanel] = [r.r12, r.r13, r.r14];
+  const [lanesLeft, panelBytes, columns, from] = [r.rbx, r.rbp, r.r12, r.r13];
+  const [rowsLeft, panel, to] = [r.r14, r.r15, r.rax];
   const numVectors = Math.ceil(width / 16);
-  const rowBytes = width * 4;
-  a.countdown(lanes, width, () => {
-    a.mov(inPanel, width);
-    a.cmp(lanes, inPanel);
-    a.cmov("l", inPanel, lanes);
-    emitLaneMasks(a, inPanel, numVectors);
-    a.mov(from, source);
-    a.mov(left, depth);
-    const store = (): void => {
-      for (let v = 0; v < numVectors; v++) a.v("vmovups", [mem(panels, v * 64), zmm(v)]);
-      a.add(panels, rowBytes);
-    };
-    if (dtype === "f32") {
-      a.countdown(left, 1, () => {
-        for (let v = 0; v < numVectors; v++) {
-          a.v("vmovups", [zmm(v), mem(from, v * 64)], zeroing(k(1 + v)));
-        }
-        store();
-        a.add(from, strideBytes);
-      });
-    } else emitPairs(a, { from, left, strideBytes, numVectors, store });
-    a.add(source, width * (4 / elementsPerWord(dtype)));
+  const elementBytes = 4 / elementsPerWord(dtype);
+  // A vector wider than a row of the panel must not write into the next panel, which may be done.
+  const lanesOf = (v: number): Mask | null => (width % 16 === 0 ? null : merging(k(1 + v)));
+  emitWords(a, panelBytes, depth, dtype);
+  a.imul(panelBytes, panelBytes, width * 4);
+  a.countdown(depth, COPIED_DEPTH, () => {
+    a.mov(columns, source);
+    a.mov(panel, panels);
+    a.mov(lanesLeft, lanes);
+    a.countdown(lanesLeft, width, () => {
+      emitMin(a, rowsLeft, lanesLeft, width);
+      emitLaneMasks(a, rowsLeft, numVectors);
+      emitMin(a, rowsLeft, depth, COPIED_DEPTH);
+      a.mov(from, columns);
+      a.mov(to, panel);
+      const store = (): void => {
+        for (let v = 0; v < numVectors; v++) a.v("vmovups", [mem(to, v * 64), zmm(v)], lanesOf(v));
+        a.add(to, width * 4);
+      };
+      if (dtype === "bf16") emitPairs(a, { from, left: rowsLeft, strideBytes, numVectors, store });
+      else {
+        a.countdown(rowsLeft, 1, () => {
+          for (let v = 0; v < numVectors; v++) {
+            a.v("vmovups", [zmm(v), mem(from, v * 64)], zeroing(k(1 + v)));
+          }
+          store();
+          a.add(from, strideBytes);
+        });
+      }
+      a.add(columns, width * elementBytes);
+      a.add(panel, panelBytes);
+    });
+    a.imul(r.rax, strideBytes, COPIED_DEPTH);
+    a.add(source, r.rax);
+    a.add(panels, COPIED_DEPTH * width * elementBytes);
   });
+}
+
+/** least = min(value, limit), signed. */
+function emitMin(a: X64, least: Gp, value: Gp, limit: number): void {
+  a.mov(least, limit);
+  a.cmp(value, least);
+  a.cmov("l", least, value);
 }
 
 /** Words of two bf16: row 2d in the low half, row 2d+1 in the high half. Masks in k1 and up. */

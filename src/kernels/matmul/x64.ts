@@ -26,9 +26,9 @@ import {
 import { CORE_ARGUMENTS, emitVectorCore, TILE_ROWS, TILE_VECTORS } from "./x64-vector-core.ts";
 
 /** Words of depth in a block: a panel of A (12 × 512 words) stays in a first-level cache. */
-export const DEPTH_BLOCK_WORDS: number = Number(process.env["KC"] ?? 512);
+export const DEPTH_BLOCK_WORDS = 512;
 /** Columns whose packed B stays in the second-level cache beside the panels of A passing by. */
-const SLICE_COLUMNS = Number(process.env["NC"] ?? 256);
+const SLICE_COLUMNS = 256;
 /** Rows whose packed A is kept. */
 const MAX_ROWS = 1536;
 const TILE_COLUMNS = TILE_VECTORS * 16;
