@@ -6,7 +6,7 @@
  * them to config.json. Source: DeepSeek-V2 and V3 reports, released configurations.
  */
 import { OperationalError } from "../base/errors.ts";
-import { isIntegerIn } from "../base/integers.ts";
+import { divExact, isIntegerIn } from "../base/integers.ts";
 
 export const SCORINGS = ["sigmoid", "softmax"] as const;
 export type Scoring = (typeof SCORINGS)[number];
@@ -167,7 +167,7 @@ function validateGate(config: ModelConfig): void {
   const reachable =
     config.topkMethod === "greedy"
       ? numRoutedExperts
-      : (numRoutedExperts / numExpertGroups) * numChosenGroups;
+      : divExact(numRoutedExperts, numExpertGroups) * numChosenGroups;
   refuseIf(
     numExpertsPerToken > reachable,
     `numExpertsPerToken (${numExpertsPerToken}) must be at most ${reachable}, ` +

@@ -18,6 +18,8 @@ export interface ModelOptions {
   readonly floatType?: FloatType;
   /** Of the initial parameters. */
   readonly seed: number;
+  /** Whether gradients have memory; true if left out. Without, the model evaluates and generates only. */
+  readonly gradients?: boolean;
 }
 
 /**

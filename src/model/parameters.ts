@@ -6,7 +6,7 @@
  * copies that products read; `refreshCompute` makes them anew after each change of the values.
  */
 import { assert, defined } from "../base/errors.ts";
-import { roundUp } from "../base/integers.ts";
+import { divExact, roundUp } from "../base/integers.ts";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -32,6 +32,7 @@ export interface Parameter {
   /** Whether weight decay applies: to everything but the norm gains. */
   readonly decays: boolean;
   readonly value: Tensor<FloatType>;
+  /** Asserts that the set was made with gradients. */
   readonly gradient: Tensor<FloatType>;
   /** What products read: a bf16 copy, or `value` itself where no product reads it or none rounds. */
   readonly compute: Tensor<ComputeType>;
@@ -40,7 +41,14 @@ export interface Parameter {
 /** A part of the parameters as contiguous [1, n] tensors, padding (always zero) included. */
 export interface FlatSpan {
   readonly values: Tensor<FloatType>;
+  /** Asserts that the set was made with gradients. */
   readonly gradients: Tensor<FloatType>;
+}
+
+export interface ParameterSetOptions {
+  readonly computeType: ComputeType;
+  /** Whether gradients have memory. */
+  readonly gradients: boolean;
 }
 
 /** Parameters start on cache lines even as bf16; zeros fill the gaps. */
@@ -59,14 +67,15 @@ export class ParameterSet {
   readonly #rounding: { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> } | null;
 
   /** Allocates from `arena`, which must outlive the set. Values are zero until `initialize` or a checkpoint fills them. */
-  constructor(device: Device, arena: Arena, config: ModelConfig, computeType: ComputeType) {
+  constructor(device: Device, arena: Arena, config: ModelConfig, options: ParameterSetOptions) {
+    const { computeType } = options;
     const floatType = computeType === "bf16" ? "f32" : computeType;
     const layout = layOut(config, computeType);
     const allocate = (elements: number): Tensor<FloatType> =>
       arena.allocateZeros(floatType, [1, elements]);
     this.#device = device;
-    this.decayed = spanOf(allocate, layout.decayedElements);
-    this.undecayed = spanOf(allocate, layout.undecayedElements);
+    this.decayed = spanOf(allocate, layout.decayedElements, options.gradients);
+    this.undecayed = spanOf(allocate, layout.undecayedElements, options.gradients);
     this.#rounding = null;
     if (computeType === "bf16") {
       const elements = layout.decayedElements - layout.roundedStart;
@@ -82,10 +91,19 @@ export class ParameterSet {
     const decays = role !== "norm";
     const span = decays ? this.decayed : this.undecayed;
     const value = flatSlice(span.values, start, shape);
-    const gradient = flatSlice(span.gradients, start, shape);
     const rounded = decays && start >= roundedStart ? this.#rounding : null;
     const compute = rounded === null ? value : flatSlice(rounded.to, start - roundedStart, shape);
-    return { name, shape, role, decays, value, gradient, compute };
+    return {
+      name,
+      shape,
+      role,
+      decays,
+      value,
+      get gradient(): Tensor<FloatType> {
+        return flatSlice(span.gradients, start, shape);
+      },
+      compute,
+    };
   }
 
   get(name: string): Parameter {
@@ -176,8 +194,19 @@ export function parameterBytes(
   return { values, gradients: values, compute };
 }
 
-function spanOf(allocate: (elements: number) => Tensor<FloatType>, elements: number): FlatSpan {
-  return { values: allocate(elements), gradients: allocate(elements) };
+function spanOf(
+  allocate: (elements: number) => Tensor<FloatType>,
+  elements: number,
+  withGradients: boolean,
+): FlatSpan {
+  const values = allocate(elements);
+  const gradients = withGradients ? allocate(elements) : null;
+  return {
+    values,
+    get gradients(): Tensor<FloatType> {
+      return defined(gradients, "memory for gradients (ModelOptions.gradients)");
+    },
+  };
 }
 
 function flatSlice<D extends DType>(
@@ -191,5 +220,5 @@ function flatSlice<D extends DType>(
 }
 
 function inRows<D extends DType>(span: Tensor<D>): Tensor<D> {
-  return reshape(span, [span.columns / SPAN_ROW_ELEMENTS, SPAN_ROW_ELEMENTS]);
+  return reshape(span, [divExact(span.columns, SPAN_ROW_ELEMENTS), SPAN_ROW_ELEMENTS]);
 }

@@ -1,0 +1,137 @@
+/**
+ * @file A transformer block: attention and feed-forward, each behind a norm and added to the residual stream.
+ *
+ *     mid = x + MLA(RMSNorm(x)),   out = mid + FFN(RMSNorm(mid))
+ *
+ * Saved: x (by the caller), mid, and what both halves save. Norm outputs are recomputed. In backward the stream's
+ * gradient is one tensor, updated in place: each half adds the gradient of its input to the gradient of its output.
+ * After each half the queue of weight gradients may run (`settle`).
+ */
+import { assert } from "../base/errors.ts";
+import { castRows } from "../kernels/cast-rows/contract.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { isMoeLayer, type ModelConfig } from "./config.ts";
+import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
+import { MlaLayer, type MlaSaved } from "./mla.ts";
+import { MoeLayer, type MoeSaved } from "./moe.ts";
+import { RmsNorm } from "./norm.ts";
+import { blockName } from "./parameter-declarations.ts";
+import type { ComputeType, ParameterSet } from "./parameters.ts";
+import { copyToCompute, type Pass } from "./pass.ts";
+
+/** Dense or mixture of experts. */
+export type FeedForwardHalf =
+  | { readonly kind: "dense"; readonly layer: FeedForward }
+  | { readonly kind: "moe"; readonly layer: MoeLayer };
+
+type HalfSaved =
+  | { readonly kind: "dense"; readonly state: FeedForwardSaved }
+  | { readonly kind: "moe"; readonly state: MoeSaved };
+
+export interface BlockSaved {
+  readonly x: Tensor<FloatType>;
+  readonly mid: Tensor<FloatType>;
+  readonly attention: MlaSaved;
+  readonly feedForward: HalfSaved;
+}
+
+/** The routing state of a block, or null if it is dense. */
+export function moeStateOf({ feedForward }: BlockSaved): MoeSaved | null {
+  return feedForward.kind === "moe" ? feedForward.state : null;
+}
+
+interface HalfBackward {
+  readonly input: Tensor<ComputeType>;
+  readonly dOut: Tensor<ComputeType>;
+  readonly dInput: Tensor<FloatType>;
+}
+
+export class Block {
+  readonly layerIndex: number;
+  readonly attentionNorm: RmsNorm;
+  readonly attention: MlaLayer;
+  readonly feedForwardNorm: RmsNorm;
+  readonly feedForward: FeedForwardHalf;
+
+  constructor(
+    config: ModelConfig,
+    parameters: ParameterSet,
+    { layerIndex, bias }: { readonly layerIndex: number; readonly bias: Tensor<FloatType> },
+  ) {
+    const prefix = blockName(config, layerIndex);
+    const norm = (name: string): RmsNorm =>
+      new RmsNorm(parameters.get(`${prefix}.${name}`), config.rmsNormEps);
+    this.layerIndex = layerIndex;
+    this.attentionNorm = norm("attentionNorm");
+    this.attention = new MlaLayer(config, parameters, `${prefix}.attention`);
+    this.feedForwardNorm = norm("feedForwardNorm");
+    this.feedForward = isMoeLayer(config, layerIndex)
+      ? { kind: "moe", layer: new MoeLayer(config, parameters, { prefix: `${prefix}.moe`, bias }) }
+      : { kind: "dense", layer: new FeedForward(parameters, `${prefix}.feedForward`) };
+  }
+
+  /** Overwrites `out`; x must stay unchanged until backward. */
+  forward(pass: Pass, x: Tensor<FloatType>, out: Tensor<FloatType>): BlockSaved {
+    const { saved, scratch, device } = pass;
+    const mid = saved.allocate(pass.floatType, [x.rows, x.columns]);
+    using _mark = scratch.mark();
+    castRows(device, { x, out: mid });
+    const normed = scratch.allocate(pass.computeType, [x.rows, x.columns]);
+    this.attentionNorm.forward(pass, x, normed);
+    const attention = this.attention.forward(pass, normed, mid);
+    castRows(device, { x: mid, out });
+    this.feedForwardNorm.forward(pass, mid, normed);
+    const feedForward = this.#forwardHalf(pass, normed, out);
+    return { x, mid, attention, feedForward };
+  }
+
+  /** `dStream` enters as the gradient of the output and leaves as that of the input. */
+  backward(pass: Pass, state: BlockSaved, dStream: Tensor<FloatType>): void {
+    const { x, mid } = state;
+    this.#throughNorm(pass, { norm: this.feedForwardNorm, x: mid, dStream }, (call) => {
+      this.#backwardHalf(pass, state.feedForward, call);
+    });
+    this.#throughNorm(pass, { norm: this.attentionNorm, x, dStream }, (call) => {
+      this.attention.backward(pass, state.attention, call);
+    });
+  }
+
+  /** Backward of one half: recompute its input, run it, add its gradient to the stream's. */
+  #throughNorm(
+    pass: Pass,
+    half: {
+      readonly norm: RmsNorm;
+      readonly x: Tensor<FloatType>;
+      readonly dStream: Tensor<FloatType>;
+    },
+    backward: (call: HalfBackward) => void,
+  ): void {
+    const { norm, x, dStream } = half;
+    using _mark = pass.scratch.mark();
+    const input = norm.compute(pass, pass.weightGrads.arena, x);
+    // A copy even where nothing is rounded: the stream's gradient changes before the queue runs.
+    const dOut = copyToCompute(pass, pass.weightGrads.arena, dStream);
+    const dInput = pass.scratch.allocate(pass.floatType, [x.rows, x.columns]);
+    backward({ input, dOut, dInput });
+    norm.backward(pass, { x, dOut: dInput, dX: dStream, mode: "accumulate" });
+    pass.weightGrads.settle();
+  }
+
+  #forwardHalf(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): HalfSaved {
+    if (this.feedForward.kind === "moe") {
+      return { kind: "moe", state: this.feedForward.layer.forward(pass, x, out) };
+    }
+    return { kind: "dense", state: this.feedForward.layer.forward(pass, x, out) };
+  }
+
+  #backwardHalf(pass: Pass, saved: HalfSaved, call: HalfBackward): void {
+    if (this.feedForward.kind === "moe" && saved.kind === "moe") {
+      this.feedForward.layer.backward(pass, saved.state, call);
+      return;
+    }
+    const dense = this.feedForward.kind === "dense" && saved.kind === "dense";
+    assert(dense, `block ${this.layerIndex}: what was saved is not of this block's kind`);
+    this.feedForward.layer.backward(pass, saved.state, { ...call, mode: "overwrite" });
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * @file The gate: affinity of every token to every routed expert, the choice, the routing weights; and its gradient.
+ *
+ *     logits_TE = x_TD · W_EDᵀ;  choice and weights as kernels/route has them
+ *     dX += dLogits · W,  dW += dLogitsᵀ · x              the choice itself has no gradient
+ *
+ * Operands of the product are in the compute type (bf16 in training), scores in the float type. Saved: scores (E),
+ * choice and weight (K each). Which rule a configuration asks for: `routingRule`.
+ * Source: DeepSeek-V3 report §2.1.2; V2 report §2.2 for softmax and for groups scored by their best expert.
+ */
+import { type RoutingRule, route, routeBackward } from "../kernels/route/contract.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type BalanceLoss, sequenceBalance } from "./balance-loss.ts";
+import type { ModelConfig } from "./config.ts";
+import { Linear } from "./linear.ts";
+import type { ComputeType, Parameter } from "./parameters.ts";
+import { copyToCompute, type Pass } from "./pass.ts";
+
+export interface GateSaved {
+  readonly scores: Tensor<FloatType>;
+  readonly choice: Tensor<"i32">;
+  readonly weight: Tensor<FloatType>;
+  /** null if the pass has no balance loss. */
+  readonly balance: BalanceLoss | null;
+}
+
+export interface GateBackward {
+  readonly input: Tensor<ComputeType>;
+  readonly dWeight: Tensor<FloatType>;
+  /** Overwritten. */
+  readonly dInput: Tensor<FloatType>;
+}
+
+/** How experts are chosen and weighted under this configuration. */
+export function routingRule(config: ModelConfig): RoutingRule {
+  const grouped = config.topkMethod !== "greedy";
+  return {
+    numExperts: config.numRoutedExperts,
+    numChosen: config.numExpertsPerToken,
+    scoring: config.scoring,
+    numGroups: grouped ? config.numExpertGroups : 1,
+    numChosenGroups: grouped ? config.numChosenGroups : 1,
+    groupScore: config.topkMethod === "noaux_tc" ? "top2" : "max",
+    normalise: config.normTopkProb,
+    routedScale: config.routedScalingFactor,
+  };
+}
+
+export class Gate {
+  readonly rule: RoutingRule;
+  readonly linear: Linear;
+  /** Added to the scores for the choice; zeros where the method has no bias. */
+  readonly bias: Tensor<FloatType>;
+
+  constructor(config: ModelConfig, weight: Parameter, bias: Tensor<FloatType>) {
+    this.rule = routingRule(config);
+    this.linear = new Linear(weight);
+    this.bias = bias;
+  }
+
+  forward(pass: Pass, x: Tensor<ComputeType>): GateSaved {
+    const { saved, scratch, floatType, device } = pass;
+    const { rule, bias } = this;
+    const scores = saved.allocate(floatType, [x.rows, rule.numExperts]);
+    const choice = saved.allocate("i32", [x.rows, rule.numChosen]);
+    const weight = saved.allocate(floatType, [x.rows, rule.numChosen]);
+    const [numSequences, numExperts] = [pass.numSequences, rule.numExperts];
+    const gradient =
+      pass.balanceScale === 0 ? null : saved.allocate(floatType, [numSequences, numExperts]);
+    using _mark = scratch.mark();
+    const logits = scratch.allocate(floatType, [x.rows, rule.numExperts]);
+    this.linear.forward(pass, x, logits, "overwrite");
+    route(device, { rule, logits, bias, scores, choice, weight });
+    const balance =
+      gradient === null ? null : sequenceBalance(pass, { rule, logits, scores, gradient });
+    return { scores, choice, weight, balance };
+  }
+
+  backward(pass: Pass, state: GateSaved, { input, dWeight, dInput }: GateBackward): void {
+    const { scratch, floatType, device } = pass;
+    const { scores, choice, balance } = state;
+    using _mark = scratch.mark();
+    const dLogits = scratch.allocate(floatType, [scores.rows, scores.columns]);
+    const through = balance === null ? {} : { balance: balance.gradient };
+    routeBackward(device, { rule: this.rule, scores, choice, dWeight, dLogits, ...through });
+    const dOut = copyToCompute(pass, pass.weightGrads.arena, dLogits);
+    this.linear.backward(pass, { input, dOut, dInput, mode: "overwrite" });
+  }
+}

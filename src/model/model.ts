@@ -1,0 +1,167 @@
+/**
+ * @file A model of the DeepSeek-V3 family: its parameters, its layers, its memory, and what one can ask of it.
+ *
+ * Memory is in four arenas: `model` (parameters, gradients, biases, RoPE tables; for life), and the three of pass.ts. After the
+ * first step of a given size no memory is asked of the device. `arenas` shows what each has used, and memory.ts
+ * predicts it.
+ */
+import { assert, defined } from "../base/errors.ts";
+import type { Device } from "../device/device.ts";
+import { Arena } from "../tensor/arena.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Block } from "./block.ts";
+import { countLayers, type ModelConfig, moeLayerIndices, validateConfig } from "./config.ts";
+import { Embedding } from "./embedding.ts";
+import { Head } from "./head.ts";
+import type {
+  Batch,
+  GateBias,
+  ModelOptions,
+  Precision,
+  StepOptions,
+  StepResult,
+  TrainableModel,
+} from "./model-types.ts";
+import { MtpModule } from "./mtp.ts";
+import { RmsNorm } from "./norm.ts";
+import { declareBuffers } from "./parameter-declarations.ts";
+import { type ComputeType, ParameterSet } from "./parameters.ts";
+import type { Pass } from "./pass.ts";
+import { makePositions, RopeTableCache } from "./rope.ts";
+import { type ModelLayers, runEvaluation, runTrainingPass } from "./training-pass.ts";
+import { WeightGradQueue } from "./weight-grad-queue.ts";
+
+export interface ModelArenas {
+  readonly model: Arena;
+  readonly saved: Arena;
+  readonly scratch: Arena;
+  readonly weightGrads: Arena;
+}
+
+export class Model implements TrainableModel {
+  readonly config: ModelConfig;
+  readonly precision: Precision;
+  readonly floatType: FloatType;
+  readonly computeType: ComputeType;
+  readonly parameters: ParameterSet;
+  readonly gateBiases: readonly GateBias[];
+  readonly moeLayerIndices: readonly number[];
+  readonly layers: ModelLayers;
+  readonly arenas: ModelArenas;
+  readonly ropeTables: RopeTableCache;
+  readonly #device: Device;
+  readonly #weightGrads: WeightGradQueue;
+
+  /** Allocates and initialises; a checkpoint may overwrite the parameters afterwards (then `refreshCompute`). */
+  constructor(device: Device, config: ModelConfig, options: ModelOptions) {
+    this.config = validateConfig(config);
+    this.precision = options.precision;
+    this.floatType = options.floatType ?? "f32";
+    assert(
+      options.precision === "f32" || this.floatType === "f32",
+      `precision ${options.precision} goes with f32, not with ${this.floatType}`,
+    );
+    this.computeType = options.precision === "bf16" ? "bf16" : this.floatType;
+    this.#device = device;
+    const arena = (name: string): Arena => new Arena(device.memory, name);
+    this.arenas = {
+      model: arena("model"),
+      saved: arena("saved"),
+      scratch: arena("scratch"),
+      weightGrads: arena("weight gradients"),
+    };
+    this.parameters = new ParameterSet(device, this.arenas.model, config, {
+      computeType: this.computeType,
+      gradients: options.gradients ?? true,
+    });
+    this.parameters.initialize(options.seed, config.initializerRange);
+    const biases = makeBiases(this.arenas.model, config, this.floatType);
+    this.gateBiases = declareBuffers(config).map(({ layerIndex }) => ({
+      layerIndex,
+      bias: defined(biases[layerIndex], `bias of layer ${layerIndex}`),
+    }));
+    this.moeLayerIndices = moeLayerIndices(config);
+    this.layers = makeLayers(config, this.parameters, biases);
+    this.ropeTables = new RopeTableCache(this.arenas.model, config, this.floatType);
+    this.#weightGrads = new WeightGradQueue(device, this.arenas.weightGrads);
+  }
+
+  forwardBackward(batch: Batch, options: StepOptions): StepResult {
+    using _mark = this.arenas.saved.mark();
+    const pass = this.#openPass(batch, options.balanceWeight * (options.lossScale ?? 1));
+    const result = runTrainingPass(this.layers, pass, batch, options);
+    pass.weightGrads.run();
+    return result;
+  }
+
+  evaluate(batch: Batch): Float32Array {
+    using _mark = this.arenas.saved.mark();
+    using _scratch = this.arenas.scratch.mark();
+    return runEvaluation(this.layers, this.#openPass(batch, 0), batch);
+  }
+
+  #openPass(batch: Batch, balanceScale: number): Pass {
+    const { numSequences, seqLength, tokens } = batch;
+    const { numHeads, numMtpModules, maxPositionEmbeddings } = this.config;
+    assert(numSequences >= 1 && seqLength >= 1, "a batch has at least one position");
+    assert(
+      seqLength <= maxPositionEmbeddings,
+      `seqLength (${seqLength}) must be at most maxPositionEmbeddings (${maxPositionEmbeddings})`,
+    );
+    const rowLength = seqLength + 1 + numMtpModules;
+    assert(
+      tokens.length === numSequences * rowLength,
+      `a batch of ${numSequences}×${seqLength} has ${numSequences * rowLength} tokens ` +
+        `(${numMtpModules} MTP modules), not ${tokens.length}`,
+    );
+    const { saved, scratch } = this.arenas;
+    const tables = this.ropeTables.atLeast(seqLength);
+    return {
+      device: this.#device,
+      floatType: this.floatType,
+      computeType: this.computeType,
+      saved,
+      scratch,
+      weightGrads: this.#weightGrads,
+      numSequences,
+      seqLength,
+      positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
+      balanceScale,
+    };
+  }
+}
+
+/** A bias for each layer: zeros, to be moved by training where the method has one. */
+function makeBiases(
+  arena: Arena,
+  config: ModelConfig,
+  floatType: FloatType,
+): readonly Tensor<FloatType>[] {
+  return Array.from({ length: countLayers(config) }, () =>
+    arena.allocateZeros(floatType, [1, config.numRoutedExperts]),
+  );
+}
+
+function makeLayers(
+  config: ModelConfig,
+  parameters: ParameterSet,
+  biases: readonly Tensor<FloatType>[],
+): ModelLayers {
+  const biasOf = (layerIndex: number): Tensor<FloatType> =>
+    defined(biases[layerIndex], `bias of layer ${layerIndex}`);
+  const embedding = new Embedding(parameters.get("embedding"));
+  return {
+    embedding,
+    blocks: Array.from(
+      { length: config.numLayers },
+      (_, layerIndex) => new Block(config, parameters, { layerIndex, bias: biasOf(layerIndex) }),
+    ),
+    norm: new RmsNorm(parameters.get("norm"), config.rmsNormEps),
+    head: new Head(parameters.get(config.tieWordEmbeddings ? "embedding" : "head")),
+    mtpModules: Array.from({ length: config.numMtpModules }, (_, moduleIndex) => {
+      const bias = biasOf(config.numLayers + moduleIndex);
+      return new MtpModule(config, parameters, { moduleIndex, bias, embedding });
+    }),
+  };
+}

@@ -1,0 +1,122 @@
+/**
+ * @file RoPE tables and positions: what the rope kernel needs to turn the pairs of a head's last columns.
+ *
+ *     cosTable_PR[p, 2i] = cosTable_PR[p, 2i+1] = c · cos(p · frequency_i)
+ *     sinTable_PR[p, 2i] = −c · sin(p · frequency_i),  sinTable_PR[p, 2i+1] = +c · sin(p · frequency_i)
+ *
+ *   P positions, R columns, c the multiplier of YaRN (1 without). Angles are computed in f64.
+ *
+ * Rows of the query are turned for all heads in one launch: a [T, H·W] matrix seen as [T·H, W], each token's position
+ * repeated H times.
+ */
+import { roundUp } from "../base/integers.ts";
+import type { Device } from "../device/device.ts";
+import { rope } from "../kernels/rope/contract.ts";
+import type { Arena } from "../tensor/arena.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
+import type { ModelConfig } from "./config.ts";
+import { ropeFrequencies, rotaryMultiplier } from "./yarn.ts";
+
+export interface RopeTables {
+  readonly cosTable: Tensor<FloatType>;
+  readonly sinTable: Tensor<FloatType>;
+}
+
+/** Tables and positions of one pass. */
+export interface RotaryPositions extends RopeTables {
+  /** Position of each token, [1, T]. */
+  readonly ofTokens: Tensor<"i32">;
+  /** Position of each head of each token, [1, T·H]. */
+  readonly ofHeads: Tensor<"i32">;
+}
+
+/** Allocate and fill the tables of positions 0..numPositions−1. */
+export function makeRopeTables(
+  arena: Arena,
+  config: ModelConfig,
+  numPositions: number,
+  floatType: FloatType,
+): RopeTables {
+  const columns = config.qkRopeHeadDim;
+  const frequencies = ropeFrequencies(config);
+  const multiplier = rotaryMultiplier(config.ropeScaling);
+  const cosTable = arena.allocate(floatType, [numPositions, columns]);
+  const sinTable = arena.allocate(floatType, [numPositions, columns]);
+  const cosines = view(cosTable);
+  const sines = view(sinTable);
+  for (let position = 0; position < numPositions; position++) {
+    frequencies.forEach((frequency, pair) => {
+      const at = position * columns + 2 * pair;
+      const cosine = multiplier * Math.cos(position * frequency);
+      const sine = multiplier * Math.sin(position * frequency);
+      cosines[at] = cosine;
+      cosines[at + 1] = cosine;
+      sines[at] = -sine;
+      sines[at + 1] = sine;
+    });
+  }
+  return { cosTable, sinTable };
+}
+
+/** Tables that grow with the longest sequence seen. */
+export class RopeTableCache {
+  readonly #arena: Arena;
+  readonly #config: ModelConfig;
+  readonly #floatType: FloatType;
+  #tables: RopeTables | null = null;
+
+  constructor(arena: Arena, config: ModelConfig, floatType: FloatType) {
+    this.#arena = arena;
+    this.#config = config;
+    this.#floatType = floatType;
+  }
+
+  /** Tables of at least `numPositions` rows. */
+  atLeast(numPositions: number): RopeTables {
+    if (this.#tables === null || this.#tables.cosTable.rows < numPositions) {
+      const rows = roundUp(numPositions, 256);
+      this.#tables = makeRopeTables(this.#arena, this.#config, rows, this.#floatType);
+    }
+    return this.#tables;
+  }
+}
+
+/** Positions of `numSequences` sequences that each start at 0. */
+export function makePositions(
+  arena: Arena,
+  tables: RopeTables,
+  batch: { readonly numSequences: number; readonly seqLength: number; readonly numHeads: number },
+): RotaryPositions {
+  const { numSequences, seqLength, numHeads } = batch;
+  const numTokens = numSequences * seqLength;
+  const ofTokens = arena.allocate("i32", [1, numTokens]);
+  const ofHeads = arena.allocate("i32", [1, numTokens * numHeads]);
+  const tokens = view(ofTokens);
+  const heads = view(ofHeads);
+  for (let token = 0; token < numTokens; token++) {
+    const position = token % seqLength;
+    tokens[token] = position;
+    heads.fill(position, token * numHeads, (token + 1) * numHeads);
+  }
+  return { ...tables, ofTokens, ofHeads };
+}
+
+/** Turn the rows of `x`, one row a token or one a head of a token; "backward" is the transposed turn. */
+export function turn(
+  device: Device,
+  positions: RotaryPositions,
+  x: Tensor<FloatType>,
+  direction: "forward" | "backward",
+): void {
+  const { cosTable, sinTable, ofTokens, ofHeads } = positions;
+  const perToken = x.rows === ofTokens.columns;
+  rope(device, {
+    x,
+    positions: perToken ? ofTokens : ofHeads,
+    cosTable,
+    sinTable,
+    inverse: direction === "backward",
+  });
+}
