@@ -96,4 +96,21 @@ describe("the house rules", () => {
       assert.deepEqual(exports[entry], { types: `${built}.d.ts`, default: `${built}.js` });
     }
   });
+
+  test("the lock file holds every platform's packages, so that npm ci works on each", () => {
+    const lock: Lock = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8"));
+    const held = Object.keys(lock.packages).map((path) => path.split("node_modules/").at(-1));
+    const missing = Object.entries(lock.packages).flatMap(([path, { optionalDependencies = {} }]) =>
+      Object.keys(optionalDependencies)
+        .filter((name) => !held.includes(name))
+        .map((name) => `${path} wants ${name}: choose a version that the registry has whole`),
+    );
+    assert.deepEqual(missing, []);
+  });
 });
+
+interface Lock {
+  readonly packages: Readonly<
+    Record<string, { readonly optionalDependencies?: Readonly<Record<string, string>> }>
+  >;
+}
