@@ -37,9 +37,9 @@ function checkPackage(home: string): void {
   run("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", join(home, tarball!)], app);
   checkEntries(app);
 
-  const version = run("npx", ["--no", "hadal", "--version"], app).trim();
+  const version = run("npx", ["--no", "--", "hadal", "--version"], app).trim();
   demand(version === `hadal ${VERSION}`, `hadal --version says ${version}`);
-  run("npx", ["--no", "hadal", "--help"], app);
+  run("npx", ["--no", "--", "hadal", "--help"], app);
   trainThere(app);
 }
 
@@ -79,7 +79,7 @@ function trainThere(app: string): void {
     "runs/first",
     "--json",
   ];
-  const lines = run("npx", ["--no", "hadal", "train", ...args], app)
+  const lines = run("npx", ["--no", "--", "hadal", "train", ...args], app)
     .trim()
     .split("\n");
   demand(
