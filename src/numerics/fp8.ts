@@ -7,7 +7,7 @@
  *   E5M2   1-5-2, bias 15, as IEEE 754: largest 57344, smallest 2^-16, infinities and NaNs;
  *          overflow is infinite.
  *
- * Source: OCP 8-bit Floating Point Specification, revision 1.0, tables 1 and 2.
+ * Source: OCP 8-bit Floating Point Specification, revision 1.0.
  */
 import {
   decodeSmallFloats,
