@@ -1,6 +1,7 @@
 /** @file The optimizers against their formulas, on the reference kernels. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { smallModel } from "../../../test/fixtures/small-run.ts";
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
@@ -10,7 +11,6 @@ import { Arena } from "../../tensor/arena.ts";
 import { sliceRows, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import { stateSlice } from "../spans.ts";
-import { tinyTestConfig } from "../test-config.ts";
 import { AdamW } from "./adamw.ts";
 import { clipScale, gradientNorm } from "./clip.ts";
 import { isOrthogonalized, Muon, matricesIn } from "./muon.ts";
@@ -28,8 +28,11 @@ after(() => device[Symbol.asyncDispose]());
 
 function makeModel(): { arena: Arena; config: ModelConfig; parameters: ParameterSet } {
   const arena = new Arena(device.memory, "test");
-  const config = tinyTestConfig();
-  const parameters = new ParameterSet(device, arena, config, "f32");
+  const config = smallModel();
+  const parameters = new ParameterSet(device, arena, config, {
+    computeType: "f32",
+    gradients: true,
+  });
   parameters.initialize(SEED, 0.05);
   return { arena, config, parameters };
 }
@@ -154,10 +157,12 @@ test("Muon takes experts and fused projections as matrices of their own, the res
   assert.equal(count("layers.0.feedForward.gateUp"), 2);
   assert.equal(count("layers.0.attention.output"), 1);
   const byAdamW = parameters.list.filter((parameter) => !isOrthogonalized(parameter));
-  assert.deepEqual(
-    [...new Set(byAdamW.map(({ role }) => role))].sort(),
-    ["embedding", "gate", "head", "norm"],
-  );
+  assert.deepEqual([...new Set(byAdamW.map(({ role }) => role))].sort(), [
+    "embedding",
+    "gate",
+    "head",
+    "norm",
+  ]);
 });
 
 test("a Muon update has the root mean square of 0.2 learning rates, plus decay", () => {

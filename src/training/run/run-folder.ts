@@ -21,7 +21,7 @@ import {
   rmSync,
 } from "node:fs";
 import { join } from "node:path";
-import { defined, OperationalError } from "../../base/errors.ts";
+import { defined, type ErrorCode, OperationalError } from "../../base/errors.ts";
 import { removeStaleTemporaries, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import {
   encodeFileStart,
@@ -70,9 +70,14 @@ export function resolveCheckpoint(path: string): string {
   );
 }
 
-/** The settings a run was started with. */
+/** The settings a run was started with, not yet checked. */
 export function readRunConfig(folder: string): unknown {
-  return readJson(join(folder, CONFIG_FILE));
+  return readJson(join(folder, CONFIG_FILE), "run.unreadable");
+}
+
+/** The content of a settings file, not yet checked. */
+export function readSettingsFile(path: string): unknown {
+  return readJson(path, "config.unreadable");
 }
 
 export class RunFolder implements Disposable {
@@ -147,7 +152,7 @@ export class RunFolder implements Disposable {
   /** What `writePlan` wrote last, or undefined. */
   readPlan(): unknown {
     const path = join(this.path, PLAN_FILE);
-    return existsSync(path) ? readJson(path) : undefined;
+    return existsSync(path) ? readJson(path, "run.unreadable") : undefined;
   }
 
   /** Note a step: one line, and one event per scalar. */
@@ -212,12 +217,12 @@ function stepOfLine(line: string): number | undefined {
   }
 }
 
-function readJson(path: string): unknown {
+function readJson(path: string, code: ErrorCode): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     throw new OperationalError(
-      "run.unreadable",
+      code,
       `${path} is not readable JSON: ${error instanceof Error ? error.message : String(error)}`,
       { path },
       error,

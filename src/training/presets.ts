@@ -1,0 +1,164 @@
+/**
+ * @file The presets: models of three sizes with the recipe that trains them.
+ *
+ *     tiny     for minutes on a laptop's CPU      small     for hours      base     for days, or a larger machine
+ *
+ * The shape is DeepSeek-V3's at every size: latent attention with a decoupled RoPE key, first layer dense, sigmoid gate
+ * with routing bias, one shared expert, one MTP module. What differs from the published recipe is what a short run
+ * needs: a larger learning rate and initialisation at these widths, WSD instead of V3's four parts, a routing bias that
+ * moves 0.01 a step instead of 0.001, for there are hundreds of steps and not hundreds of thousands.
+ */
+import type { ModelConfig } from "../model/config.ts";
+import { V3_LEARNING_RATE } from "./schedule.ts";
+import type { TrainingSettings } from "./settings.ts";
+
+export const PRESET_NAMES = ["tiny", "small", "base"] as const;
+export type PresetName = (typeof PRESET_NAMES)[number];
+
+const TINY_MODEL: ModelConfig = {
+  vocabSize: 2048,
+  hiddenDim: 128,
+  numLayers: 4,
+  numHeads: 4,
+  qLoraRank: null,
+  kvLoraRank: 64,
+  qkNopeHeadDim: 32,
+  qkRopeHeadDim: 16,
+  vHeadDim: 32,
+  intermediateDim: 384,
+  moeIntermediateDim: 96,
+  numRoutedExperts: 16,
+  numSharedExperts: 1,
+  numExpertsPerToken: 4,
+  numExpertGroups: 1,
+  numChosenGroups: 1,
+  scoring: "sigmoid",
+  topkMethod: "noaux_tc",
+  normTopkProb: true,
+  routedScalingFactor: 1,
+  firstDenseLayers: 1,
+  moeLayerFreq: 1,
+  rmsNormEps: 1e-6,
+  ropeTheta: 10000,
+  ropeScaling: null,
+  maxPositionEmbeddings: 1024,
+  numMtpModules: 1,
+  tieWordEmbeddings: false,
+  initializerRange: 0.02,
+  bosTokenId: 0,
+  eosTokenId: 1,
+  padTokenId: 1,
+};
+
+const TINY: TrainingSettings = {
+  seed: 1,
+  model: TINY_MODEL,
+  precision: "bf16",
+  data: {
+    paths: [],
+    heldOutFraction: 0.1,
+    sequenceLength: 256,
+    fimRate: 0.1,
+    fimTokensMax: 240,
+    spanTokensMax: 1024,
+    tokenizerBytesMax: 8 * 2 ** 20,
+  },
+  batch: { sequences: 16, rampFrom: 16, rampTokens: 0, microBatch: 16 },
+  budget: { steps: null, tokens: null, minutes: null },
+  learningRate: {
+    ...V3_LEARNING_RATE,
+    shape: "wsd",
+    peak: 3e-3,
+    warmupSteps: 30,
+    finalFraction: 0,
+    decayFraction: 0.3,
+    decayCurve: "linear",
+  },
+  optimizer: {
+    name: "adamw",
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0.1,
+    momentum: 0.95,
+    clipNorm: 1,
+  },
+  loss: {
+    mtpWeight: { first: 0.3, last: 0.1, switchAt: 10 / 14.8 },
+    balanceWeight: 1e-4,
+    zLoss: 0,
+  },
+  biasSpeed: { first: 0.01, last: 0.001, switchAt: 0.8 },
+  average: { decay: 0.99 },
+  evaluation: { everySteps: 100, sequencesMax: 32 },
+  checkpoint: { everySteps: 0, everyMinutes: 2, keep: 2, dtype: "bf16" },
+  samples: { everySteps: 0, prompts: [], tokensMax: 64 },
+  health: { spikeDeviations: 6 },
+};
+
+const SMALL: TrainingSettings = {
+  ...TINY,
+  model: {
+    ...TINY_MODEL,
+    vocabSize: 8192,
+    hiddenDim: 384,
+    numLayers: 8,
+    numHeads: 6,
+    qLoraRank: 192,
+    kvLoraRank: 128,
+    qkNopeHeadDim: 64,
+    qkRopeHeadDim: 32,
+    vHeadDim: 64,
+    intermediateDim: 1024,
+    moeIntermediateDim: 256,
+    numRoutedExperts: 32,
+    maxPositionEmbeddings: 2048,
+  },
+  data: { ...TINY.data, sequenceLength: 512, fimTokensMax: 480, spanTokensMax: 4096 },
+  batch: { sequences: 32, rampFrom: 16, rampTokens: 2_000_000, microBatch: 8 },
+  learningRate: { ...TINY.learningRate, peak: 1.5e-3, warmupSteps: 200, decayFraction: 0.2 },
+  biasSpeed: { first: 0.003, last: 0, switchAt: 0.95 },
+  average: { decay: 0.999 },
+  evaluation: { everySteps: 250, sequencesMax: 64 },
+  checkpoint: { ...TINY.checkpoint, everyMinutes: 10 },
+};
+
+const BASE: TrainingSettings = {
+  ...SMALL,
+  model: {
+    ...SMALL.model,
+    vocabSize: 32768,
+    hiddenDim: 768,
+    numLayers: 12,
+    numHeads: 12,
+    qLoraRank: 384,
+    kvLoraRank: 256,
+    intermediateDim: 2048,
+    moeIntermediateDim: 384,
+    numRoutedExperts: 64,
+    numExpertsPerToken: 6,
+    numExpertGroups: 8,
+    numChosenGroups: 4,
+    routedScalingFactor: 2.5,
+    maxPositionEmbeddings: 4096,
+    initializerRange: 0.01,
+  },
+  data: {
+    ...SMALL.data,
+    sequenceLength: 1024,
+    fimTokensMax: 960,
+    spanTokensMax: 16384,
+    tokenizerBytesMax: 64 * 2 ** 20,
+  },
+  batch: { sequences: 64, rampFrom: 16, rampTokens: 20_000_000, microBatch: 4 },
+  learningRate: { ...V3_LEARNING_RATE, peak: 6e-4, warmupSteps: 500 },
+  biasSpeed: { first: 0.001, last: 0, switchAt: 14.3 / 14.8 },
+  evaluation: { everySteps: 500, sequencesMax: 64 },
+  checkpoint: { ...SMALL.checkpoint, everyMinutes: 30 },
+};
+
+export const PRESETS: Readonly<Record<PresetName, TrainingSettings>> = {
+  tiny: TINY,
+  small: SMALL,
+  base: BASE,
+};
