@@ -53,7 +53,7 @@ test("the Hugging Face library encodes as we do, on random Unicode", () => {
   }
 });
 
-test("the Hugging Face library puts the begin of sentence first and skips special tokens alike", () => {
+test("the Hugging Face library puts <bos> first and skips special tokens as we do", () => {
   const ids = byId.encode("a b").ids;
   assert.deepEqual(ids, [tokenizer.bosId, ...tokenizer.encode("a b")]);
   const think = tokenizer.specialId("thinkEnd")!;
