@@ -8,6 +8,7 @@ import {
 import { ADAMW_VARIANTS, SUM_SQUARES_VARIANTS } from "./adamw/contract.ts";
 import { createReferenceAdamw, createReferenceSumSquares } from "./adamw/reference.ts";
 import { ATTENTION_SLOTS } from "./attention/contract.ts";
+import { attentionOver } from "./attention/generated.ts";
 import {
   createReferenceAttention,
   createReferenceAttentionBackward,
@@ -29,9 +30,11 @@ import {
   createReferenceScatterAddRows,
 } from "./gather/reference.ts";
 import { GROUPED_MATMUL_SLOTS } from "./grouped-matmul/contract.ts";
+import { groupedMatmulOver } from "./grouped-matmul/generated.ts";
 import { createReferenceGroupedMatmul } from "./grouped-matmul/reference.ts";
 import { type KernelDeclaration, reference } from "./kernel.ts";
 import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
+import { MULTIPLIERS, matmulOver } from "./matmul/multiplier-factory.ts";
 import { createReferenceMatmul } from "./matmul/reference.ts";
 import {
   RMS_NORM_BACKWARD_VARIANTS,
@@ -80,10 +83,39 @@ function declareRows(
 }
 
 export const DECLARATIONS: readonly KernelDeclaration[] = [
-  declare("matmul", MATMUL_VARIANTS, MATMUL_SLOTS, createReferenceMatmul),
-  declare("groupedMatmul", MATMUL_VARIANTS, GROUPED_MATMUL_SLOTS, createReferenceGroupedMatmul),
-  declare("causalAttention", FLOATS, ATTENTION_SLOTS, createReferenceAttention),
-  declare("causalAttentionBackward", FLOATS, ATTENTION_SLOTS, createReferenceAttentionBackward),
+  {
+    name: "matmul",
+    variants: MATMUL_VARIANTS,
+    slots: MATMUL_SLOTS,
+    implementations: [...MULTIPLIERS.map(matmulOver), reference(createReferenceMatmul)],
+  },
+  {
+    name: "groupedMatmul",
+    variants: MATMUL_VARIANTS,
+    slots: GROUPED_MATMUL_SLOTS,
+    implementations: [
+      ...MULTIPLIERS.map(groupedMatmulOver),
+      reference(createReferenceGroupedMatmul),
+    ],
+  },
+  {
+    name: "causalAttention",
+    variants: FLOATS,
+    slots: ATTENTION_SLOTS,
+    implementations: [
+      ...MULTIPLIERS.map((factory) => attentionOver(factory, "forward")),
+      reference(createReferenceAttention),
+    ],
+  },
+  {
+    name: "causalAttentionBackward",
+    variants: FLOATS,
+    slots: ATTENTION_SLOTS,
+    implementations: [
+      ...MULTIPLIERS.map((factory) => attentionOver(factory, "backward")),
+      reference(createReferenceAttentionBackward),
+    ],
+  },
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
   declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
   declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),

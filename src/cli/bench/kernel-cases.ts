@@ -1,0 +1,228 @@
+/** @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond the caches. */
+import { Random } from "../../base/random.ts";
+import type { Device } from "../../device/device.ts";
+import type { KernelChoice } from "../../device/program.ts";
+import { adamw } from "../../kernels/adamw/contract.ts";
+import { causalAttention, causalAttentionBackward } from "../../kernels/attention/contract.ts";
+import { castRows } from "../../kernels/cast-rows/contract.ts";
+import { openCpuDevice } from "../../kernels/cpu.ts";
+import { crossEntropy } from "../../kernels/cross-entropy/contract.ts";
+import type { Transposition } from "../../kernels/matmul/block-multiplier.ts";
+import { matmul } from "../../kernels/matmul/contract.ts";
+import { rmsNorm } from "../../kernels/rms-norm/contract.ts";
+import { softmaxCausal } from "../../kernels/softmax/contract.ts";
+import { swiglu } from "../../kernels/swiglu/contract.ts";
+import { Arena } from "../../tensor/arena.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { view } from "../../tensor/view.ts";
+import type { Peaks } from "./peaks.ts";
+import type { BenchRow } from "./row.ts";
+import { timeRuns } from "./timing.ts";
+
+/** A kernel ready to be timed, and what one run of it costs. */
+interface Prepared {
+  run(): void;
+  readonly flops?: number;
+  /** Each operand counted once. */
+  readonly bytes?: number;
+}
+
+export interface KernelCase {
+  readonly name: string;
+  readonly shape: string;
+  readonly kernels: Exclude<KernelChoice, "auto">;
+  readonly numThreads: number;
+  /** Which peak the share is of. */
+  readonly bound: "f32" | "bf16" | "memory";
+  prepare(device: Device, arena: Arena): Prepared;
+}
+
+const SECONDS = 0.6;
+/** 64 MiB of f32: no cache of a laptop or a server core holds it. */
+const [ROWS, COLUMNS] = [8192, 2048];
+
+function normal(arena: Arena, shape: readonly number[]): Tensor<"f32"> {
+  const tensor = arena.allocate("f32", shape);
+  const random = new Random(1, shape.join("×"));
+  // A short random pattern, repeated: what the values are does not matter, that they are not zero does.
+  const pattern = Float32Array.from({ length: 4096 }, () => random.normal());
+  const values = view(tensor);
+  for (let at = 0; at < values.length; at += pattern.length) {
+    values.set(pattern.subarray(0, Math.min(pattern.length, values.length - at)), at);
+  }
+  return tensor;
+}
+
+function productCase(
+  dtype: "f32" | "bf16",
+  transposition: Transposition,
+  size: number,
+  kernels: KernelCase["kernels"],
+  numThreads: number,
+): KernelCase {
+  return {
+    name: `matmul ${transposition} ${dtype}`,
+    shape: `${size}×${size}×${size}`,
+    kernels,
+    numThreads,
+    bound: dtype,
+    prepare(device, arena): Prepared {
+      const operand = (): Tensor<"f32" | "bf16"> => {
+        const x = normal(arena, [size, size]);
+        if (dtype === "f32") return x;
+        const out = arena.allocate("bf16", [size, size]);
+        castRows(device, { x, out });
+        return out;
+      };
+      const [a, b] = [operand(), operand()];
+      const out = arena.allocate("f32", [size, size]);
+      const run = (): void => matmul(device, { transposition, a, b, out });
+      return { run, flops: 2 * size ** 3 };
+    },
+  };
+}
+
+type RowPrepare = (device: Device, arena: Arena) => Prepared;
+
+const FLOAT_BYTES = 4;
+const MATRIX_BYTES = ROWS * COLUMNS * FLOAT_BYTES;
+
+const ROW_CASES: Readonly<Record<string, RowPrepare>> = {
+  rmsNorm(device, arena) {
+    const x = normal(arena, [ROWS, COLUMNS]);
+    const gain = normal(arena, [1, COLUMNS]);
+    const out = arena.allocate("f32", [ROWS, COLUMNS]);
+    const run = (): void => rmsNorm(device, { x, gain, epsilon: 1e-6, out });
+    return { run, bytes: 2 * MATRIX_BYTES };
+  },
+  swiglu(device, arena) {
+    const gateUp = normal(arena, [ROWS, 2 * COLUMNS]);
+    const out = arena.allocate("f32", [ROWS, COLUMNS]);
+    return { run: () => swiglu(device, { gateUp, out }), bytes: 3 * MATRIX_BYTES };
+  },
+  softmaxCausal(device, arena) {
+    const x = normal(arena, [ROWS, COLUMNS]);
+    const out = arena.allocate("f32", [ROWS, COLUMNS]);
+    const limits = arena.allocate("i32", [1, ROWS]);
+    view(limits).fill(COLUMNS);
+    return {
+      run: () => softmaxCausal(device, { x, limits, scale: 1, out }),
+      bytes: 2 * MATRIX_BYTES,
+    };
+  },
+  castRows(device, arena) {
+    const x = normal(arena, [ROWS, COLUMNS]);
+    const out = arena.allocate("bf16", [ROWS, COLUMNS]);
+    return { run: () => castRows(device, { x, out }), bytes: 1.5 * MATRIX_BYTES };
+  },
+  crossEntropy(device, arena) {
+    const logits = normal(arena, [ROWS, COLUMNS]);
+    const targets = arena.allocateZeros("i32", [1, ROWS]);
+    const loss = arena.allocate("f32", [1, ROWS]);
+    const logSumExp = arena.allocate("f32", [1, ROWS]);
+    const call = { logits, targets, gradScale: 1, zLoss: 0, loss, logSumExp, grad: true };
+    return { run: () => crossEntropy(device, call), bytes: 2 * MATRIX_BYTES };
+  },
+  adamw(device, arena) {
+    const span = [1, ROWS * COLUMNS];
+    const [parameter, gradient] = [normal(arena, span), normal(arena, span)];
+    const [firstMoment, secondMoment] = [1, 2].map(() => arena.allocateZeros("f32", span)) as [
+      Tensor<"f32">,
+      Tensor<"f32">,
+    ];
+    const operands = { parameter, gradient, firstMoment, secondMoment };
+    const hyper = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+    const run = (): void => adamw(device, { ...operands, ...hyper, step: 10, gradientScale: 1 });
+    return { run, bytes: 7 * MATRIX_BYTES };
+  },
+};
+
+function attentionCase(direction: "forward" | "backward"): KernelCase {
+  const shape = { numSequences: 16, numHeads: 8, nope: 32, rope: 16, value: 32, scale: 0.144 };
+  const seqLength = 256;
+  const tokens = shape.numSequences * seqLength;
+  const { numHeads, nope, rope, value } = shape;
+  // Causal: half of the scores. Forward has two products, backward five (the scores once more).
+  const pairs = (tokens * seqLength * numHeads) / 2;
+  const flops =
+    2 * pairs * (direction === "forward" ? nope + rope + value : 3 * (nope + rope) + 2 * value);
+  return {
+    name: direction === "forward" ? "causalAttention" : "causalAttentionBackward",
+    shape: `16×256, 8 heads of 32+16/32`,
+    kernels: "x64",
+    numThreads: 1,
+    bound: "f32",
+    prepare(device, arena): Prepared {
+      const q = normal(arena, [tokens, numHeads * (nope + rope)]);
+      const kv = normal(arena, [tokens, numHeads * (nope + value)]);
+      const keyRope = normal(arena, [tokens, rope]);
+      const out = normal(arena, [tokens, numHeads * value]);
+      if (direction === "forward") {
+        return { run: () => causalAttention(device, { q, kv, keyRope, out, shape }), flops };
+      }
+      const dQ = arena.allocate("f32", [tokens, q.columns]);
+      const dKv = arena.allocate("f32", [tokens, kv.columns]);
+      const dKeyRope = arena.allocate("f32", [tokens, numHeads * rope]);
+      const call = { q, kv, keyRope, dOut: out, dQ, dKv, dKeyRope, shape };
+      return { run: () => causalAttentionBackward(device, call), flops };
+    },
+  };
+}
+
+const TARGETS = ["x64", "wasm"] as const;
+
+export const KERNEL_CASES: readonly KernelCase[] = [
+  ...[512, 1024, 2048].map((size) => productCase("f32", "nt", size, "x64", 1)),
+  ...[512, 1024, 2048].map((size) => productCase("bf16", "nt", size, "x64", 1)),
+  productCase("bf16", "nn", 1024, "x64", 1),
+  productCase("bf16", "tn", 1024, "x64", 1),
+  productCase("f32", "nt", 1024, "x64", 2),
+  productCase("bf16", "nt", 1024, "x64", 2),
+  productCase("f32", "nt", 1024, "wasm", 1),
+  productCase("bf16", "nt", 1024, "wasm", 1),
+  attentionCase("forward"),
+  attentionCase("backward"),
+  ...Object.entries(ROW_CASES).flatMap(([name, prepare]) =>
+    TARGETS.map(
+      (kernels): KernelCase => ({
+        name,
+        shape: `${ROWS}×${COLUMNS}`,
+        kernels,
+        numThreads: 1,
+        bound: "memory",
+        prepare,
+      }),
+    ),
+  ),
+];
+
+/** Time one case on a device of its own. */
+export async function runKernelCase(kernelCase: KernelCase, peaks: Peaks): Promise<BenchRow> {
+  const { name, shape, kernels, numThreads, bound } = kernelCase;
+  await using device = await openCpuDevice({ kernels, numThreads });
+  const { run, flops, bytes } = kernelCase.prepare(device, new Arena(device.memory, "bench"));
+  const { median } = timeRuns(run, SECONDS);
+  const gflops = flops === undefined ? undefined : flops / median / 1e9;
+  const gbytesPerSecond = bytes === undefined ? undefined : bytes / median / 1e9;
+  const peak = peakOf(peaks, bound, kernels);
+  const rate = gflops ?? gbytesPerSecond;
+  return {
+    name,
+    shape,
+    implementation: `${kernels} ×${numThreads}`,
+    ...(gflops === undefined ? {} : { gflops }),
+    ...(gbytesPerSecond === undefined ? {} : { gbytesPerSecond }),
+    ...(peak === null || rate === undefined ? {} : { shareOfPeak: rate / peak / numThreads }),
+  };
+}
+
+/** WebAssembly is judged by what 128-bit registers can do, and has no bf16 arithmetic of its own. */
+function peakOf(
+  peaks: Peaks,
+  bound: KernelCase["bound"],
+  kernels: KernelCase["kernels"],
+): number | null {
+  if (bound === "memory") return peaks.memoryGbytesPerSecond;
+  if (kernels === "wasm") return peaks.wasmF32Gflops;
+  return bound === "f32" ? peaks.f32Gflops : peaks.bf16Gflops;
+}

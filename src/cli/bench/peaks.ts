@@ -1,0 +1,130 @@
+/**
+ * @file What one core of this machine can do at most, measured: arithmetic that touches no memory, and memory traffic
+ * that does no arithmetic. Kernels are judged against these, not against data sheets.
+ */
+
+import { hasRelaxedSimd } from "../../codegen/wasm/features.ts";
+import { WasmFunction } from "../../codegen/wasm/function.ts";
+import { assembleModule, instantiate } from "../../codegen/wasm/module.ts";
+import type { X64 } from "../../codegen/x64/assembler.ts";
+import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
+import { mem, r, zmm } from "../../codegen/x64/operands.ts";
+import { CpuMemory } from "../../device/cpu/memory.ts";
+import { createNativeRuntime, type NativeRuntime } from "../../device/cpu/native.ts";
+import { timeRuns } from "./timing.ts";
+
+/** Peaks of one core; a figure that cannot be measured here is null. */
+export interface Peaks {
+  /** Multiply and add counted apart, 512-bit registers, in GFLOP/s. */
+  readonly f32Gflops: number | null;
+  /** bf16 pairs into f32 (vdpbf16ps). */
+  readonly bf16Gflops: number | null;
+  /** 128-bit multiply-adds in WebAssembly. */
+  readonly wasmF32Gflops: number;
+  /** Bytes read and written by a = b + c over arrays far larger than the caches, in GB/s. */
+  readonly memoryGbytesPerSecond: number;
+}
+
+const SECONDS = 0.3;
+const ITERATIONS = 200_000;
+/** Independent sums, so that no instruction waits for the last one. */
+const NUM_CHAINS = 24;
+const TRIAD_BYTES = 64 * 2 ** 20;
+const WASM_CHAINS = 12;
+
+export function measurePeaks(): Peaks {
+  const { runtime } = createNativeRuntime();
+  const memory = CpuMemory.create(runtime === null ? null : (bytes) => runtime.addressOf(bytes));
+  const slots = memory.reserve(4096);
+  const peaks = { wasmF32Gflops: wasmPeak(memory, slots) };
+  if (runtime === null) {
+    const memoryGbytesPerSecond = plainTriad(memory);
+    return { ...peaks, f32Gflops: null, bf16Gflops: null, memoryGbytesPerSecond };
+  }
+  const { avx512Bf16 } = runtime.features;
+  return {
+    ...peaks,
+    f32Gflops: nativePeak(runtime, memory, slots, "vfmadd231ps", 32),
+    bf16Gflops: avx512Bf16 ? nativePeak(runtime, memory, slots, "vdpbf16ps", 64) : null,
+    memoryGbytesPerSecond: nativeTriad(runtime, memory, slots),
+  };
+}
+
+/** GFLOP/s of one instruction in a loop of independent chains. */
+function nativePeak(
+  runtime: NativeRuntime,
+  memory: CpuMemory,
+  slots: number,
+  op: "vfmadd231ps" | "vdpbf16ps",
+  flopsEach: number,
+): number {
+  const code = emitKernel({
+    body(a: X64): void {
+      for (let index = 0; index < 32; index++) a.v("vpxord", [zmm(index), zmm(index), zmm(index)]);
+      loadSlot(a, r.rax, 0);
+      a.countdown(r.rax, 1, () => {
+        for (let chain = 0; chain < NUM_CHAINS; chain++) a.v(op, [zmm(chain), zmm(30), zmm(31)]);
+      });
+    },
+  });
+  const kernel = runtime.load(code);
+  memory.f64[slots / 8] = ITERATIONS;
+  const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
+  return (flopsEach * NUM_CHAINS * ITERATIONS) / timeRuns(run, SECONDS).best / 1e9;
+}
+
+/** a = b + c with 512-bit loads and stores. */
+function nativeTriad(runtime: NativeRuntime, memory: CpuMemory, slots: number): number {
+  const code = emitKernel({
+    body(a: X64): void {
+      [r.r8, r.r9, r.r10].forEach((register, index) => {
+        loadSlot(a, register, index);
+        a.add(register, r.rcx);
+      });
+      loadSlot(a, r.rax, 3);
+      a.countdown(r.rax, 256, () => {
+        for (let offset = 0; offset < 256; offset += 64) {
+          a.v("vmovups", [zmm(0), mem(r.r9, offset)]);
+          a.v("vaddps", [zmm(0), zmm(0), mem(r.r10, offset)]);
+          a.v("vmovups", [mem(r.r8, offset), zmm(0)]);
+        }
+        for (const register of [r.r8, r.r9, r.r10]) a.add(register, 256);
+      });
+    },
+  });
+  const kernel = runtime.load(code);
+  const arrays = [0, 1, 2].map(() => memory.reserve(TRIAD_BYTES));
+  memory.f64.set([...arrays, TRIAD_BYTES], slots / 8);
+  const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
+  return (3 * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+}
+
+/** Without native code: one copy, which the engine does with the machine's best instructions. */
+function plainTriad(memory: CpuMemory): number {
+  const [to, from] = [memory.reserve(TRIAD_BYTES), memory.reserve(TRIAD_BYTES)];
+  const run = (): void => {
+    memory.u8.copyWithin(to, from, from + TRIAD_BYTES);
+  };
+  return (2 * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+}
+
+/** f(iterations): chains of f32x4 multiply-adds in locals. */
+function wasmPeak(memory: CpuMemory, slots: number): number {
+  const relaxed = hasRelaxedSimd();
+  const body = new WasmFunction(["i32"]);
+  const chains = Array.from({ length: WASM_CHAINS }, () => body.local("v128"));
+  const factor = body.local("v128");
+  body.countdown(0, 1, () => {
+    for (const chain of chains) {
+      body.get(factor).get(factor);
+      if (relaxed) body.get(chain).op("f32x4.relaxed_madd");
+      else body.op("f32x4.mul").get(chain).op("f32x4.add");
+      body.set(chain);
+    }
+  });
+  // The sums must be used, or the engine may drop them.
+  for (const chain of chains) body.i32Const(slots).get(chain).memory("v128.store");
+  const { run } = instantiate<"run">(assembleModule({ run: body }), memory.wasm);
+  const timing = timeRuns(() => run(ITERATIONS), SECONDS);
+  return (8 * WASM_CHAINS * ITERATIONS) / timing.best / 1e9;
+}

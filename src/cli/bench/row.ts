@@ -1,0 +1,36 @@
+/** @file One line of `hadal bench`. */
+
+export interface BenchRow {
+  readonly name: string;
+  readonly shape: string;
+  /** Kernels and threads: "x64 ×1". */
+  readonly implementation: string;
+  readonly gflops?: number;
+  readonly gbytesPerSecond?: number;
+  readonly tokensPerSecond?: number;
+  /** Of the measured peak of the threads used: arithmetic for products, memory traffic for row kernels. */
+  readonly shareOfPeak?: number;
+  readonly against?: string;
+  readonly ratio?: number;
+}
+
+/** Rows for people. */
+export function benchTable(rows: readonly BenchRow[]): string[][] {
+  const number = (value: number | undefined, digits: number): string =>
+    value === undefined ? "" : value.toFixed(digits);
+  const percent = (value: number | undefined): string =>
+    value === undefined ? "" : `${(100 * value).toFixed(0)} %`;
+  return [
+    ["name", "shape", "runs on", "GFLOP/s", "GB/s", "tokens/s", "of peak", "against"],
+    ...rows.map((row) => [
+      row.name,
+      row.shape,
+      row.implementation,
+      number(row.gflops, 1),
+      number(row.gbytesPerSecond, 1),
+      number(row.tokensPerSecond, 0),
+      percent(row.shareOfPeak),
+      row.against === undefined ? "" : `${number(row.ratio, 2)} × ${row.against}`,
+    ]),
+  ];
+}

@@ -1,0 +1,37 @@
+/** @file Timing on a noisy machine: many short samples, medians, never a mean. */
+
+/** What repeated runs took, in seconds a run. */
+export interface Timing {
+  readonly median: number;
+  readonly best: number;
+  readonly samples: number;
+}
+
+const MIN_SAMPLE_SECONDS = 0.01;
+const MIN_SAMPLES = 5;
+
+/** Run `work` for about `seconds` after one untimed run, in samples of at least 10 ms. */
+export function timeRuns(work: () => void, seconds: number): Timing {
+  work();
+  const samples: number[] = [];
+  const end = performance.now() + seconds * 1000;
+  let runsPerSample = 1;
+  while (performance.now() < end || samples.length < MIN_SAMPLES) {
+    const start = performance.now();
+    for (let run = 0; run < runsPerSample; run++) work();
+    const elapsed = (performance.now() - start) / 1000;
+    if (elapsed < MIN_SAMPLE_SECONDS && runsPerSample < 2 ** 20) {
+      runsPerSample = Math.ceil(runsPerSample * Math.max(2, MIN_SAMPLE_SECONDS / (elapsed + 1e-9)));
+      runsPerSample = Math.min(runsPerSample, 2 ** 20);
+      continue;
+    }
+    samples.push(elapsed / runsPerSample);
+  }
+  return { median: median(samples), best: Math.min(...samples), samples: samples.length };
+}
+
+/** The middle of `values`; of an even number, the upper middle. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+}
