@@ -161,6 +161,12 @@ test(".git and node_modules are skipped unless they are the root", async () => {
   assert.deepEqual(await textsOf(await open(join(root, "node_modules"))), ["m"]);
 });
 
+test("only names with the wanted endings are taken", async () => {
+  const root = tree({ "a.d.ts": "a", "b.ts": "b", "c/d.md": "d", "e.js": "e" });
+  const corpus = await open(root, { nameEndings: [".d.ts", ".md"] });
+  assert.deepEqual(await textsOf(corpus), ["a", "d"]);
+});
+
 test("links are followed, loops and second ways to a file are not", async () => {
   const root = tree({ "a/one": "1", "b/two": "2" });
   symlinkSync(root, join(root, "a", "loop"));

@@ -21,6 +21,8 @@ import { chooseHeldOut, type HeldOut, lineKey, type ScannedFile, type Split } fr
 
 export interface CorpusOptions {
   readonly paths: readonly string[];
+  /** Only files whose names end so, such as `.d.ts`; all files unless said otherwise. */
+  readonly nameEndings?: readonly string[];
   /** The share of the bytes to hold out, below a half; 0 holds out nothing. */
   readonly heldOutFraction: number;
   /** Longer texts are cut, longer JSON lines left out; 16 MiB unless said otherwise. */
@@ -61,6 +63,7 @@ export async function openCorpus(options: CorpusOptions): Promise<Corpus> {
   const skipped = { binary: 0, invalidUtf8: 0, unreadable: walk.numUnreadable, empty: 0, lines: 0 };
   const files: ScannedFile[] = [];
   for (const file of walk.files) {
+    if (options.nameEndings?.some((ending) => file.name.endsWith(ending)) === false) continue;
     const scanned = await scanFile(file, documentBytesMax);
     if (typeof scanned === "string") skipped[scanned]++;
     else {
