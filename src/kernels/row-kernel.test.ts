@@ -132,10 +132,10 @@ function fillOperands(
       let value = random.normal() * 2;
       if (name === "secondMoment") value = Math.abs(value);
       if (name === "dGain") value = 0;
-      // Each pair of columns holds −sin, sin.
-      if (name === "sinTable") {
-        value = Math.sin(row * 31 + (column >> 1)) * (column % 2 === 0 ? -1 : 1);
-      }
+      // Each pair of columns has one angle; the sine of the first is negated.
+      const angle = row * 31 + (column >> 1);
+      if (name === "cosTable") value = Math.cos(angle);
+      if (name === "sinTable") value = Math.sin(angle) * (column % 2 === 0 ? -1 : 1);
       if (dtype === "i32") {
         if (name === "limits") value = random.below(shape.columns + 1);
         else if (name === "targets") value = random.below(shape.columns + 1) - 1;

@@ -22,6 +22,7 @@ export const SCALAR_OPS = {
   "i32.shl": 0x74,
   "i32.shr_s": 0x75,
   "i32.shr_u": 0x76,
+  "f32.add": 0x92,
   "i32.trunc_f64_u": 0xab,
   "f32.demote_f64": 0xb6,
 } as const;
