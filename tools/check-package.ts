@@ -37,8 +37,14 @@ function checkPackage(home: string): void {
   run("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", join(home, tarball!)], app);
   checkEntries(app);
 
-  const version = run("npx", ["--no", "--", "hadal", "--version"], app).trim();
-  demand(version === `hadal ${VERSION}`, `hadal --version says ${version}`);
+  const launchers = [
+    ["npx", "--no", "--", "hadal"],
+    ["node", "node_modules/hadal/bin/hadal.js"],
+  ] as const;
+  for (const [program, ...words] of launchers) {
+    const version = run(program, [...words, "--version"], app).trim();
+    demand(version === `hadal ${VERSION}`, `${program}: hadal --version says ${version}`);
+  }
   run("npx", ["--no", "--", "hadal", "--help"], app);
   trainThere(app);
 }

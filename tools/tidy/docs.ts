@@ -31,7 +31,7 @@ interface Code {
 }
 
 /** Endings that make a word without a slash a file of ours. */
-const FILE_ENDING = /\.(ts|js|cjs|mjs|json|md|txt|sh|yml|yaml|html|svg)$/;
+const FILE_ENDING = /[\w-]\.(ts|js|cjs|mjs|json|md|txt|sh|yml|yaml|html|svg)$/;
 /** Files that Hadal writes or reads, rather than being written in them. */
 const FILES_OF_USERS = new Set([
   "added_tokens.json",
@@ -138,11 +138,11 @@ function nameProblem(code: string, document: string, known: Known): string | und
 }
 
 function isPlaceholder(word: string): boolean {
-  return /[<>…*{}[\]|]|\.\.\.|(^|\/)[A-Z]{1,}(\/|$)|-N$/.test(word);
+  return /NAME|[<>…*{}[\]|]|\.\.\.|(^|\/)[A-Z]{1,}(\/|$)|-N$/.test(word);
 }
 
 function isPath(word: string): boolean {
-  if (!/^[\w@./-]+$/.test(word)) return false;
+  if (!/^[\w.][\w@./-]*$/.test(word)) return false;
   return FILE_ENDING.test(word) || (word.includes("/") && !/^[\w.]+\/s$/.test(word));
 }
 

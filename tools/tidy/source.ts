@@ -36,9 +36,9 @@ export function parseSource(path: string, text: string): Source {
   return { path, text, lines: text.split("\n"), tree };
 }
 
-/** Whether the file is a test, which may import anything and hold long texts. */
+/** Whether the file is a test or helps tests: it may import anything, and is not published. */
 export function isTest(path: string): boolean {
-  return /\.(test|nightly)\.ts$/.test(path) || path.startsWith("test/");
+  return /(\.(test|nightly|fixture)|test-support)\.ts$/.test(path) || path.startsWith("test/");
 }
 
 /** Calls `see` with every node of the tree, parents first. */
