@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { OperationalError } from "../base/errors.ts";
-import { PRESET_NAMES, PRESETS } from "./presets.ts";
+import { PRESETS } from "../model/presets.ts";
+import { RECIPES } from "./recipes.ts";
 import { budgetOf, resolveSettings } from "./settings.ts";
 
 const refusedWith = (pattern: RegExp) => (error: unknown) =>
@@ -13,10 +14,10 @@ const file = (value: unknown) =>
   resolveSettings({ preset: "tiny", changes: { value, origin: "my.json" } });
 
 test("every preset is valid, and its own config file changes nothing", () => {
-  for (const preset of PRESET_NAMES) {
+  for (const preset of PRESETS) {
     const settings = resolveSettings({ preset });
     const changes = { value: JSON.parse(JSON.stringify(settings)), origin: "config.json" };
-    assert.deepEqual(resolveSettings({ preset: "tiny", changes }), PRESETS[preset]);
+    assert.deepEqual(resolveSettings({ preset: "tiny", changes }), RECIPES[preset]);
   }
 });
 

@@ -14,9 +14,10 @@ import {
   validateConfig,
 } from "../model/config.ts";
 import type { Precision } from "../model/model-types.ts";
+import type { Preset } from "../model/presets.ts";
 import type { BatchRamp, Budget } from "./budget.ts";
 import type { AdamWSettings } from "./optimizer/adamw.ts";
-import { PRESETS, type PresetName } from "./presets.ts";
+import { RECIPES } from "./recipes.ts";
 import {
   DECAY_CURVES,
   LEARNING_RATE_SHAPES,
@@ -228,7 +229,7 @@ const SCHEMA: Schema<TrainingSettings> = {
 
 export interface SettingsSources {
   /** Where the settings start from. */
-  readonly preset: PresetName;
+  readonly preset: Preset;
   /** An object as in a run folder's config.json, and where it comes from. */
   readonly changes?: { readonly value: unknown; readonly origin: string };
   /** "key=value", applied last and in order. */
@@ -237,7 +238,7 @@ export interface SettingsSources {
 
 /** The settings of a run, complete and checked. */
 export function resolveSettings(sources: SettingsSources): TrainingSettings {
-  let settings = PRESETS[sources.preset];
+  let settings = RECIPES[sources.preset];
   const { changes } = sources;
   if (changes !== undefined) settings = overlay(SCHEMA, settings, changes.value, changes.origin);
   for (const assignment of sources.assignments ?? []) {

@@ -37,7 +37,7 @@ const UPDATE_RMS = 0.2;
 export class Muon implements Optimizer {
   readonly state: readonly StateSpans[];
   readonly #device: Device;
-  readonly #arena: Arena;
+  readonly #scratch: Arena;
   readonly #parameters: ParameterSet;
   readonly #settings: MuonSettings;
   readonly #config: ModelConfig;
@@ -45,20 +45,20 @@ export class Muon implements Optimizer {
   readonly #firstMoment: StateSpans;
   readonly #secondMoment: StateSpans;
 
-  /** Allocates state and scratch from `arena`, which must outlive the optimizer. */
+  /** Allocates its state from `arenas.state`, which must outlive the optimizer. */
   constructor(
     device: Device,
-    arena: Arena,
+    arenas: { readonly state: Arena; readonly scratch: Arena },
     model: { readonly config: ModelConfig; readonly parameters: ParameterSet },
     settings: MuonSettings,
   ) {
     this.#device = device;
-    this.#arena = arena;
+    this.#scratch = arenas.scratch;
     this.#parameters = model.parameters;
     this.#config = model.config;
     this.#settings = settings;
-    this.#firstMoment = allocateState(model.parameters, arena, "firstMoment");
-    this.#secondMoment = allocateState(model.parameters, arena, "secondMoment");
+    this.#firstMoment = allocateState(model.parameters, arenas.state, "firstMoment");
+    this.#secondMoment = allocateState(model.parameters, arenas.state, "secondMoment");
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
@@ -76,12 +76,12 @@ export class Muon implements Optimizer {
     const count = matricesIn(parameter, this.#config);
     const factor = UPDATE_RMS * Math.sqrt(Math.max(divExact(rows, count), columns));
     const moment = asF32(stateSlice(this.#parameters, parameter, this.#firstMoment));
-    using _mark = this.#arena.mark();
-    const direction = this.#arena.allocateZeros("f32", [rows, columns]);
+    using _mark = this.#scratch.mark();
+    const direction = this.#scratch.allocateZeros("f32", [rows, columns]);
     accumulate(this.#device, { x: parameter.gradient, scale: gradientScale, out: direction });
     lerp(this.#device, { x: direction, weight: 1 - momentum, out: moment });
     lerp(this.#device, { x: moment, weight: momentum, out: direction });
-    orthogonalize(this.#device, { x: direction, count, arena: this.#arena });
+    orthogonalize(this.#device, { x: direction, count, arena: this.#scratch });
     // Decay joins the direction first: η(factor·NS + λW) = η·factor·(NS + W·λ/factor).
     accumulate(this.#device, { x: value, scale: weightDecay / factor, out: direction });
     accumulate(this.#device, { x: direction, scale: -learningRate * factor, out: value });

@@ -167,7 +167,12 @@ test("Muon takes experts and fused projections as matrices of their own, the res
 
 test("a Muon update has the root mean square of 0.2 learning rates, plus decay", () => {
   const { arena, config, parameters } = makeModel();
-  const optimizer = new Muon(device, arena, { config, parameters }, { ...ADAMW, momentum: 0.95 });
+  const optimizer = new Muon(
+    device,
+    { state: arena, scratch: arena },
+    { config, parameters },
+    { ...ADAMW, momentum: 0.95 },
+  );
   fillGradients(parameters, new Random(SEED), 1e-3);
   const parameter = parameters.get("layers.0.attention.output");
   const before = view(parameter.value).slice();
@@ -191,7 +196,7 @@ test("both optimizers descend a quadratic", () => {
     const optimizer =
       name === "adamw"
         ? new AdamW(device, arena, parameters, settings)
-        : new Muon(device, arena, { config, parameters }, settings);
+        : new Muon(device, { state: arena, scratch: arena }, { config, parameters }, settings);
     const target = new Random(SEED, "target");
     const targets = parameters.list.map(({ value }) =>
       Float32Array.from(view(value), () => 0.1 * target.normal()),

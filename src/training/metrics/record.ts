@@ -1,0 +1,50 @@
+/**
+ * @file What is noted of a step: one line of metrics.jsonl, and the same as TensorBoard scalars.
+ */
+import type { Scalars } from "./tensorboard.ts";
+
+/** One line of metrics.jsonl. Losses are in nats a token, times in seconds. */
+export interface StepRecord {
+  /** 0 for the first. */
+  readonly step: number;
+  /** Consumed up to and with this step. */
+  readonly tokens: number;
+  readonly loss: number;
+  readonly mtpLosses: readonly number[];
+  readonly balanceLoss: number;
+  readonly learningRate: number;
+  /** Before clipping. */
+  readonly gradNorm: number;
+  /** Per MoE layer; empty for a dense model. */
+  readonly maxVio: readonly number[];
+  /** Tokens that chose each expert, per MoE layer. */
+  readonly expertLoad: readonly (readonly number[])[];
+  readonly tokensPerSecond: number;
+  /** Model FLOPs over the measured peak; null where no peak was measured. */
+  readonly mfu: number | null;
+  /** Since the run began, without the time between sessions. */
+  readonly seconds: number;
+  /** After this step, on the part of the held-out text that validation takes. */
+  readonly validationBitsPerByte?: number;
+}
+
+/** The scalars of a record under grouped names. */
+export function toScalars(record: StepRecord, moeLayerIndices: readonly number[]): Scalars {
+  const scalars: Record<string, number> = {
+    "loss/train": record.loss,
+    "loss/balance": record.balanceLoss,
+    "optimizer/learningRate": record.learningRate,
+    "optimizer/gradNorm": record.gradNorm,
+    "speed/tokensPerSecond": record.tokensPerSecond,
+    tokens: record.tokens,
+  };
+  for (const [module, loss] of record.mtpLosses.entries()) scalars[`loss/mtp${module}`] = loss;
+  for (const [order, value] of record.maxVio.entries()) {
+    scalars[`maxVio/layer${moeLayerIndices[order]}`] = value;
+  }
+  if (record.mfu !== null) scalars["speed/mfu"] = record.mfu;
+  if (record.validationBitsPerByte !== undefined) {
+    scalars["validation/bitsPerByte"] = record.validationBitsPerByte;
+  }
+  return scalars;
+}
