@@ -33,7 +33,7 @@ export interface KernelCase {
   readonly kernels: Exclude<KernelChoice, "auto">;
   readonly numThreads: number;
   /** Which peak the share is of. */
-  readonly bound: "f32" | "bf16" | "memory";
+  readonly bound: "f32" | "bf16" | "triad" | "update";
   prepare(device: Device, arena: Arena): Prepared;
 }
 
@@ -169,6 +169,8 @@ function attentionCase(direction: "forward" | "backward"): KernelCase {
   };
 }
 
+/** Kernels whose outputs stand where their inputs stood. */
+const IN_PLACE: ReadonlySet<string> = new Set(["adamw", "crossEntropy"]);
 const TARGETS = ["x64", "wasm"] as const;
 
 export const KERNEL_CASES: readonly KernelCase[] = [
@@ -189,7 +191,7 @@ export const KERNEL_CASES: readonly KernelCase[] = [
         shape: `${ROWS}×${COLUMNS}`,
         kernels,
         numThreads: 1,
-        bound: "memory",
+        bound: IN_PLACE.has(name) ? "update" : "triad",
         prepare,
       }),
     ),
@@ -222,7 +224,8 @@ function peakOf(
   bound: KernelCase["bound"],
   kernels: KernelCase["kernels"],
 ): number | null {
-  if (bound === "memory") return peaks.memoryGbytesPerSecond;
+  if (bound === "triad") return peaks.triadGbytesPerSecond;
+  if (bound === "update") return peaks.updateGbytesPerSecond;
   if (kernels === "wasm") return peaks.wasmF32Gflops;
   return bound === "f32" ? peaks.f32Gflops : peaks.bf16Gflops;
 }

@@ -22,7 +22,9 @@ export interface Peaks {
   /** 128-bit multiply-adds in WebAssembly. */
   readonly wasmF32Gflops: number;
   /** Bytes read and written by a = b + c over arrays far larger than the caches, in GB/s. */
-  readonly memoryGbytesPerSecond: number;
+  readonly triadGbytesPerSecond: number;
+  /** The same for a = a + a, in place: nothing is fetched only to be overwritten. */
+  readonly updateGbytesPerSecond: number;
 }
 
 const SECONDS = 0.3;
@@ -38,15 +40,16 @@ export function measurePeaks(): Peaks {
   const slots = memory.reserve(4096);
   const peaks = { wasmF32Gflops: wasmPeak(memory, slots) };
   if (runtime === null) {
-    const memoryGbytesPerSecond = plainTriad(memory);
-    return { ...peaks, f32Gflops: null, bf16Gflops: null, memoryGbytesPerSecond };
+    const copy = plainCopy(memory);
+    const traffic = { triadGbytesPerSecond: copy, updateGbytesPerSecond: copy };
+    return { ...peaks, ...traffic, f32Gflops: null, bf16Gflops: null };
   }
   const { avx512Bf16 } = runtime.features;
   return {
     ...peaks,
     f32Gflops: nativePeak(runtime, memory, slots, "vfmadd231ps", 32),
     bf16Gflops: avx512Bf16 ? nativePeak(runtime, memory, slots, "vdpbf16ps", 64) : null,
-    memoryGbytesPerSecond: nativeTriad(runtime, memory, slots),
+    ...nativeTraffic(runtime, memory, slots),
   };
 }
 
@@ -73,8 +76,12 @@ function nativePeak(
   return (flopsEach * NUM_CHAINS * ITERATIONS) / timeRuns(run, SECONDS).best / 1e9;
 }
 
-/** a = b + c with 512-bit loads and stores. */
-function nativeTriad(runtime: NativeRuntime, memory: CpuMemory, slots: number): number {
+/** a = b + c with 512-bit loads and stores, over three arrays and over one. */
+function nativeTraffic(
+  runtime: NativeRuntime,
+  memory: CpuMemory,
+  slots: number,
+): Pick<Peaks, "triadGbytesPerSecond" | "updateGbytesPerSecond"> {
   const code = emitKernel({
     body(a: X64): void {
       [r.r8, r.r9, r.r10].forEach((register, index) => {
@@ -94,13 +101,20 @@ function nativeTriad(runtime: NativeRuntime, memory: CpuMemory, slots: number): 
   });
   const kernel = runtime.load(code);
   const arrays = [0, 1, 2].map(() => memory.reserve(TRIAD_BYTES));
-  memory.f64.set([...arrays, TRIAD_BYTES], slots / 8);
-  const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
-  return (3 * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+  const rate = (places: readonly number[], numArrays: number): number => {
+    memory.f64.set([...places, TRIAD_BYTES], slots / 8);
+    const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
+    return (numArrays * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+  };
+  const [first] = arrays;
+  return {
+    triadGbytesPerSecond: rate(arrays, 3),
+    updateGbytesPerSecond: rate([first!, first!, first!], 2),
+  };
 }
 
 /** Without native code: one copy, which the engine does with the machine's best instructions. */
-function plainTriad(memory: CpuMemory): number {
+function plainCopy(memory: CpuMemory): number {
   const [to, from] = [memory.reserve(TRIAD_BYTES), memory.reserve(TRIAD_BYTES)];
   const run = (): void => {
     memory.u8.copyWithin(to, from, from + TRIAD_BYTES);

@@ -7,6 +7,7 @@ import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { matmulBody } from "./body.ts";
 import type { MatmulDType } from "./contract.ts";
 import { parseVariant } from "./reference.ts";
+import { createWasmMultiplier, wasmMultiplierRefusal } from "./wasm.ts";
 import { createX64Multiplier, x64MultiplierRefusal } from "./x64.ts";
 
 /** Operand dtypes that generated cores multiply. */
@@ -31,8 +32,14 @@ const X64_MULTIPLIERS: MultiplierFactory = {
   create: createX64Multiplier,
 };
 
+const WASM_MULTIPLIERS: MultiplierFactory = {
+  target: "wasm",
+  refusal: wasmMultiplierRefusal,
+  create: createWasmMultiplier,
+};
+
 /** All targets, best first. */
-export const MULTIPLIERS: readonly MultiplierFactory[] = [X64_MULTIPLIERS];
+export const MULTIPLIERS: readonly MultiplierFactory[] = [X64_MULTIPLIERS, WASM_MULTIPLIERS];
 
 /** The multiplier of a variant such as "nt.bf16", with all of the thread's scratch. */
 export function createVariant(

@@ -1,0 +1,21 @@
+/**
+ * @file One benchmark in a process of its own: kernels measured in one process disturb each other by what they leave in
+ * the caches and in the engine's type feedback.
+ *
+ * Arguments: the kind, the number of the case, and the peaks as JSON. Prints the row as JSON.
+ */
+import { defined } from "../../base/errors.ts";
+import { KERNEL_CASES, runKernelCase } from "./kernel-cases.ts";
+import { MODEL_CASES, runModelCase } from "./model-cases.ts";
+import { measurePeaks, type Peaks } from "./peaks.ts";
+
+const [kind, index, peaksText] = process.argv.slice(2);
+const peaks = JSON.parse(peaksText ?? "null") as Peaks;
+const at = Number(index);
+const runs: Readonly<Record<string, () => unknown>> = {
+  peaks: measurePeaks,
+  kernels: () => runKernelCase(defined(KERNEL_CASES[at], `case ${at}`), peaks),
+  model: () => runModelCase(defined(MODEL_CASES[at], `case ${at}`), peaks),
+};
+const run = defined(runs[kind ?? ""], `benchmark ${kind}`);
+process.stdout.write(`${JSON.stringify(await run())}\n`);

@@ -1,0 +1,43 @@
+/** @file Runs benchmarks one after another, each in its own process. */
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { OperationalError } from "../../base/errors.ts";
+import { siblingModule } from "../../base/modules.ts";
+import type { Peaks } from "./peaks.ts";
+import type { BenchRow } from "./row.ts";
+
+export function measurePeaksApart(): Promise<Peaks> {
+  return runChild(["peaks"]) as Promise<Peaks>;
+}
+
+/** Run case number `index` of a kind. */
+export function runCaseApart(
+  kind: "kernels" | "model",
+  index: number,
+  peaks: Peaks,
+): Promise<BenchRow> {
+  return runChild([kind, String(index), JSON.stringify(peaks)]) as Promise<BenchRow>;
+}
+
+function runChild(args: readonly string[]): Promise<unknown> {
+  const script = fileURLToPath(siblingModule("./child", import.meta.url));
+  const child = spawn(process.execPath, [script, ...args], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  return new Promise((resolve, reject) => {
+    let text = "";
+    child.stdout.setEncoding("utf8");
+    child.stdout.on("data", (chunk: string) => {
+      text += chunk;
+    });
+    child.once("error", reject);
+    child.once("close", (code, signal) => {
+      if (code === 0) resolve(JSON.parse(text));
+      else {
+        const how = signal === null ? `with code ${code}` : `by ${signal}`;
+        const message = `the benchmark process ended ${how}; its own words stand above`;
+        reject(new OperationalError("platform.benchmark", message));
+      }
+    });
+  });
+}
