@@ -9,11 +9,9 @@ import { assert } from "../../base/errors.ts";
 import { roundUp } from "../../base/integers.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
 import { mem, r } from "../../codegen/x64/operands.ts";
-import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
-import { type KernelImplementation, slotIndex } from "../kernel.ts";
+import type { Span, ThreadContext } from "../../device/program.ts";
+import { slotIndex } from "../kernel.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
-import { matmulBody } from "./body.ts";
-import { parseVariant } from "./reference.ts";
 import {
   elementsPerWord,
   emitCopyingPack,
@@ -165,18 +163,3 @@ function zeroBlock(
     out.fill(0, first + row * stride, first + row * stride + n);
   }
 }
-
-/** `matmul` by x86-64 machine code. */
-export const x64Matmul: KernelImplementation = {
-  target: "x64",
-  refusal: (variant, context) => {
-    const { transposition, dtype } = parseVariant(variant);
-    return x64MultiplierRefusal(transposition, dtype, context);
-  },
-  create: (variant, context): KernelBody => {
-    const { transposition, dtype } = parseVariant(variant);
-    assert(dtype !== "f64", "no x64 code for f64");
-    const multiply = createX64Multiplier(transposition, dtype, context);
-    return matmulBody(multiply, transposition, 4 / elementsPerWord(dtype));
-  },
-};
