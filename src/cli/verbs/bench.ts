@@ -1,0 +1,37 @@
+/** @file `hadal bench`: kernels, training steps and decoding, each case in a process of its own. */
+import { loadavg } from "node:os";
+import { KERNEL_CASES } from "../bench/kernel-cases.ts";
+import { MODEL_CASES } from "../bench/model-cases.ts";
+import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
+import { type BenchRow, benchTable } from "../bench/row.ts";
+import type { bench } from "../declarations/bench.ts";
+import type { Run } from "../verb.ts";
+
+/** Above this, others use the machine and the figures say more about them. */
+const QUIET_LOAD = 1;
+
+export const run: Run<typeof bench> = async ({ what }, { output }) => {
+  const load = loadavg()[0] ?? 0;
+  if (load > QUIET_LOAD) {
+    output.warn(`the machine is busy (load ${load.toFixed(1)}); read ratios, not absolutes`);
+  }
+  const kind = what === "kernels" ? "kernels" : "model";
+  const cases = chooseCases(what);
+  const peaks = await measurePeaksApart();
+  const rows: BenchRow[] = [];
+  for (const [done, { index, name }] of cases.entries()) {
+    output.progress({ done, total: cases.length, text: name });
+    rows.push(await runCaseApart(kind, index, peaks));
+  }
+  output.table(benchTable(rows));
+  output.result(rows);
+};
+
+function chooseCases(what: "kernels" | "train" | "decode"): { index: number; name: string }[] {
+  if (what === "kernels")
+    return KERNEL_CASES.map(({ name, shape }, index) => ({ index, name: `${name} ${shape}` }));
+  return MODEL_CASES.map(({ name, preset }, index) => ({
+    index,
+    name: `${name} ${preset}`,
+  })).filter(({ name }) => name.startsWith("train") === (what === "train"));
+}
