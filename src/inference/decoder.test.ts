@@ -1,0 +1,199 @@
+/** @file Absorbed decoding agrees with the training forward, and its bits do not depend on how tokens are fed. */
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { Random } from "../base/random.ts";
+import type { Device } from "../device/device.ts";
+import { openCpuDevice } from "../kernels/cpu.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { Model } from "../model/model.ts";
+import type { Precision } from "../model/model-types.ts";
+import { randomBatch, TINY } from "../model/test-support.ts";
+import { decodeBf16, encodeBf16 } from "../numerics/bf16.ts";
+import { mismatch, toleranceFor } from "../numerics/tolerance.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
+import { Decoder } from "./decoder.ts";
+import type { LatentCache } from "./latent-cache.ts";
+
+const SMALL: ModelConfig = { ...TINY, vocabSize: 61, hiddenDim: 24, maxPositionEmbeddings: 700 };
+const YARN = {
+  type: "yarn",
+  factor: 4,
+  betaFast: 32,
+  betaSlow: 1,
+  mscale: 1,
+  mscaleAllDim: 0.7,
+  originalMaxPositionEmbeddings: 16,
+} as const;
+const VARIANTS: Readonly<Record<string, ModelConfig>> = {
+  "compressed query": SMALL,
+  "direct query, YaRN, two MTP modules": {
+    ...SMALL,
+    qLoraRank: null,
+    ropeScaling: YARN,
+    numMtpModules: 2,
+  },
+  "V2-Lite gate, two shared experts": {
+    ...SMALL,
+    qLoraRank: null,
+    scoring: "softmax",
+    topkMethod: "greedy",
+    normTopkProb: false,
+    routedScalingFactor: 1,
+    numSharedExperts: 2,
+  },
+  "groups of experts, one head": {
+    ...SMALL,
+    numHeads: 1,
+    numExpertGroups: 4,
+    numChosenGroups: 2,
+  },
+  "dense and tied": { ...SMALL, numRoutedExperts: 0, tieWordEmbeddings: true },
+};
+
+/** As after loading a BF16 checkpoint: the master values are those that products read. */
+function roundValues({ parameters }: Model): void {
+  for (const { values } of [parameters.decayed, parameters.undecayed]) {
+    const codes = new Uint16Array(values.columns);
+    const all = view(values as Tensor<"f32">);
+    encodeBf16(Float32Array.from(all), codes);
+    const rounded = new Float32Array(codes.length);
+    decodeBf16(codes, rounded);
+    all.set(rounded);
+  }
+  parameters.refreshCompute();
+}
+
+function randomTokens(count: number, seed: number): Int32Array {
+  const random = new Random(seed, "tokens");
+  return Int32Array.from({ length: count }, () => random.below(SMALL.vocabSize));
+}
+
+/** Logits of every token, fed `chunk` at a time. */
+function logitsInChunks(decoder: Decoder, cache: LatentCache, tokens: Int32Array, chunk: number) {
+  const all: number[] = [];
+  for (let start = 0; start < tokens.length; start += chunk) {
+    const feed = { cache, tokens: tokens.subarray(start, start + chunk), logits: "all" } as const;
+    all.push(...decoder.forward([feed])[0]!);
+  }
+  return Float32Array.from(all);
+}
+
+/** −ln p of `targets` under rows of logits. */
+function losses(logits: Float32Array, targets: Int32Array, vocabSize: number): Float32Array {
+  return Float32Array.from(targets, (target, row) => {
+    const of = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+    const largest = Math.max(...of);
+    return Math.log(of.reduce((sum, x) => sum + Math.exp(x - largest), 0)) + largest - of[target]!;
+  });
+}
+
+for (const kernels of ["reference", "auto", "wasm"] as const) {
+  describe(`decoder on ${kernels} kernels`, () => {
+    let device: Device;
+    before(async () => {
+      device = await openCpuDevice({ kernels, numThreads: 2 });
+    });
+    after(() => device[Symbol.asyncDispose]());
+
+    const makeModel = (config: ModelConfig, precision: Precision): Model =>
+      new Model(device, config, { precision, seed: 5 });
+
+    for (const [name, config] of Object.entries(VARIANTS)) {
+      for (const precision of ["f32", "bf16"] as const) {
+        it(`gives the losses of the training forward: ${name}, ${precision}`, () => {
+          const model = makeModel(config, precision);
+          roundValues(model);
+          const decoder = new Decoder(device, model);
+          const batch = randomBatch(config, { numSequences: 2, seqLength: 33, seed: 8 });
+          const width = batch.tokens.length / 2;
+          const trained = model.evaluate(batch);
+          for (let sequence = 0; sequence < 2; sequence++) {
+            const tokens = batch.tokens.subarray(sequence * width, sequence * width + 34);
+            const cache = decoder.openCache(64);
+            const logits = logitsInChunks(decoder, cache, tokens.subarray(0, 33), 7);
+            const decoded = losses(logits, tokens.subarray(1), config.vocabSize);
+            const expected = trained.subarray(sequence * 33, (sequence + 1) * 33);
+            const allowed = toleranceFor("attention", precision, 33);
+            assert.equal(mismatch(decoded, expected, allowed), undefined);
+          }
+        });
+      }
+    }
+
+    it("gives a token the same bits at any chunking, beyond one block of depth", () => {
+      const decoder = new Decoder(device, makeModel(VARIANTS["compressed query"]!, "bf16"));
+      const tokens = randomTokens(kernels === "reference" ? 150 : 650, 1);
+      const cache = decoder.openCache(tokens.length);
+      const whole = logitsInChunks(decoder, cache, tokens, tokens.length);
+      for (const chunk of [1, 3, 64]) {
+        cache.truncate(0);
+        const logits = logitsInChunks(decoder, cache, tokens, chunk);
+        assert.deepEqual(logits, whole, `chunks of ${chunk}`);
+      }
+      const kept = tokens.length - 50;
+      cache.truncate(kept);
+      const again = logitsInChunks(decoder, cache, tokens.subarray(kept), 7);
+      assert.deepEqual(again, whole.subarray(kept * SMALL.vocabSize), "after cached tokens");
+      cache.truncate(0);
+      const last = decoder.prefill(cache, tokens, 100);
+      assert.deepEqual(last, whole.subarray(-SMALL.vocabSize), "prefill");
+    });
+
+    it("gives a sequence the same bits in any company", () => {
+      const seed = 12;
+      for (const precision of ["f32", "bf16"] as const) {
+        const decoder = new Decoder(device, makeModel(SMALL, precision));
+        const random = new Random(seed, precision);
+        const runs = [40, 23, 61].map((length, index) => ({
+          tokens: randomTokens(length, 50 + index),
+          cache: decoder.openCache(64),
+          logits: [] as number[],
+        }));
+        for (;;) {
+          const open = runs.filter(({ tokens, cache }) => cache.length < tokens.length);
+          if (open.length === 0) break;
+          random.shuffle(open);
+          const chosen = open.slice(0, 1 + random.below(open.length));
+          const feeds = chosen.map(({ cache, tokens }) => {
+            const end = cache.length + 1 + random.below(9);
+            return { cache, tokens: tokens.subarray(cache.length, end), logits: "all" } as const;
+          });
+          const results = decoder.forward(feeds);
+          chosen.forEach(({ logits }, index) => void logits.push(...results[index]!));
+        }
+        for (const { tokens, logits, cache } of runs) {
+          cache.truncate(0);
+          const alone = logitsInChunks(decoder, cache, tokens, tokens.length);
+          assert.deepEqual(Float32Array.from(logits), alone, `seed ${seed}, ${precision}`);
+        }
+      }
+    });
+  });
+}
+
+describe("decoder", () => {
+  it("gives the same bits on one thread as on two", async () => {
+    const tokens = randomTokens(90, 3);
+    const results: Float32Array[] = [];
+    for (const numThreads of [1, 2]) {
+      await using device = await openCpuDevice({ numThreads });
+      const decoder = new Decoder(device, new Model(device, SMALL, { precision: "bf16", seed: 5 }));
+      results.push(logitsInChunks(decoder, decoder.openCache(90), tokens, 90));
+    }
+    assert.deepEqual(results[0], results[1]);
+  });
+
+  it("refuses what does not fit, and leaves the cache as it was", async () => {
+    await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+    const decoder = new Decoder(device, new Model(device, SMALL, { precision: "f32", seed: 5 }));
+    const cache = decoder.openCache(4);
+    const feed = (...tokens: number[]): void =>
+      void decoder.forward([{ cache, tokens: Int32Array.from(tokens), logits: "none" }]);
+    feed(1, 2, 3);
+    assert.throws(() => feed(4, 5), { code: "inference.context", message: /3 \+ 2 tokens/ });
+    assert.throws(() => feed(61), { code: "inference.token", message: /token 61 .* 61/ });
+    assert.equal(cache.length, 3);
+    assert.throws(() => decoder.openCache(701), { code: "inference.context" });
+  });
+});

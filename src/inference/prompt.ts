@@ -1,0 +1,69 @@
+/**
+ * @file Prompts that fit: the text before a cursor, or before and after a gap, cut to a number of tokens.
+ *
+ *     continuation   <bos> prefix                                          the last tokens of the prefix are kept
+ *     gap            <bos> <fim_begin> prefix <fim_hole> suffix <fim_end>  the tokens nearest the gap are kept
+ *
+ * What was cut is told; nothing is cut silently, and nothing if it all fits. Of a gap's room the suffix may have a
+ * quarter, and whatever the prefix does not need. A continuation that was cut begins without <bos>: it is not the
+ * beginning of a document.
+ */
+import { assert } from "../base/errors.ts";
+import { floorDiv } from "../base/integers.ts";
+import { fimPrompt } from "../tokenizer/fim.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+
+export interface Prompt {
+  readonly tokens: Int32Array;
+  /** Tokens cut from the beginning of the prefix. */
+  readonly numPrefixCut: number;
+  /** Tokens cut from the end of the suffix. */
+  readonly numSuffixCut: number;
+}
+
+/** The prompt to go on after `prefix`, in at most `tokensMax` tokens. */
+export function continuationPrompt(
+  tokenizer: Tokenizer,
+  prefix: string,
+  tokensMax: number,
+): Prompt {
+  assert(tokensMax >= 1, `tokensMax (${tokensMax}) must be at least 1`);
+  const encoded = tokenizer.encode(prefix);
+  if (encoded.length < tokensMax) {
+    const tokens = concatenate([[tokenizer.bosId], encoded]);
+    return { tokens, numPrefixCut: 0, numSuffixCut: 0 };
+  }
+  const numPrefixCut = encoded.length - tokensMax;
+  return { tokens: encoded.slice(numPrefixCut), numPrefixCut, numSuffixCut: 0 };
+}
+
+/** The prompt to fill the gap between `prefix` and `suffix`, in at most `tokensMax` tokens. */
+export function gapPrompt(
+  tokenizer: Tokenizer,
+  { prefix, suffix }: { readonly prefix: string; readonly suffix: string },
+  tokensMax: number,
+): Prompt {
+  const frame = fimPrompt(tokenizer, { prefix: "", suffix: "" });
+  const room = tokensMax - frame.length;
+  assert(room >= 1, `tokensMax (${tokensMax}) must leave room beside ${frame.length} markers`);
+  const before = tokenizer.encode(prefix);
+  const after = tokenizer.encode(suffix);
+  const suffixRoom = Math.max(floorDiv(room, 4), room - before.length);
+  const numSuffixCut = Math.max(0, after.length - suffixRoom);
+  const keptAfter = after.subarray(0, after.length - numSuffixCut);
+  const numPrefixCut = Math.max(0, before.length - (room - keptAfter.length));
+  const keptBefore = before.subarray(numPrefixCut);
+  const [bos, begin, hole, end] = frame;
+  const tokens = concatenate([[bos!, begin!], keptBefore, [hole!], keptAfter, [end!]]);
+  return { tokens, numPrefixCut, numSuffixCut };
+}
+
+function concatenate(parts: readonly ArrayLike<number>[]): Int32Array {
+  const tokens = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    tokens.set(part, at);
+    at += part.length;
+  }
+  return tokens;
+}
