@@ -1,15 +1,18 @@
 /**
- * @file Packing for the x64 matrix products: operands rearranged into panels that a core reads in order.
+ * @file Packing for the x64 matrix products: operands rearranged into panels that a core reads in
+ * order.
  *
  *     panel[p][d][lane] = operand(lane = p·width + lane, depth d)       32-bit words
  *
  *   lane   a row of A, or a column of B
  *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one is paired with 0)
  *
- * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through registers) or lanes
- * (`copying`). Both read nothing outside the operand: depth tails are masked, and lanes beyond the last repeat the last
- * (transposing) or are zero (copying); no result is ever stored for them. They may write up to PACK_SLACK_BYTES beyond the
- * last panel, since a vector is wider than a row of a panel; panels are written in rising order, so that nothing is lost.
+ * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through
+ * registers) or lanes (`copying`), and a third for the tiles that AMX wants of A (`tile`). They
+ * read nothing outside the operand: depth tails are masked, and lanes beyond the last repeat the
+ * last (transposing) or are zero (copying); no result is ever stored for them. They may write up to
+ * PACK_SLACK_BYTES beyond the last panel, since a vector is wider than a row of a panel; panels are
+ * written in rising order, so that nothing is lost.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import {
@@ -27,7 +30,9 @@ export type X64InputDType = "f32" | "bf16";
 
 export const PACK_SLACK_BYTES = 8192;
 
-/** Where a packing routine finds its arguments; it clobbers them, rax, rdx and the registers below. */
+/**
+ * Where a packing routine finds its arguments; it clobbers them, rax, rdx and the registers below.
+ */
 export const PACK_ARGUMENTS: Readonly<
   Record<"source" | "strideBytes" | "panels" | "lanes" | "depth", Gp>
 > = { source: r.rsi, strideBytes: r.r8, panels: r.r9, lanes: r.r10, depth: r.r11 };
@@ -36,6 +41,10 @@ export const PACK_ARGUMENTS: Readonly<
 export interface PanelFormat {
   readonly width: number;
   readonly dtype: X64InputDType;
+  /** Panels are this many words deep or a multiple; words beyond the depth are zero. */
+  readonly depthUnit: 1 | 16;
+  /** `words`: panel[d][lane]. `tiles`: blocks of 16 words, in each 16×16 tiles, tile[lane][d]. */
+  readonly layout: "words" | "tiles";
 }
 
 /** Elements in one 32-bit word. */
@@ -52,7 +61,10 @@ export function emitLowBits(a: X64, mask: Gp, count: Gp): void {
   a.bzhi(mask, mask, r.rdx);
 }
 
-/** Masks of `numVectors` neighbouring vectors of 16 lanes, in k1 and up, of which `count` lanes exist. */
+/**
+ * Masks of `numVectors` neighbouring vectors of 16 lanes, in k1 and up, of which `count` lanes
+ * exist.
+ */
 export function emitLaneMasks(a: X64, count: Gp, numVectors: number): void {
   emitLowBits(a, r.rax, count);
   for (let v = 0; v < numVectors; v++) {
@@ -92,7 +104,10 @@ export function emitTranspose16(a: X64): void {
   }
 }
 
-/** Load 16 words of depth of `numRows` lanes into zmm0..; k1 masks elements, `row` walks, `last` stops it. */
+/**
+ * Load 16 words of depth of `numRows` lanes into zmm0..; k1 masks elements, `row` walks, `last`
+ * stops it.
+ */
 function emitLoadLanes(
   a: X64,
   options: { row: Gp; last: Gp; stride: Gp; numRows: number; dtype: X64InputDType },
@@ -110,7 +125,7 @@ function emitLoadLanes(
 
 /** Depth contiguous: source[lane][depth]. */
 export function emitTransposingPack(a: X64, format: PanelFormat): void {
-  const { width, dtype } = format;
+  const { width, dtype, layout } = format;
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   const [last, base, to, left, row, stop] = [r.r12, r.rbx, r.r14, r.r15, r.rbp, r.r13];
   const elements = 16 * elementsPerWord(dtype);
@@ -126,7 +141,7 @@ export function emitTransposingPack(a: X64, format: PanelFormat): void {
       }
       a.imul(base, strideBytes, group);
       a.add(base, source);
-      a.lea(to, mem(panels, group * 4));
+      a.lea(to, mem(panels, layout === "tiles" ? group * 64 : group * 4));
       a.mov(left, depth);
       a.mov(stop, last);
       a.countdown(left, elements, () => {
@@ -135,8 +150,9 @@ export function emitTransposingPack(a: X64, format: PanelFormat): void {
         a.mov(row, base);
         const numRows = Math.min(16, width - group);
         emitLoadLanes(a, { row, last: stop, stride: strideBytes, numRows, dtype });
-        emitTranspose16(a);
-        for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * width * 4), zmm(i)]);
+        if (layout === "words") emitTranspose16(a);
+        const rowBytes = layout === "words" ? width * 4 : 64;
+        for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * rowBytes), zmm(i)]);
         a.add(base, 64);
         a.add(stop, 64);
         a.add(to, 16 * width * 4);
@@ -145,26 +161,35 @@ export function emitTransposingPack(a: X64, format: PanelFormat): void {
     }
     a.imul(base, strideBytes, width);
     a.add(source, base);
-    emitWords(a, base, depth, dtype);
+    emitWords(a, base, depth, format);
     a.imul(base, base, width * 4);
     a.add(panels, base);
   });
 }
 
-/** words = depth in 32-bit words. */
-export function emitWords(a: X64, words: Gp, depth: Gp, dtype: X64InputDType): void {
-  if (dtype === "f32") {
-    a.mov(words, depth);
-    return;
-  }
-  a.lea(words, mem(depth, 1));
-  a.shr(words, 1);
+/** words = depth of a panel in 32-bit words, for `depth` elements. */
+export function emitWords(
+  a: X64,
+  words: Gp,
+  depth: Gp,
+  format: Pick<PanelFormat, "dtype" | "depthUnit">,
+): void {
+  const unit = elementsPerWord(format.dtype) * format.depthUnit;
+  a.lea(words, mem(depth, unit - 1));
+  a.shr(words, Math.log2(unit));
+  a.shl(words, Math.log2(format.depthUnit));
 }
 
-/** Depth copied at a time by `emitCopyingPack`: so few rows keep their pages in the translation cache. */
+/**
+ * Depth copied at a time by `emitCopyingPack`: so few rows keep their pages in the translation
+ * cache.
+ */
 const COPIED_DEPTH = 16;
 
-/** Lanes contiguous: source[depth][lane]. Goes through all panels for a few rows before the next rows. */
+/**
+ * Lanes contiguous: source[depth][lane]. Goes through all panels for a few rows before the next
+ * rows.
+ */
 export function emitCopyingPack(a: X64, format: PanelFormat): void {
   const { width, dtype } = format;
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
@@ -174,7 +199,8 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
   const elementBytes = 4 / elementsPerWord(dtype);
   // A vector wider than a row of the panel must not write into the next panel, which may be done.
   const lanesOf = (v: number): Mask | null => (width % 16 === 0 ? null : merging(k(1 + v)));
-  emitWords(a, panelBytes, depth, dtype);
+  if (format.depthUnit > 1) emitPadding(a, format);
+  emitWords(a, panelBytes, depth, format);
   a.imul(panelBytes, panelBytes, width * 4);
   a.countdown(depth, COPIED_DEPTH, () => {
     a.mov(columns, source);
@@ -206,6 +232,32 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
     a.imul(r.rax, strideBytes, COPIED_DEPTH);
     a.add(source, r.rax);
     a.add(panels, COPIED_DEPTH * width * elementBytes);
+  });
+}
+
+/** Zero the words from the depth up to its unit, in every panel. */
+function emitPadding(a: X64, format: PanelFormat): void {
+  const { panels, lanes, depth } = PACK_ARGUMENTS;
+  const [lanesLeft, panelBytes, to, missing, words] = [r.rbx, r.rbp, r.r12, r.r13, r.r14];
+  const rowBytes = format.width * 4;
+  emitWords(a, words, depth, { dtype: format.dtype, depthUnit: 1 });
+  emitWords(a, panelBytes, depth, format);
+  a.sub(panelBytes, words);
+  a.mov(r.r15, panelBytes);
+  a.add(panelBytes, words);
+  a.imul(panelBytes, panelBytes, rowBytes);
+  a.imul(words, words, rowBytes);
+  a.add(words, panels);
+  a.mov(lanesLeft, lanes);
+  emitClear(a, 1);
+  a.countdown(lanesLeft, format.width, () => {
+    a.mov(to, words);
+    a.mov(missing, r.r15);
+    a.countdown(missing, 1, () => {
+      for (let at = 0; at < rowBytes; at += 64) a.v("vmovups", [mem(to, at), zmm(0)]);
+      a.add(to, rowBytes);
+    });
+    a.add(words, panelBytes);
   });
 }
 
@@ -241,6 +293,55 @@ export function emitPairs(
   for (let v = 0; v < numVectors; v++) low(v);
   store();
   a.bind(done);
+}
+
+/** Lanes contiguous, bf16, into the `tiles` layout: source[depth][lane]. */
+export function emitTilePack(a: X64, format: PanelFormat): void {
+  const { width } = format;
+  const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
+  const [columns, from, left, to, inGroup] = [r.r12, r.r13, r.r14, r.r15, r.rbx];
+  a.countdown(lanes, width, () => {
+    for (let group = 0; group < width; group += 16) {
+      const done = a.label();
+      a.lea(inGroup, mem(lanes, -group));
+      a.cmp(inGroup, 0);
+      a.j("le", done);
+      emitLaneMasks(a, inGroup, 1);
+      a.lea(from, mem(source, group * 2));
+      a.lea(to, mem(panels, group * 64));
+      a.mov(left, depth);
+      a.countdown(left, 32, () => {
+        emitClear(a, 16);
+        emitPairRows(a, { from, left, strideBytes });
+        emitTranspose16(a);
+        for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * 64), zmm(i)]);
+        a.add(to, 16 * width * 4);
+      });
+      a.bind(done);
+    }
+    a.add(source, width * 2);
+    emitWords(a, columns, depth, format);
+    a.imul(columns, columns, width * 4);
+    a.add(panels, columns);
+  });
+}
+
+/** Up to 16 words of depth of 16 lanes (mask k1) into zmm0..15, as many as `left` rows give. */
+function emitPairRows(a: X64, options: { from: Gp; left: Gp; strideBytes: Gp }): void {
+  const { from, left, strideBytes } = options;
+  const ready = a.label();
+  for (let i = 0; i < 16; i++) {
+    a.cmp(left, 2 * i);
+    a.j("le", ready);
+    a.v("vpmovzxwd", [zmm(i), mem(from)], zeroing(k(1)));
+    a.cmp(left, 2 * i + 1);
+    a.j("le", ready);
+    a.v("vpmovzxwd", [zmm(16), mem(from, 0, strideBytes, 1)], zeroing(k(1)));
+    a.v("vpslld", [zmm(16), zmm(16), 16]);
+    a.v("vpord", [zmm(i), zmm(i), zmm(16)]);
+    a.lea(from, mem(from, 0, strideBytes, 2));
+  }
+  a.bind(ready);
 }
 
 /** Clear vector registers 0 .. count - 1. */

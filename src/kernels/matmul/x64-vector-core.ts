@@ -1,23 +1,25 @@
 /**
- * @file The vector core of the x64 matrix products: f32 by `vfmadd231ps`, bf16 pairs by `vdpbf16ps`.
+ * @file The vector core of the x64 matrix products: f32 by `vfmadd231ps`, bf16 pairs by
+ * `vdpbf16ps`.
  *
  *     out[m, n] (=|+=) Σ_d A[m, d] · B[d, n]       over one block of depth, both operands packed
  *
- * A tile of the output stays in registers: MR rows (12) of NV vectors (2). For each word of depth it reads NV vectors of
- * B and broadcasts MR words of A. Rows left over take tiles of 8, 4, 2 and 1 rows, a narrow last panel takes one vector: the
- * order in which an element is summed is the same in all of them, one multiply-add a word of depth, from zero, upwards.
+ * A tile of the output stays in registers: MR rows (12) of NV vectors (2). For each word of depth
+ * it reads NV vectors of B and broadcasts MR words of A. Rows left over take tiles of 8, 4, 2 and 1
+ * rows, a narrow last panel takes one vector: the order in which an element is summed is the same
+ * in all of them, one multiply-add a word of depth, from zero, upwards.
  *
- * `vdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal results, whatever MXCSR says;
- * NaN and infinities propagate. `vfmadd231ps` is IEEE 754.
+ * `vdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal
+ * results, whatever MXCSR says; NaN and infinities propagate. `vfmadd231ps` is IEEE 754.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { type Gp, k, mem, merging, r, zmm } from "../../codegen/x64/operands.ts";
 import { emitClear, emitLaneMasks, type X64InputDType } from "./x64-pack.ts";
 
-/** Rows and vectors of a full tile. */
+/** A full tile of the output. */
 export const TILE_ROWS = 12;
-export const TILE_VECTORS = 2;
-const TILE_COLUMNS = TILE_VECTORS * 16;
+export const TILE_COLUMNS = 32;
+const TILE_VECTORS = TILE_COLUMNS / 16;
 /** Tiles for the rows left over. */
 const REST_ROWS = [8, 4, 2, 1] as const;
 const UNROLL = 4;
@@ -134,7 +136,7 @@ function emitPanelPair(
   tile(TILE_ROWS);
   a.jmp(done);
   a.bind(rest);
-  // `rows` has the bits of the rest: 8, 4, 2, 1. Each tile starts where the panel's rows before it end.
+  // `rows` has the bits of the rest: 8, 4, 2, 1. Each tile starts where the one before it ends.
   let first = 0;
   for (const rows of REST_ROWS) {
     const skip = a.label();

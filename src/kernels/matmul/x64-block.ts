@@ -1,0 +1,95 @@
+/**
+ * @file The native function of the x64 matrix products: one cache block, packed and multiplied.
+ *
+ * Its slots are plain numbers; operands, panels and output are byte offsets from the memory's base.
+ */
+import type { X64 } from "../../codegen/x64/assembler.ts";
+import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
+import { type Memory, mem, r } from "../../codegen/x64/operands.ts";
+import { slotIndex } from "../kernel.ts";
+import type { Transposition } from "./block-multiplier.ts";
+import type { X64Core } from "./x64-core.ts";
+import {
+  emitCopyingPack,
+  emitTilePack,
+  emitTransposingPack,
+  emitWords,
+  PACK_ARGUMENTS,
+  type PanelFormat,
+} from "./x64-pack.ts";
+import { CORE_ARGUMENTS } from "./x64-vector-core.ts";
+
+const SLOTS = [
+  "a",
+  "aStrideBytes",
+  "b",
+  "bStrideBytes",
+  "out",
+  "outStrideBytes",
+  "rows",
+  "columns",
+  "depth",
+  "accumulate",
+  "aPanels",
+  "bPanels",
+  "packsA",
+  "packsB",
+  "buffer",
+] as const;
+
+/** Position of each argument of a block product. */
+export const BLOCK_AT: Record<(typeof SLOTS)[number], number> = slotIndex(SLOTS);
+const AT = BLOCK_AT;
+
+const slotAt = (name: keyof typeof AT): Memory => mem(r.rdi, 8 * AT[name]);
+
+/** Emits the packing of one operand, unless its slot says that the panels are there already. */
+function emitPack(
+  a: X64,
+  operand: "a" | "b",
+  format: PanelFormat,
+  isDepthContiguous: boolean,
+): void {
+  const done = a.label();
+  const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
+  a.cmp(slotAt(operand === "a" ? "packsA" : "packsB"), 0);
+  a.j("e", done);
+  loadSlot(a, source, AT[operand]);
+  a.add(source, r.rcx);
+  loadSlot(a, strideBytes, AT[`${operand}StrideBytes`]);
+  loadSlot(a, panels, AT[`${operand}Panels`]);
+  a.add(panels, r.rcx);
+  loadSlot(a, lanes, operand === "a" ? AT.rows : AT.columns);
+  loadSlot(a, depth, AT.depth);
+  if (isDepthContiguous) emitTransposingPack(a, format);
+  else if (format.layout === "tiles") emitTilePack(a, format);
+  else emitCopyingPack(a, format);
+  a.bind(done);
+}
+
+/** Code that multiplies one cache block with `core`. */
+export function emitBlockProduct(transposition: Transposition, core: X64Core): Uint8Array {
+  return emitKernel({
+    numLocals: core.numLocals,
+    body: (a, local) => {
+      emitPack(a, "a", core.aFormat, transposition !== "tn");
+      emitPack(a, "b", core.bFormat, transposition === "nt");
+      loadSlot(a, r.rax, AT.depth);
+      emitWords(a, CORE_ARGUMENTS.words, r.rax, core.bFormat);
+      for (const name of ["aPanels", "bPanels", "out"] as const) {
+        loadSlot(a, CORE_ARGUMENTS[name], AT[name]);
+        a.add(CORE_ARGUMENTS[name], r.rcx);
+      }
+      for (const name of ["outStrideBytes", "rows"] as const) {
+        loadSlot(a, CORE_ARGUMENTS[name], AT[name]);
+      }
+      const buffer = r.rdx;
+      loadSlot(a, buffer, AT.buffer);
+      a.add(buffer, r.rcx);
+      // The memory's base is no longer needed; its register holds the columns.
+      loadSlot(a, CORE_ARGUMENTS.columns, AT.columns);
+      const frame = { accumulate: slotAt("accumulate"), columns: slotAt("columns"), buffer, local };
+      core.emit(a, frame);
+    },
+  });
+}

@@ -1,0 +1,82 @@
+/**
+ * @file A thread's block product, loaded and ready: its argument block, its scratch, one call.
+ *
+ * Native addresses are sound here because the memory never moves and is never freed.
+ */
+import { assert } from "../../base/errors.ts";
+import { roundUp } from "../../base/integers.ts";
+import type { CpuMemory } from "../../device/cpu/memory.ts";
+import type { Span, ThreadContext } from "../../device/program.ts";
+import type { Transposition } from "./block-multiplier.ts";
+import { emitBlockProduct } from "./x64-block.ts";
+import type { X64Core } from "./x64-core.ts";
+import { elementsPerWord, PACK_SLACK_BYTES } from "./x64-pack.ts";
+import { TILE_BUFFER_BYTES } from "./x64-tile-core.ts";
+
+/** Columns whose packed B stays in the second-level cache beside the panels of A passing by. */
+export const SLICE_COLUMNS = 256;
+
+export interface PreparedBlocks {
+  readonly memory: CpuMemory;
+  /** The arguments of `run`, at `BLOCK_AT`. */
+  readonly slots: Float64Array;
+  /** Multiply the block that `slots` describe. */
+  run(): void;
+  /** Elements of depth summed at once. */
+  readonly depthBlock: number;
+  readonly elementBytes: 2 | 4;
+  /** Byte offsets of this thread's panels and of the core's buffer. */
+  readonly aPanels: number;
+  readonly bPanels: number;
+  readonly buffer: number;
+}
+
+/** Load a core's block product and lay out its scratch. */
+export function prepareBlocks(
+  core: X64Core,
+  transposition: Transposition,
+  context: ThreadContext,
+  scratch: Span,
+): PreparedBlocks {
+  const { native, memory, argumentBlock } = context;
+  assert(native !== null, "x64 code needs a native runtime");
+  const perWord = elementsPerWord(core.dtype);
+  const panelBytes = (lanes: number, width: number): number =>
+    roundUp(roundUp(lanes, width) * core.depthBlockWords * 4 + PACK_SLACK_BYTES, 4096);
+  const buffer = scratch.byteOffset;
+  const aPanels = buffer + TILE_BUFFER_BYTES;
+  const bPanels = aPanels + panelBytes(core.maxRows, core.aFormat.width);
+  const scratchBytes = bPanels + panelBytes(SLICE_COLUMNS, core.bFormat.width) - buffer;
+  assert(scratchBytes <= scratch.byteLength, `x64 products need ${scratchBytes} bytes of scratch`);
+  const product = native.load(emitBlockProduct(transposition, core));
+  const { baseAddress } = memory;
+  const slotsAddress = baseAddress + argumentBlock.byteOffset;
+  return {
+    memory,
+    // Shared memory grows in place: this view never goes stale.
+    slots: new Float64Array(
+      memory.wasm.buffer,
+      argumentBlock.byteOffset,
+      argumentBlock.byteLength / 8,
+    ),
+    run: () => product.call(slotsAddress, 0, 0, baseAddress),
+    depthBlock: core.depthBlockWords * perWord,
+    elementBytes: perWord === 1 ? 4 : 2,
+    aPanels,
+    bPanels,
+    buffer,
+  };
+}
+
+/** Zero an m × n block of the output. */
+export function zeroBlock(
+  out: Float32Array<SharedArrayBuffer>,
+  first: number,
+  stride: number,
+  m: number,
+  n: number,
+): void {
+  for (let row = 0; row < m; row++) {
+    out.fill(0, first + row * stride, first + row * stride + n);
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * @file The AMX core of the x64 matrix products: bf16 pairs by `tdpbf16ps`, 16×16 results at a
+ * time.
+ *
+ *     out[m, n] (=|+=) Σ_d A[m, d] · B[d, n]       over one block of depth, both operands packed
+ *
+ * Four tiles hold 32×32 sums, two hold rows of A, two hold columns of B. Panels are padded with
+ * zeros to 16 words of depth, so that every tile is whole. The sums leave through a 4 KiB buffer,
+ * from which existing rows and columns are written to the output under masks. Each element is
+ * summed from zero upwards in steps of one word of depth, wherever it stands.
+ *
+ * `tdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal
+ * results; NaN and infinities propagate. Tiles are configured first and released last: nothing else
+ * in the process touches them, and the operating system saves them only while they are in use.
+ *
+ * Source: SDM volume 1, chapter 18 (AMX); volume 2, TDPBF16PS.
+ */
+import type { X64 } from "../../codegen/x64/assembler.ts";
+import { k, type Memory, mem, merging, r, tmm, zmm } from "../../codegen/x64/operands.ts";
+import { emitLaneMasks } from "./x64-pack.ts";
+import { CORE_ARGUMENTS } from "./x64-vector-core.ts";
+
+/** The tile instructions, as the assembler has them; a test emits others that mean the same. */
+export type TileUnit = Pick<
+  X64,
+  "ldtilecfg" | "tilerelease" | "tilezero" | "tileloadd" | "tilestored" | "tdpbf16ps"
+>;
+
+/** Rows and columns of the sums that the tiles hold together. */
+export const TILE_BLOCK = 32;
+export const TILE_BUFFER_BYTES = 4096;
+const TILE_BYTES = 1024;
+/** Bytes of a row of B's panels and of the buffer. */
+const PANEL_ROW_BYTES = TILE_BLOCK * 4;
+
+/** Local variables of the kernel that this core uses: the buffer's address, then 64 bytes. */
+export const TILE_CORE_LOCALS = 10;
+const LOCAL_BUFFER = 0;
+const LOCAL_CONFIGURATION = 2;
+
+const AT = {
+  a: r.rbp,
+  b: r.rbx,
+  wordsLeft: r.rax,
+  tile: r.rsi,
+  aStride: r.r14,
+  bStride: r.r15,
+} as const;
+
+/** Palette 1, eight tiles of 16 rows of 64 bytes (SDM volume 1, section 18.3). */
+function emitConfiguration(a: X64, tiles: TileUnit, local: (index: number) => Memory): void {
+  const words = [1, 0, 0, 0, 0x400040, 0x400040, 0x400040, 0x400040];
+  words.push(0, 0, 0, 0, 0x10101010, 0x10101010, 0, 0);
+  for (const [index, word] of words.entries()) {
+    const { base, displacement } = local(LOCAL_CONFIGURATION);
+    a.mov(r.rax, word);
+    a.mov32(mem(base, displacement + 4 * index), r.rax);
+  }
+  tiles.ldtilecfg(local(LOCAL_CONFIGURATION));
+}
+
+/** Sums of one or two panels of 16 rows by 32 columns, into the buffer at rdx. */
+function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
+  const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
+  for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
+  a.mov(AT.a, CORE_ARGUMENTS.aPanels);
+  a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
+  a.countdown(AT.wordsLeft, 16, () => {
+    tiles.tileloadd(a0, mem(AT.a, 0, AT.aStride, 1));
+    tiles.tileloadd(b0, mem(AT.b, 0, AT.bStride, 1));
+    tiles.tdpbf16ps(tmm(0), a0, b0);
+    tiles.tileloadd(b1, mem(AT.b, 64, AT.bStride, 1));
+    tiles.tdpbf16ps(tmm(1), a0, b1);
+    if (numRowTiles === 2) {
+      tiles.tileloadd(a1, mem(AT.a, TILE_BYTES, AT.aStride, 1));
+      tiles.tdpbf16ps(tmm(2), a1, b0);
+      tiles.tdpbf16ps(tmm(3), a1, b1);
+    }
+    a.add(AT.a, 2 * TILE_BYTES);
+    a.add(AT.b, 16 * PANEL_ROW_BYTES);
+  });
+  for (let t = 0; t < 2 * numRowTiles; t++) {
+    const at = Math.floor(t / 2) * 16 * PANEL_ROW_BYTES + (t % 2) * 64;
+    tiles.tilestored(mem(r.rdx, at, AT.bStride, 1), tmm(t));
+  }
+}
+
+/** Existing rows and columns of the buffer at rdx to the output at `tile`. Masks in k1, k2. */
+function emitWriteOut(a: X64, accumulate: Memory): void {
+  const [rowsLeft, from, to] = [r.rax, r.rdx, AT.a];
+  const { rows, outStrideBytes } = CORE_ARGUMENTS;
+  const overwrite = a.label();
+  const done = a.label();
+  a.mov(rowsLeft, TILE_BLOCK);
+  a.cmp(rows, rowsLeft);
+  a.cmov("l", rowsLeft, rows);
+  a.mov(to, AT.tile);
+  const eachRow = (adds: boolean): void =>
+    a.countdown(rowsLeft, 1, () => {
+      for (let v = 0; v < 2; v++) {
+        const mask = merging(k(1 + v));
+        a.v("vmovups", [zmm(v), mem(from, v * 64)]);
+        if (adds) a.v("vaddps", [zmm(v), zmm(v), mem(to, v * 64)], mask);
+        a.v("vmovups", [mem(to, v * 64), zmm(v)], mask);
+      }
+      a.add(from, PANEL_ROW_BYTES);
+      a.add(to, outStrideBytes);
+    });
+  a.cmp(accumulate, 0);
+  a.j("e", overwrite);
+  eachRow(true);
+  a.jmp(done);
+  a.bind(overwrite);
+  eachRow(false);
+  a.bind(done);
+}
+
+/**
+ * The product of packed blocks. Slots: `accumulate` (0 overwrites), `columns`; `buffer` is an
+ * address.
+ */
+export function emitTileCore(
+  a: X64,
+  options: {
+    readonly tiles: TileUnit;
+    readonly local: (index: number) => Memory;
+    readonly accumulate: Memory;
+    readonly columns: Memory;
+    /** Register with the address of TILE_BUFFER_BYTES of scratch. */
+    readonly buffer: typeof r.rax;
+  },
+): void {
+  const { tiles, local, accumulate, columns, buffer } = options;
+  const { aPanels, bPanels, out, outStrideBytes, rows, words } = CORE_ARGUMENTS;
+  const columnsLeft = CORE_ARGUMENTS.columns;
+  a.mov(local(LOCAL_BUFFER), buffer);
+  emitConfiguration(a, tiles, local);
+  a.mov(AT.aStride, 64);
+  a.mov(AT.bStride, PANEL_ROW_BYTES);
+  a.countdown(rows, TILE_BLOCK, () => {
+    a.v("vcvttsd2si", [columnsLeft, columns]);
+    a.mov(AT.b, bPanels);
+    a.mov(AT.tile, out);
+    a.countdown(columnsLeft, TILE_BLOCK, () => {
+      const oneTile = a.label();
+      const summed = a.label();
+      a.mov(r.rdx, local(LOCAL_BUFFER));
+      a.cmp(rows, 16);
+      a.j("le", oneTile);
+      emitSums(a, tiles, 2);
+      a.jmp(summed);
+      a.bind(oneTile);
+      emitSums(a, tiles, 1);
+      a.bind(summed);
+      emitLaneMasks(a, columnsLeft, 2);
+      a.mov(r.rdx, local(LOCAL_BUFFER));
+      emitWriteOut(a, accumulate);
+      a.add(AT.tile, PANEL_ROW_BYTES);
+    });
+    a.imul(r.rax, words, TILE_BLOCK * 4);
+    a.add(aPanels, r.rax);
+    a.imul(r.rax, outStrideBytes, TILE_BLOCK);
+    a.add(out, r.rax);
+  });
+  tiles.tilerelease();
+}
