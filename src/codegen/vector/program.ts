@@ -107,6 +107,15 @@ export type Instruction =
       readonly element: number;
       readonly a: Value;
     }
+  /** Column `index[row]` of a row operand, in every lane; 0 where there is no such column. */
+  | { readonly op: "loadElement"; readonly operand: OperandIndex; readonly index: OperandIndex }
+  /** Writes that column; nothing where there is no such column. */
+  | {
+      readonly op: "storeElement";
+      readonly operand: OperandIndex;
+      readonly index: OperandIndex;
+      readonly a: Value;
+    }
   /** Points `operand` at the row that element `element` of `index` names; the value is −1 if present, else 0. */
   | {
       readonly op: "locate";
@@ -167,6 +176,7 @@ export function inputsOf(instruction: Instruction): Value[] {
     case "scalar":
     case "load":
     case "loadPerRow":
+    case "loadElement":
     case "locate":
     case "columnIndex":
     case "reduced":

@@ -323,6 +323,18 @@ export class Recorder {
     this.#record({ op: "storePerRow", operand, element, a });
   }
 
+  /** Column `index[row]` of a f32 row operand, in every lane; 0 where the index is no column. */
+  loadElement(operand: OperandIndex, index: OperandIndex): Value {
+    this.#assertElement(operand);
+    return this.#record({ op: "loadElement", operand, index });
+  }
+
+  /** Writes column `index[row]`; nothing where the index is no column. */
+  storeElement(operand: OperandIndex, index: OperandIndex, a: Value): void {
+    this.#assertElement(operand);
+    this.#record({ op: "storeElement", operand, index, a });
+  }
+
   /** Points a gathered operand at the row that element `element` of the i32 operand `index` names. */
   locate(operand: OperandIndex, index: OperandIndex, element = 0): void {
     assert(this.#operand(operand).kind === "gathered", `${this.#name}: locate a gathered operand`);
@@ -386,6 +398,13 @@ export class Recorder {
     const rounded = this.integerAdd(this.integerAdd(a, this.integer(BF16_ROUNDING)), odd);
     const quiet = this.or(top, this.integer(BF16_QUIET_BIT));
     return this.select(this.equal(a, a), this.shiftRight(rounded, 16), quiet);
+  }
+
+  #assertElement(operand: OperandIndex): void {
+    const { kind, elementBytes } = this.#operand(operand);
+    assert(kind === "row" && elementBytes === 4, `${this.#name}: elements of 32-bit rows only`);
+    assert(this.#loop === null, `${this.#name}: single elements only outside column loops`);
+    assert(this.#split === "rows", `${this.#name}: single elements need whole rows`);
   }
 
   #presenceOf(operand: OperandIndex): Value {

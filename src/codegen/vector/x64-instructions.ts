@@ -31,7 +31,7 @@ import {
   type ShiftOp,
   type Value,
 } from "./program.ts";
-import { COLUMN, type X64Frame } from "./x64-frame.ts";
+import { COLUMN, WIDTH, type X64Frame } from "./x64-frame.ts";
 import type { VectorRegisters } from "./x64-registers.ts";
 
 export const LANES = 16;
@@ -108,6 +108,13 @@ export class X64Instructions {
         this.#a.v("vmovss m32", [mem(r.rax, 4 * element), source]);
         break;
       }
+      case "storeElement": {
+        const source = xmm(this.register(instruction.a).index);
+        this.#atElement(instruction.operand, instruction.index, (target) => {
+          this.#a.v("vmovss m32", [target, source]);
+        });
+        break;
+      }
       case "fma":
         this.#fma(value, instruction, position);
         break;
@@ -161,6 +168,14 @@ export class X64Instructions {
         a.mov(r.rax, this.#frame.element(instruction.operand));
         const source = mem(r.rax, 4 * instruction.element);
         a.v("vpbroadcastd", [this.#destination(value, instruction, position), source]);
+        return;
+      }
+      case "loadElement": {
+        const result = this.#destination(value, instruction, position);
+        a.v("vpxord", [result, result, result]);
+        this.#atElement(instruction.operand, instruction.index, (source) => {
+          a.v("vpbroadcastd", [result, source]);
+        });
         return;
       }
       case "locate":
@@ -279,6 +294,18 @@ export class X64Instructions {
     const op = ({ 1: "vpmovdb", 2: "vpmovdw", 4: "vmovups" } as const)[elementBytes];
     const mask: Mask | null = place.tail ? merging(TAIL) : null;
     this.#a.v(op, [this.#columns(operand, place), source], mask);
+  }
+
+  /** Emits `body` over column `index[row]`, passed over where there is no such column. */
+  #atElement(operand: OperandIndex, index: OperandIndex, body: (element: Memory) => void): void {
+    const a = this.#a;
+    const end = a.label();
+    a.mov(r.rax, this.#frame.element(index));
+    a.movsxd(r.rax, mem(r.rax));
+    a.cmp(r.rax, WIDTH);
+    a.j("ae", end);
+    body(mem(this.#frame.pointer(operand), 0, r.rax, 4));
+    a.bind(end);
   }
 
   /** Points the operand at its row (row 0 where absent); rcx is −1 where present, else 0. */

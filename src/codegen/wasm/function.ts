@@ -4,6 +4,7 @@
  * A stack machine's code is written in the order it runs. The structured helpers (`block`, `loop`, `when`) are the
  * whole control flow that kernels need. Knows no tensors. Alignment hints are always 1 byte: rows may start anywhere.
  */
+import { assert } from "../../base/errors.ts";
 import { signed, unsigned, vector } from "./encoding.ts";
 import {
   LANE_MEMORY_OPS,
@@ -88,13 +89,15 @@ export class WasmFunction {
     return this.#emit(VECTOR_PREFIX, LANE_OPS[name], lane);
   }
 
+  /** `i8x16.shuffle`: bytes 0–15 of the first operand, 16–31 of the second. */
+  shuffle8(bytes: readonly number[]): this {
+    assert(bytes.length === 16, `a shuffle names 16 bytes, not ${bytes.length}`);
+    return this.#emit(VECTOR_PREFIX, 0x0d, ...bytes);
+  }
+
   /** `i8x16.shuffle` by whole 32-bit lanes: 0–3 of the first operand, 4–7 of the second. */
   shuffle32(lanes: readonly [number, number, number, number]): this {
-    return this.#emit(
-      VECTOR_PREFIX,
-      0x0d,
-      ...lanes.flatMap((lane) => [lane * 4, lane * 4 + 1, lane * 4 + 2, lane * 4 + 3]),
-    );
+    return this.shuffle8(lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => lane * 4 + byte)));
   }
 
   /** `br 0` in the body would leave the block. */

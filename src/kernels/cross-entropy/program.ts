@@ -1,7 +1,7 @@
 /**
  * @file Cross entropy and its gradient as a row program; operands and scalars as in the contract.
  *
- * The target's logit is picked by comparing column numbers, not by an address: a wrong target reads nothing.
+ * A target that is no column reads and writes nothing.
  */
 import { exp, log } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
@@ -19,11 +19,8 @@ export function crossEntropyProgram(variant: string): RowProgram {
       const target = v.loadPerRow(targets);
       // All ones unless the target is −1: an ignored row gives exact zeros, whatever its logits.
       const counted = v.xor(v.shiftRightSigned(target, 31), v.integer(-1));
-      const { top, picked } = v.columns(() => {
-        const value = v.load(logits);
-        const here = v.select(v.integerEqual(v.columnIndex(), target), value, v.float(0));
-        return { top: v.rowMax(value), picked: v.sum(here) };
-      });
+      const picked = v.loadElement(logits, targets);
+      const { top } = v.columns(() => ({ top: v.rowMax(v.load(logits)) }));
       const { total } = v.columns(() => {
         const term = exp(v, v.sub(v.load(logits), top));
         if (withGradient) v.store(logits, term);
@@ -37,12 +34,9 @@ export function crossEntropyProgram(variant: string): RowProgram {
       // p·(1 + 2·zLoss·logSumExp)·gradScale = term · factor
       const twice = v.mul(zLoss, v.add(sumExp, sumExp));
       const factor = v.div(v.fma(gradScale, twice, gradScale), total);
-      const minus = v.neg(gradScale);
-      v.columns(() => {
-        const isTarget = v.integerEqual(v.columnIndex(), target);
-        const gradient = v.fma(v.load(logits), factor, v.select(isTarget, minus, v.float(0)));
-        v.store(logits, v.and(gradient, counted));
-      });
+      v.columns(() => v.store(logits, v.and(v.mul(v.load(logits), factor), counted)));
+      const gradient = v.sub(v.loadElement(logits, targets), gradScale);
+      v.storeElement(logits, targets, gradient);
     },
   });
 }
