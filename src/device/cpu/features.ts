@@ -78,6 +78,9 @@ const XCR0_AVX512 = 0xe6;
 /** States tile configuration and tile data. */
 const XCR0_AMX = 0x60000;
 
+/** Leaf 7, ebx: BMI2, AVX-512 F, DQ, BW, VL. */
+const AVX512_BITS = [8, 16, 17, 30, 31];
+
 const NOTHING: CpuFeatures = {
   avx512: false,
   avx512Bf16: false,
@@ -92,8 +95,7 @@ export function detectFeatures(queries: ProcessorQueries): CpuFeatures {
   if (highestLeaf < 7 || !hasXgetbv) return NOTHING;
   const leaf7 = queries.cpuid(7, 0);
   const states = queries.xcr0();
-  const avx512 =
-    covers(states, XCR0_AVX512) && [8, 16, 17, 30, 31].every((index) => bit(leaf7.ebx, index)); // BMI2, F, DQ, BW, VL
+  const avx512 = covers(states, XCR0_AVX512) && AVX512_BITS.every((index) => bit(leaf7.ebx, index));
   if (!avx512) return NOTHING;
   const hasSubleaf1 = leaf7.eax >>> 0 >= 1;
   const hasAmx = covers(states, XCR0_AMX) && bit(leaf7.edx, 24) && bit(leaf7.edx, 22);

@@ -1,9 +1,10 @@
 /**
  * @file How a matrix product is divided into tasks, whatever runs them.
  *
- * A task is rowBlock × columnBlock of the output over the whole depth. It packs its share of both operands, so a long
- * row block spreads the packing of B over more rows, and a wide column block that of A over more columns; small blocks
- * let threads share evenly. The division never changes a bit of the result.
+ * A task is rowBlock × columnBlock of the output over the whole depth. It packs its share of both
+ * operands, rows · numColumnBlocks + columns · numRowBlocks lanes in all, so the longer side is cut
+ * first. Several tasks a thread let threads of unequal luck share evenly. The division never
+ * changes a bit of the result.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv, isIntegerIn, roundUp } from "../../base/integers.ts";
@@ -13,19 +14,17 @@ export interface BlockPlan {
   readonly columnBlock: number;
 }
 
-/** Row blocks are whole tiles of every core: 12 rows (x64), 16 (AMX), 6 (wasm). */
-const ROW_UNIT = 48;
-/** Column blocks are whole panels of every core. */
+/** Blocks are whole tiles of the widest core (32×32); others end a block with a smaller tile. */
+const ROW_UNIT = 32;
 const COLUMN_UNIT = 64;
-/** Longer row blocks would no longer let their packed rows stay in a second-level cache. */
-const MAX_ROW_BLOCK = 528;
-const MAX_COLUMN_BLOCK = 2048;
-/** Fewer multiply-adds than this are not worth waking another thread for (about 10 µs of one core). */
-const MIN_TASK_WORK = 2 ** 19;
-/** Tasks for each thread, so that a late one does not keep all others waiting. */
+/** Longer blocks would no longer fit the cores' scratch, and pack an operand again. */
+const MAX_ROW_BLOCK = 768;
+const MAX_COLUMN_BLOCK = 4096;
+/** Fewer multiply-adds (about 5 µs of one core) are not worth waking another thread for. */
+const MIN_TASK_WORK = 2 ** 18;
 const TASKS_PER_THREAD = 2;
 
-/** Blocks for a product of rows × columns × depth, done `batchCount` times by `numThreads` threads. */
+/** Blocks for a product of rows × columns × depth, done `batchCount` times by `numThreads`. */
 export function planBlocks(product: {
   readonly rows: number;
   readonly columns: number;
@@ -36,19 +35,31 @@ export function planBlocks(product: {
   const { rows, columns, depth, numThreads, batchCount = 1 } = product;
   assert(isIntegerIn(rows, 0, 2 ** 40), `rows (${rows}) must be a whole number`);
   assert(isIntegerIn(columns, 0, 2 ** 40), `columns (${columns}) must be a whole number`);
-  const work = rows * columns * Math.max(depth, 1);
-  const mostTasks = Math.max(1, Math.floor(work / MIN_TASK_WORK));
-  const share =
-    numThreads === 1 ? 1 : ceilDiv(numThreads * TASKS_PER_THREAD, Math.max(1, batchCount));
-  const wanted = Math.min(share, mostTasks);
-  // Cut the rows first: a row block reads its rows of A once, and every block reads all of B.
-  const numRowCuts = Math.min(wanted, Math.max(1, Math.floor(rows / ROW_UNIT)));
-  const rowBlock = blockOf(rows, numRowCuts, ROW_UNIT, MAX_ROW_BLOCK);
-  const numColumnCuts = ceilDiv(wanted, ceilDiv(Math.max(rows, 1), rowBlock));
-  return { rowBlock, columnBlock: blockOf(columns, numColumnCuts, COLUMN_UNIT, MAX_COLUMN_BLOCK) };
+  assert(isIntegerIn(numThreads, 1, 2 ** 16), `numThreads (${numThreads}) must be at least 1`);
+  const mostTasks = Math.max(1, Math.floor((rows * columns * depth) / MIN_TASK_WORK));
+  const share = ceilDiv(numThreads * TASKS_PER_THREAD, Math.max(1, batchCount));
+  const wanted = numThreads === 1 ? 1 : Math.min(share, mostTasks);
+  let best: BlockPlan | undefined;
+  let leastCost = Number.POSITIVE_INFINITY;
+  for (let rowCuts = 1; rowCuts <= wanted; rowCuts++) {
+    const rowBlock = blockOf(rows, rowCuts, ROW_UNIT, MAX_ROW_BLOCK);
+    const numRowBlocks = ceilDiv(rows, rowBlock);
+    const columnCuts = ceilDiv(wanted, Math.max(1, numRowBlocks));
+    const columnBlock = blockOf(columns, columnCuts, COLUMN_UNIT, MAX_COLUMN_BLOCK);
+    const numColumnBlocks = ceilDiv(columns, columnBlock);
+    // Packed lanes, and first of all enough tasks.
+    const missing = Math.max(0, wanted - numRowBlocks * numColumnBlocks);
+    const cost = (rows * numColumnBlocks + columns * numRowBlocks) * (1 + missing);
+    if (best === undefined || cost < leastCost) {
+      best = { rowBlock, columnBlock };
+      leastCost = cost;
+    }
+  }
+  assert(best !== undefined, "at least one plan was tried");
+  return best;
 }
 
-/** The length of `numCuts` even blocks of `total`, a multiple of `unit`, at most `most`. */
+/** The length of `numCuts` even blocks of `total`: a multiple of `unit`, at most `most`. */
 function blockOf(total: number, numCuts: number, unit: number, most: number): number {
   const cuts = Math.max(numCuts, ceilDiv(total, most));
   return Math.max(unit, roundUp(ceilDiv(total, cuts), unit));

@@ -51,14 +51,11 @@ export function prepareBlocks(
   const product = native.load(emitBlockProduct(transposition, core));
   const { baseAddress } = memory;
   const slotsAddress = baseAddress + argumentBlock.byteOffset;
+  const numSlots = argumentBlock.byteLength / 8;
   return {
     memory,
     // Shared memory grows in place: this view never goes stale.
-    slots: new Float64Array(
-      memory.wasm.buffer,
-      argumentBlock.byteOffset,
-      argumentBlock.byteLength / 8,
-    ),
+    slots: new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots),
     run: () => product.call(slotsAddress, 0, 0, baseAddress),
     depthBlock: core.depthBlockWords * perWord,
     elementBytes: perWord === 1 ? 4 : 2,

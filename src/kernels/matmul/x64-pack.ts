@@ -5,7 +5,7 @@
  *     panel[p][d][lane] = operand(lane = p·width + lane, depth d)       32-bit words
  *
  *   lane   a row of A, or a column of B
- *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one is paired with 0)
+ *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one with 0)
  *
  * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through
  * registers) or lanes (`copying`), and a third for the tiles that AMX wants of A (`tile`). They
