@@ -19,7 +19,7 @@ import { validate } from "./validation.ts";
 let device: Device;
 
 before(async () => {
-  device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+  device = await openCpuDevice({ numThreads: 1 });
 });
 after(() => device[Symbol.asyncDispose]());
 

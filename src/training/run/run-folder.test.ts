@@ -33,6 +33,7 @@ const failsWith = (code: string) => (error: unknown) =>
 
 function begin(steps: number): void {
   using folder = RunFolder.create(run, { seed: 1 });
+  folder.beginSeries(0);
   for (let step = 0; step < steps; step++) folder.appendMetrics({ step }, { "loss/train": step });
 }
 
@@ -44,19 +45,27 @@ const metricSteps = (): number[] =>
 
 test("a folder that holds a run is not overwritten", () => {
   begin(2);
+  mkdirSync(join(run, "checkpoints", "step-0"));
   assert.throws(() => RunFolder.create(run, {}), failsWith("run.exists"));
   assert.deepEqual(metricSteps(), [0, 1]);
 });
 
+test("a run that was killed before its first checkpoint is begun again", () => {
+  begin(2);
+  begin(1);
+  assert.deepEqual(metricSteps(), [0]);
+});
+
 test("a folder without a run is not resumed", () => {
-  assert.throws(() => RunFolder.resume(run, 0), failsWith("run.missing"));
+  assert.throws(() => RunFolder.open(run), failsWith("run.missing"));
 });
 
 test("resuming drops the lines after the checkpoint, and a torn last line", () => {
   begin(6);
   appendFileSync(join(run, "metrics.jsonl"), '{"step":6,"lo');
   appendFileSync(join(run, "samples.jsonl"), '{"step":2,"text":"a"}\n{"step":5,"text":"b"}\n');
-  using folder = RunFolder.resume(run, 4);
+  using folder = RunFolder.open(run);
+  folder.beginSeries(4);
   folder.appendMetrics({ step: 4 }, {});
   assert.deepEqual(metricSteps(), [0, 1, 2, 3, 4]);
   assert.equal(readFileSync(join(run, "samples.jsonl"), "utf8"), '{"step":2,"text":"a"}\n');
@@ -64,7 +73,8 @@ test("resuming drops the lines after the checkpoint, and a torn last line", () =
 
 test("a resumed run writes a TensorBoard file of its own", () => {
   begin(1);
-  RunFolder.resume(run, 1)[Symbol.dispose]();
+  using folder = RunFolder.open(run);
+  folder.beginSeries(1);
   const events = readdirSync(run).filter((name) => name.startsWith("events.out.tfevents."));
   assert.equal(events.length, 2);
 });
@@ -78,7 +88,7 @@ test("temporary folders of killed writers are removed, and never listed as check
     listCheckpoints(run).map(({ step }) => step),
     [9, 10],
   );
-  RunFolder.resume(run, 9)[Symbol.dispose]();
+  RunFolder.open(run)[Symbol.dispose]();
   assert.deepEqual(readdirSync(join(run, "checkpoints")).sort(), ["notes", "step-10", "step-9"]);
   assert.equal(resolveCheckpoint(run), join(run, "checkpoints", "step-10"));
 });
@@ -100,10 +110,10 @@ test("a run without a checkpoint cannot be used as a model, and says so", () => 
 
 test("a second trainer is refused while the first one lives", () => {
   begin(1);
-  using _folder = RunFolder.resume(run, 1);
+  using _folder = RunFolder.open(run);
   const script = `
     import { RunFolder } from ${JSON.stringify(join(import.meta.dirname, "run-folder.ts"))};
-    try { RunFolder.resume(process.argv[1], 1); console.log("taken"); }
+    try { RunFolder.open(process.argv[1]); console.log("taken"); }
     catch (error) { console.log(error.code); }`;
   const child = spawnSync(process.execPath, ["--input-type=module-typescript", "-e", script, run], {
     encoding: "utf8",

@@ -5,7 +5,8 @@
  *     plan.json              the run's length, once it is known
  *     metrics.jsonl          one line a step          events.out.tfevents.*   the same for TensorBoard
  *     samples.jsonl          completions over time
- *     checkpoints/step-N/    whole or not there
+ *     summary.json           what a run that came to its end achieved
+ *     tokens/                the tokenised corpus      checkpoints/step-N/     whole or not there
  *
  * A new run refuses a folder that holds one; a resumed run drops the lines after its checkpoint (and a line that a
  * kill left half written), so that the series of losses has each step once. There is no "latest" pointer that could
@@ -35,6 +36,7 @@ const CONFIG_FILE = "config.json";
 const PLAN_FILE = "plan.json";
 const METRICS_FILE = "metrics.jsonl";
 const SAMPLES_FILE = "samples.jsonl";
+const SUMMARY_FILE = "summary.json";
 const CHECKPOINTS = "checkpoints";
 
 export interface CheckpointPlace {
@@ -90,23 +92,23 @@ export class RunFolder implements Disposable {
     this.#lock = lock;
   }
 
-  /** Begin a run in a folder that holds none. */
+  /** Begin a run in a folder that holds none. A run without a checkpoint never began, and is begun again. */
   static create(path: string, config: unknown): RunFolder {
-    if (isRunFolder(path)) {
-      throw new OperationalError(
-        "run.exists",
-        `${path} already holds a run; carry on with --resume, or choose another --out`,
-        { path },
-      );
-    }
-    return RunFolder.#open(path, (folder) => {
+    return RunFolder.#openLocked(path, (folder) => {
+      if (listCheckpoints(path).length > 0) {
+        throw new OperationalError(
+          "run.exists",
+          `${path} already holds a run; carry on with --resume, or choose another --out`,
+          { path },
+        );
+      }
+      rmSync(join(path, PLAN_FILE), { force: true });
       folder.writeConfig(config);
-      folder.#startEvents();
     });
   }
 
-  /** Carry on a run whose next step is `nextStep` (0-based): what was noted from there on is dropped. */
-  static resume(path: string, nextStep: number): RunFolder {
+  /** Open a run to carry it on. */
+  static open(path: string): RunFolder {
     if (!isRunFolder(path)) {
       throw new OperationalError(
         "run.missing",
@@ -114,14 +116,10 @@ export class RunFolder implements Disposable {
         { path },
       );
     }
-    return RunFolder.#open(path, (folder) => {
-      keepLinesBefore(join(path, METRICS_FILE), nextStep);
-      keepLinesBefore(join(path, SAMPLES_FILE), nextStep);
-      folder.#startEvents(nextStep);
-    });
+    return RunFolder.#openLocked(path, () => {});
   }
 
-  static #open(path: string, prepare: (folder: RunFolder) => void): RunFolder {
+  static #openLocked(path: string, prepare: (folder: RunFolder) => void): RunFolder {
     try {
       mkdirSync(join(path, CHECKPOINTS), { recursive: true });
     } catch (error) {
@@ -139,6 +137,18 @@ export class RunFolder implements Disposable {
       throw error;
     }
     return folder;
+  }
+
+  /** Where the tokenised corpus is kept. */
+  get storePath(): string {
+    return join(this.path, "tokens");
+  }
+
+  /** Metrics and samples from step `nextStep` (0-based) on: what was noted of it and later is dropped. */
+  beginSeries(nextStep: number): void {
+    keepLinesBefore(join(this.path, METRICS_FILE), nextStep);
+    keepLinesBefore(join(this.path, SAMPLES_FILE), nextStep);
+    this.#startEvents(nextStep);
   }
 
   writeConfig(config: unknown): void {
@@ -166,6 +176,10 @@ export class RunFolder implements Disposable {
     appendFileSync(join(this.path, SAMPLES_FILE), `${JSON.stringify(record)}\n`);
   }
 
+  writeSummary(summary: unknown): void {
+    writeFileAtomically(join(this.path, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
+  }
+
   checkpointPath(step: number): string {
     return join(this.path, CHECKPOINTS, `step-${step}`);
   }
@@ -181,12 +195,12 @@ export class RunFolder implements Disposable {
     }
   }
 
-  #startEvents(resumeStep?: number): void {
+  #startEvents(nextStep: number): void {
     const wallSeconds = Date.now() / 1000;
     for (let sequence = 0; ; sequence++) {
       const path = join(this.path, eventFileName(wallSeconds, sequence));
       if (existsSync(path)) continue;
-      appendFileSync(path, encodeFileStart(wallSeconds, resumeStep));
+      appendFileSync(path, encodeFileStart(wallSeconds, nextStep > 0 ? nextStep : undefined));
       this.#events = path;
       return;
     }

@@ -1,0 +1,239 @@
+/**
+ * @file A checkpoint: a directory in the Hugging Face layout, with the exact training state beside it.
+ *
+ *     config.json, generation_config.json, tokenizer.json and its companions
+ *     model.safetensors (or shards with an index)      BF16, F32 or FP8 with weight_scale_inv
+ *     training-state/                                  run/training-state.ts
+ *
+ * The directory is written beside its place and renamed, so one under its name is complete. `loadCheckpoint` takes
+ * checkpoints of other programs too: it needs config.json, tokenizer.json and the weights, checks every name and shape,
+ * and refuses copies of shared tensors that differ from their original.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { OperationalError } from "../../base/errors.ts";
+import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.ts";
+import {
+  openCheckpointTensors,
+  writeCheckpointTensors,
+} from "../../checkpoint/checkpoint-tensors.ts";
+import { encodeFloats } from "../../checkpoint/float-codec.ts";
+import { fp8WeightSources, readWeightInto, scaleName } from "../../checkpoint/fp8-weights.ts";
+import type { TensorReader, TensorSource } from "../../checkpoint/tensors.ts";
+import type { Device } from "../../device/device.ts";
+import type { ModelConfig } from "../../model/config.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging-face-config.ts";
+import { Model } from "../../model/model.ts";
+import type { Precision, TrainableModel } from "../../model/model-types.ts";
+import { checkTensorNames, type HuggingFaceTensor, huggingFaceTensors } from "../../model/names.ts";
+import { type ModelState, viewAt } from "../../model/tensor-source.ts";
+import { Tokenizer } from "../../tokenizer/tokenizer.ts";
+import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
+import { readTokenizerJson } from "../../tokenizer/tokenizer-json-read.ts";
+import type { CheckpointDtype } from "../settings.ts";
+import type { Trainer } from "../trainer.ts";
+import { hasTrainingState, readAverage, writeTrainingState } from "./training-state.ts";
+
+export interface CheckpointContent {
+  readonly model: TrainableModel;
+  readonly tokenizer: Tokenizer;
+  readonly dtype: CheckpointDtype;
+}
+
+/** Write a checkpoint that training can resume from. */
+export function writeCheckpoint(
+  path: string,
+  content: CheckpointContent,
+  training: { readonly trainer: Trainer; readonly seconds: number },
+): void {
+  replaceDirectory(path, (directory) => {
+    writeModelFiles(directory, content);
+    writeTrainingState(directory, training.trainer, training);
+  });
+}
+
+/** Write the Hugging Face part alone: what is published. */
+export function writeModel(path: string, content: CheckpointContent): void {
+  replaceDirectory(path, (directory) => writeModelFiles(directory, content));
+}
+
+function writeModelFiles(directory: string, { model, tokenizer, dtype }: CheckpointContent): void {
+  const { config } = model;
+  const write = (name: string, content: string): void =>
+    writeFileAtomically(join(directory, name), content);
+  const writeJson = (name: string, content: unknown): void =>
+    write(name, `${JSON.stringify(content, null, 2)}\n`);
+  writeJson("config.json", { ...toHuggingFaceConfig(config), ...dtypeFields(dtype) });
+  writeJson("generation_config.json", {
+    bos_token_id: config.bosTokenId,
+    eos_token_id: config.eosTokenId,
+    pad_token_id: config.padTokenId,
+    do_sample: false,
+  });
+  const files = writeTokenizerFiles(tokenizer, { contextTokensMax: config.maxPositionEmbeddings });
+  for (const [name, text] of Object.entries(files)) write(name, text);
+  writeCheckpointTensors(directory, listSources(config, model, dtype));
+}
+
+function dtypeFields(dtype: CheckpointDtype): Record<string, unknown> {
+  if (dtype === "f32") return { torch_dtype: "float32" };
+  if (dtype === "bf16") return { torch_dtype: "bfloat16" };
+  return {
+    torch_dtype: "bfloat16",
+    quantization_config: {
+      activation_scheme: "dynamic",
+      fmt: "e4m3",
+      quant_method: "fp8",
+      weight_block_size: [128, 128],
+    },
+  };
+}
+
+function listSources(
+  config: ModelConfig,
+  state: ModelState,
+  dtype: CheckpointDtype,
+): readonly TensorSource[] {
+  return huggingFaceTensors(config)
+    .filter(({ presence }) => presence !== "tolerated")
+    .flatMap((tensor): TensorSource[] => {
+      const values = (): Float32Array => viewAt(state, tensor.place);
+      const [rows, columns] = tensor.shape;
+      if (dtype === "fp8" && tensor.isQuantisable && columns !== undefined) {
+        return fp8WeightSources(tensor.name, { rows: rows!, columns }, values);
+      }
+      const stored = tensor.isFloat32 || dtype === "f32" ? "F32" : "BF16";
+      const { name, shape } = tensor;
+      return [{ name, dtype: stored, shape, data: () => encodeFloats(stored, values()) }];
+    });
+}
+
+export interface LoadOptions {
+  /** Take the moving average of the parameters, which only a checkpoint with training state has. */
+  readonly average?: boolean;
+  /** What operands of products are rounded to; bf16 if left out. */
+  readonly precision?: Precision;
+}
+
+export interface LoadedModel {
+  readonly model: Model;
+  readonly tokenizer: Tokenizer;
+  /** The checkpoint's directory. */
+  readonly path: string;
+}
+
+/** A model without gradients and its tokenizer, from a checkpoint directory. */
+export function loadCheckpoint(
+  device: Device,
+  path: string,
+  options: LoadOptions = {},
+): LoadedModel {
+  const config = readModelConfig(path);
+  const tokenizer = readTokenizer(path);
+  const precision = options.precision ?? "bf16";
+  const model = new Model(device, config, { precision, seed: 0, gradients: false });
+  if (options.average === true) {
+    if (!hasTrainingState(path)) {
+      throw new OperationalError(
+        "checkpoint.average",
+        `${path} has no training state, so no average of its parameters; use its weights`,
+        { path },
+      );
+    }
+    readAverage(path, model);
+  } else {
+    readWeights(path, model);
+  }
+  return { model, tokenizer, path };
+}
+
+/** The configuration of a checkpoint. */
+export function readModelConfig(path: string): ModelConfig {
+  return parseHuggingFaceConfig(readJson(path, "config.json"));
+}
+
+/** The tokenizer of a checkpoint. */
+export function readTokenizer(path: string): Tokenizer {
+  const json = readText(path, "tokenizer.json");
+  const hasConfig = existsSync(join(path, "tokenizer_config.json"));
+  const config = hasConfig ? readText(path, "tokenizer_config.json") : undefined;
+  return new Tokenizer(readTokenizerJson(json, config));
+}
+
+/** Fill a model with the published weights of a checkpoint of its configuration. */
+export function readWeights(
+  path: string,
+  model: ModelState & Pick<TrainableModel, "config" | "parameters">,
+): void {
+  using reader = openCheckpointTensors(path);
+  const names = [...reader.tensors.keys()];
+  const scales = new Set(names.map(scaleName));
+  checkTensorNames(
+    model.config,
+    names.filter((name) => !scales.has(name)),
+  );
+  for (const tensor of huggingFaceTensors(model.config)) {
+    if (reader.tensors.has(tensor.name)) readTensor(path, reader, tensor, model);
+  }
+  model.parameters.refreshCompute();
+}
+
+function readTensor(
+  path: string,
+  reader: TensorReader,
+  tensor: HuggingFaceTensor,
+  model: ModelState,
+): void {
+  const stored = reader.tensors.get(tensor.name)!;
+  if (stored.shape.join() !== tensor.shape.join()) {
+    throw new OperationalError(
+      "checkpoint.shape",
+      `${path}: ${tensor.name} has shape [${stored.shape.join(", ")}]; config.json wants ` +
+        `[${tensor.shape.join(", ")}]`,
+      { path, name: tensor.name },
+    );
+  }
+  const target = viewAt(model, tensor.place);
+  if (tensor.presence === "required") {
+    readWeightInto(reader, tensor.name, target);
+    return;
+  }
+  const copy = new Float32Array(target.length);
+  readWeightInto(reader, tensor.name, copy);
+  const differs = copy.findIndex((value, index) => value !== target[index]);
+  if (differs >= 0) {
+    throw new OperationalError(
+      "checkpoint.copy",
+      `${path}: ${tensor.name} must equal the tensor it is a copy of, but differs at element ` +
+        `${differs}; this architecture shares the two`,
+      { path, name: tensor.name },
+    );
+  }
+}
+
+function readText(path: string, name: string): string {
+  try {
+    return readFileSync(join(path, name), "utf8");
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new OperationalError(
+      "checkpoint.missing",
+      `${join(path, name)} cannot be read (${reason}); a checkpoint is a folder with config.json, ` +
+        "tokenizer.json and safetensors",
+      { path },
+      error,
+    );
+  }
+}
+
+function readJson(path: string, name: string): unknown {
+  const text = readText(path, name);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new OperationalError("checkpoint.json", `${join(path, name)} is not JSON: ${reason}`, {
+      path,
+    });
+  }
+}

@@ -1,0 +1,309 @@
+/**
+ * @file One sitting at a run: steps until its plan is fulfilled or its signal given, with everything that belongs to
+ * the clock and to files: metrics, validations, samples, checkpoints.
+ *
+ * A checkpoint of step 0 is written before the first step, so that a run that has begun can always be resumed. The
+ * clock decides when a checkpoint is due and, once, how long a run in minutes will be; it changes no number of a step.
+ */
+import { type Budget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
+import { flopsPerToken } from "../flops.ts";
+import { longestGradient } from "../health.ts";
+import { type StepRecord, toScalars } from "../metrics/record.ts";
+import type { PreparedData } from "../prepare.ts";
+import { budgetOf } from "../settings.ts";
+import type { StepOutcome, Trainer } from "../trainer.ts";
+import { type ValidationResult, validate } from "../validation.ts";
+import { writeCheckpoint } from "./checkpoint.ts";
+import type { EvaluationKind, TrainingObserver } from "./observer.ts";
+import type { RunFolder } from "./run-folder.ts";
+import type { TrainRunOptions, TrainRunSummary } from "./train-run.ts";
+import { readTrainingState } from "./training-state.ts";
+
+export interface SessionParts {
+  readonly options: TrainRunOptions;
+  readonly folder: RunFolder;
+  readonly data: PreparedData;
+  readonly trainer: Trainer;
+}
+
+/** A plan on disk, and the budget it was made for. */
+interface StoredPlan {
+  readonly budget: Budget;
+  readonly plan: RunPlan;
+}
+
+/** Time and work of this session. */
+interface Tally {
+  /** Of earlier sessions. */
+  secondsBefore: number;
+  startMs: number;
+  /** Up to which the speed was watched. */
+  watchedSeconds: number;
+  lastCheckpointMs: number;
+  lastCheckpointStep: number;
+  stepTokens: number;
+  stepSeconds: number;
+}
+
+export class Session {
+  readonly #options: TrainRunOptions;
+  readonly #folder: RunFolder;
+  readonly #data: PreparedData;
+  readonly #trainer: Trainer;
+  readonly #observer: TrainingObserver;
+  readonly #flopsPerToken: number;
+  /** Until the length of a run in minutes is known. */
+  #watch: SpeedWatch | undefined;
+  readonly #tally: Tally = {
+    secondsBefore: 0,
+    startMs: performance.now(),
+    watchedSeconds: 0,
+    lastCheckpointMs: performance.now(),
+    lastCheckpointStep: -1,
+    stepTokens: 0,
+    stepSeconds: 0,
+  };
+
+  constructor({ options, folder, data, trainer }: SessionParts) {
+    this.#options = options;
+    this.#folder = folder;
+    this.#data = data;
+    this.#trainer = trainer;
+    this.#observer = options.observer ?? {};
+    const { model, data: dataSettings } = data.settings;
+    const counted = { attention: "causal", withMtp: true } as const;
+    this.#flopsPerToken = flopsPerToken(model, dataSettings.sequenceLength, counted);
+  }
+
+  /** Train from `checkpoint`, or from the beginning if there is none. */
+  async run(checkpoint: string | undefined): Promise<TrainRunSummary> {
+    this.#begin(checkpoint);
+    while (!this.#isDone && !this.#isInterrupted) {
+      await this.#step();
+      // Signals and progress lines get their turn between steps.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return this.#end();
+  }
+
+  get #isDone(): boolean {
+    const { plan, position } = this.#trainer;
+    return this.#watch === undefined && plan !== undefined && position.step >= plan.totalSteps;
+  }
+
+  get #isInterrupted(): boolean {
+    return this.#options.signal?.aborted === true;
+  }
+
+  get #seconds(): number {
+    return this.#tally.secondsBefore + (performance.now() - this.#tally.startMs) / 1000;
+  }
+
+  #begin(checkpoint: string | undefined): void {
+    const { settings, tokenizer, report, train } = this.#data;
+    const { model } = this.#trainer;
+    if (checkpoint !== undefined) {
+      this.#tally.secondsBefore = readTrainingState(checkpoint, this.#trainer).seconds;
+      this.#tally.lastCheckpointStep = this.#trainer.position.step;
+    }
+    const { step } = this.#trainer.position;
+    this.#folder.writeConfig(settings);
+    this.#folder.beginSeries(step);
+    const trainTokens = train.numTokens;
+    this.#observer.onStart?.({ settings, model, tokenizer, report, trainTokens, step });
+    this.#choosePlan();
+    if (checkpoint === undefined) this.#writeCheckpoint();
+    this.#tally.startMs = performance.now();
+    this.#tally.watchedSeconds = this.#tally.secondsBefore;
+    this.#tally.lastCheckpointMs = performance.now();
+  }
+
+  /** The plan already made for this budget; else a new one, at once or when the speed is known. */
+  #choosePlan(): void {
+    const { settings } = this.#data;
+    const budget = budgetOf(settings)!;
+    const stored = this.#folder.readPlan() as StoredPlan | undefined;
+    if (stored !== undefined && JSON.stringify(stored.budget) === JSON.stringify(budget)) {
+      this.#trainer.plan = stored.plan;
+      this.#observer.onPlan?.(stored.plan);
+    } else if ("minutes" in budget) {
+      this.#watch = new SpeedWatch(budget.minutes);
+    } else {
+      const start = { step: 0, tokens: 0 };
+      this.#keepPlan(planFrom(start, budget, settings.batch, settings.data.sequenceLength));
+    }
+  }
+
+  #keepPlan(plan: RunPlan): void {
+    const stored: StoredPlan = { budget: budgetOf(this.#data.settings)!, plan };
+    this.#folder.writePlan(stored);
+    this.#trainer.plan = plan;
+    this.#observer.onPlan?.(plan);
+  }
+
+  async #step(): Promise<void> {
+    const startMs = performance.now();
+    const outcome = this.#trainer.step();
+    const stepSeconds = (performance.now() - startMs) / 1000;
+    this.#tally.stepSeconds += stepSeconds;
+    this.#tally.stepTokens += outcome.stepTokens;
+    if (outcome.isSpike) this.#warnOfSpike(outcome);
+    const validation = this.#isDue(this.#data.settings.evaluation.everySteps)
+      ? this.#evaluate("part")
+      : undefined;
+    const record = this.#record(outcome, stepSeconds, validation);
+    this.#folder.appendMetrics(record, toScalars(record, this.#trainer.model.moeLayerIndices));
+    this.#fixPlan(outcome.stepTokens);
+    const { plan } = this.#trainer;
+    this.#observer.onStep?.(record, { plan, secondsLeft: this.#secondsLeft(plan) });
+    if (this.#isDue(this.#data.settings.samples.everySteps)) await this.#writeSamples();
+    if (this.#isCheckpointDue()) this.#writeCheckpoint();
+  }
+
+  /** Whether the step just taken is one of every `everySteps`; 0 is never. */
+  #isDue(everySteps: number): boolean {
+    return everySteps > 0 && this.#trainer.position.step % everySteps === 0;
+  }
+
+  #isCheckpointDue(): boolean {
+    const { everySteps, everyMinutes } = this.#data.settings.checkpoint;
+    const minutes = (performance.now() - this.#tally.lastCheckpointMs) / 60_000;
+    return this.#isDue(everySteps) || (everyMinutes > 0 && minutes >= everyMinutes);
+  }
+
+  /** Once the speed is known, from step to step with all that lies between. */
+  #fixPlan(stepTokens: number): void {
+    if (this.#watch === undefined) return;
+    const seconds = this.#seconds;
+    this.#watch.observe(seconds - this.#tally.watchedSeconds, stepTokens);
+    this.#tally.watchedSeconds = seconds;
+    const tokensLeft = this.#watch.tokensLeft(seconds);
+    if (tokensLeft === undefined) return;
+    const { position } = this.#trainer;
+    const { batch, data } = this.#data.settings;
+    const limit = { tokens: position.tokens + tokensLeft };
+    this.#watch = undefined;
+    this.#keepPlan(planFrom(position, limit, batch, data.sequenceLength));
+  }
+
+  #secondsLeft(plan: RunPlan | undefined): number | undefined {
+    if (plan === undefined || this.#watch !== undefined) return undefined;
+    const tokens = Math.max(0, plan.totalTokens - this.#trainer.position.tokens);
+    return tokens / this.#tokensPerSecond;
+  }
+
+  get #tokensPerSecond(): number {
+    const { stepTokens, stepSeconds } = this.#tally;
+    return stepSeconds > 0 ? stepTokens / stepSeconds : 0;
+  }
+
+  #record(
+    outcome: StepOutcome,
+    stepSeconds: number,
+    validation: ValidationResult | undefined,
+  ): StepRecord {
+    const tokensPerSecond = outcome.stepTokens / stepSeconds;
+    const { peakFlops } = this.#options;
+    return {
+      step: outcome.step,
+      tokens: outcome.tokens,
+      loss: outcome.loss,
+      mtpLosses: outcome.mtpLosses,
+      balanceLoss: outcome.balanceLoss,
+      learningRate: outcome.learningRate,
+      gradNorm: outcome.gradNorm,
+      maxVio: outcome.maxVio,
+      expertLoad: outcome.expertLoad.map((load) => [...load]),
+      tokensPerSecond,
+      mfu: peakFlops === undefined ? null : (this.#flopsPerToken * tokensPerSecond) / peakFlops,
+      seconds: this.#seconds,
+      ...(validation === undefined ? {} : { validationBitsPerByte: validation.bitsPerByte }),
+    };
+  }
+
+  #warnOfSpike(outcome: StepOutcome): void {
+    const { tensor, layer, finding } = longestGradient(this.#trainer.model);
+    const where = layer === "" ? tensor : `${tensor} (${layer})`;
+    this.#observer.onWarning?.(
+      `step ${outcome.step}: the loss jumped to ${outcome.loss.toFixed(4)}; ${where} has ${finding}`,
+    );
+  }
+
+  #evaluate(kind: EvaluationKind): ValidationResult | undefined {
+    const { settings, heldOut, tokenizer } = this.#data;
+    const { model, position } = this.#trainer;
+    const result = validate(model, heldOut, tokenizer, {
+      sequenceLength: settings.data.sequenceLength,
+      microBatch: settings.batch.microBatch,
+      ...(kind === "part" ? { sequencesMax: settings.evaluation.sequencesMax } : {}),
+    });
+    if (result !== undefined) this.#observer.onEvaluation?.(position.step, result, kind);
+    return result;
+  }
+
+  /** Validation with the averaged parameters in place of the last ones. */
+  #evaluateAverage(): ValidationResult | undefined {
+    const { average, model } = this.#trainer;
+    if (average === undefined) return undefined;
+    average.exchange();
+    model.parameters.refreshCompute();
+    try {
+      return this.#evaluate("average");
+    } finally {
+      average.exchange();
+      model.parameters.refreshCompute();
+    }
+  }
+
+  async #writeSamples(): Promise<void> {
+    const { writeSamples } = this.#options;
+    const { settings, tokenizer } = this.#data;
+    const { prompts, tokensMax } = settings.samples;
+    if (writeSamples === undefined || prompts.length === 0) return;
+    const { model, position } = this.#trainer;
+    // The line belongs to the step just taken, as its metrics do.
+    const step = position.step - 1;
+    const context = { step: position.step, model, tokenizer, prompts, tokensMax };
+    for (const sample of await writeSamples(context)) {
+      this.#folder.appendSample({ step, ...sample });
+    }
+  }
+
+  #writeCheckpoint(): void {
+    const { settings, tokenizer } = this.#data;
+    const { model, position } = this.#trainer;
+    this.#tally.lastCheckpointMs = performance.now();
+    if (this.#tally.lastCheckpointStep === position.step) return;
+    const path = this.#folder.checkpointPath(position.step);
+    const content = { model, tokenizer, dtype: settings.checkpoint.dtype };
+    writeCheckpoint(path, content, { trainer: this.#trainer, seconds: this.#seconds });
+    this.#tally.lastCheckpointStep = position.step;
+    this.#folder.pruneCheckpoints(settings.checkpoint.keep);
+    this.#observer.onCheckpoint?.(position.step, path);
+  }
+
+  async #end(): Promise<TrainRunSummary> {
+    const { position, average } = this.#trainer;
+    const isSampled = this.#isDue(this.#data.settings.samples.everySteps);
+    if (!this.#isInterrupted && !isSampled) await this.#writeSamples();
+    this.#writeCheckpoint();
+    const seconds = this.#seconds;
+    const validation = this.#isInterrupted ? undefined : this.#evaluate("whole");
+    const averageValidation = this.#isInterrupted ? undefined : this.#evaluateAverage();
+    const summary: TrainRunSummary = {
+      run: this.#folder.path,
+      checkpoint: this.#folder.checkpointPath(position.step),
+      steps: position.step,
+      tokens: position.tokens,
+      validation,
+      averageValidation,
+      seconds,
+      tokensPerSecond: this.#tokensPerSecond,
+      wasInterrupted: this.#isInterrupted,
+      averageWaits: average?.waits ?? 0,
+      averageWaitedSeconds: average?.waitedSeconds ?? 0,
+    };
+    if (!summary.wasInterrupted) this.#folder.writeSummary(summary);
+    return summary;
+  }
+}

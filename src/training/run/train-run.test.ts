@@ -1,0 +1,221 @@
+/** @file Whole runs in real folders: what they write, how they resume, how they end. */
+import assert from "node:assert/strict";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
+import { smallSettings } from "../../../test/fixtures/small-run.ts";
+import { OperationalError } from "../../base/errors.ts";
+import { openCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
+import type { Device } from "../../device/device.ts";
+import { openCpuDevice } from "../../kernels/cpu.ts";
+import { view } from "../../tensor/view.ts";
+import type { StepRecord } from "../metrics/record.ts";
+import { resolveSettings } from "../settings.ts";
+import { loadCheckpoint } from "./checkpoint.ts";
+import { listCheckpoints, readRunConfig } from "./run-folder.ts";
+import { type TrainRunOptions, trainRun } from "./train-run.ts";
+
+let device: Device;
+let base = "";
+let run = "";
+
+before(async () => {
+  device = await openCpuDevice({ numThreads: 1 });
+});
+after(() => device[Symbol.asyncDispose]());
+beforeEach(() => {
+  base = mkdtempSync(join(tmpdir(), "hadal-train-"));
+  run = join(base, "run");
+  writeSmallCorpus(join(base, "corpus"));
+});
+afterEach(() => rmSync(base, { recursive: true, force: true }));
+
+const settings = (...assignments: string[]) =>
+  smallSettings(`data.paths=["${join(base, "corpus")}"]`, ...assignments);
+
+const train = (options: Partial<TrainRunOptions> = {}) =>
+  trainRun({ device, out: run, settings: settings(), resume: false, ...options });
+
+const readMetrics = (folder: string): StepRecord[] =>
+  readFileSync(join(folder, "metrics.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as StepRecord);
+
+const series = (folder: string): string[] =>
+  readMetrics(folder).map(({ step, loss, gradNorm, mtpLosses }) =>
+    JSON.stringify({ step, loss, gradNorm, mtpLosses }),
+  );
+
+const failsWith = (code: string) => (error: unknown) =>
+  error instanceof OperationalError && error.code === code;
+
+test("a run leaves config, metrics, events, summary and its last checkpoints", async () => {
+  const summary = await train();
+  assert.equal(summary.steps, 12);
+  assert.ok(summary.validation !== undefined && summary.validation.bitsPerByte > 0);
+  assert.ok(summary.averageValidation !== undefined);
+  const records = readMetrics(run);
+  assert.deepEqual(
+    records.map(({ step }) => step),
+    Array.from({ length: 12 }, (_, step) => step),
+  );
+  assert.equal(records[11]?.tokens, 12 * 4 * 16);
+  assert.ok(records[4]?.validationBitsPerByte !== undefined, "validated after 5 steps");
+  assert.equal(records[0]?.maxVio.length, 2, "one MoE layer and one MTP module");
+  assert.deepEqual(
+    listCheckpoints(run).map(({ step }) => step),
+    [8, 12],
+  );
+  assert.ok(readdirSync(run).some((name) => name.startsWith("events.out.tfevents.")));
+  assert.ok(existsSync(join(run, "summary.json")));
+  assert.equal(existsSync(join(run, "lock.json")), false);
+});
+
+test("its config.json repeats the run to the bit in another folder", async () => {
+  await train();
+  const changes = { value: readRunConfig(run), origin: "config.json" };
+  const again = join(base, "again");
+  await train({ out: again, settings: resolveSettings({ preset: "base", changes }) });
+  assert.deepEqual(series(again), series(run));
+});
+
+test("an interrupted run resumes to the losses of an uninterrupted one", async () => {
+  const whole = join(base, "whole");
+  await train({ out: whole });
+  const controller = new AbortController();
+  const observer = {
+    onStep: ({ step }: StepRecord): void => {
+      if (step === 5) controller.abort();
+    },
+  };
+  const first = await train({ observer, signal: controller.signal });
+  assert.equal(first.wasInterrupted, true);
+  assert.equal(first.steps, 6);
+  assert.deepEqual(
+    listCheckpoints(run).map(({ step }) => step),
+    [4, 6],
+  );
+  const second = await train({ resume: true });
+  assert.equal(second.steps, 12);
+  assert.deepEqual(series(run), series(whole));
+  assert.ok(second.seconds > first.seconds);
+});
+
+test("Muon, a batch ramp and the average resume to the bit too", async () => {
+  const special = [
+    "optimizer.name=muon",
+    "batch.rampFrom=2",
+    "batch.rampTokens=400",
+    "average.decay=0.9",
+    "learningRate.shape=v3",
+  ];
+  const whole = await train({ out: join(base, "whole"), settings: settings(...special) });
+  const controller = new AbortController();
+  const observer = {
+    onStep: ({ step }: StepRecord): void => {
+      if (step === 6) controller.abort();
+    },
+  };
+  await train({ settings: settings(...special), signal: controller.signal, observer });
+  const last = await train({ settings: settings(...special), resume: true });
+  assert.deepEqual(series(run), series(join(base, "whole")));
+  assert.equal(last.averageValidation?.bitsPerByte, whole.averageValidation?.bitsPerByte);
+});
+
+test("a run that ended is over, and goes on with a larger budget", async () => {
+  await train();
+  const same = await train({ resume: true });
+  assert.equal(same.steps, 12);
+  const longer = await train({ resume: true, settings: settings("budget.steps=15") });
+  assert.equal(longer.steps, 15);
+  assert.equal(readMetrics(run).length, 15);
+});
+
+test("a run is not resumed with another model, seed or data", async () => {
+  await train({ settings: settings("budget.steps=2") });
+  for (const change of ["model.numLayers=3", "seed=9", "data.fimRate=0.5"]) {
+    await assert.rejects(
+      train({ resume: true, settings: settings(change) }),
+      failsWith("run.settings"),
+    );
+  }
+});
+
+test("a run in minutes measures its speed once and keeps to the steps it then fixed", async () => {
+  const budget = ["budget.steps=null", "budget.minutes=0.02"];
+  const plans: number[] = [];
+  const observer = {
+    onPlan: ({ totalSteps }: { totalSteps: number }) => void plans.push(totalSteps),
+  };
+  const summary = await train({ settings: settings(...budget), observer });
+  assert.equal(plans.length, 1);
+  assert.equal(summary.steps, plans[0]);
+  assert.ok(summary.steps >= 6, `${summary.steps} steps`);
+  const resumed = await train({ settings: settings(...budget), resume: true, observer });
+  assert.deepEqual(plans, [summary.steps, summary.steps]);
+  assert.equal(resumed.steps, summary.steps);
+});
+
+test("a step that is not finite ends the run, and the run resumes with gentler settings", async () => {
+  const wild = settings(
+    "learningRate.peak=1e30",
+    "optimizer.clipNorm=0",
+    "learningRate.warmupSteps=0",
+  );
+  await assert.rejects(train({ settings: wild }), failsWith("training.nonfinite"));
+  const last = listCheckpoints(run).at(-1);
+  assert.ok(last !== undefined, "a checkpoint from before");
+  const summary = await train({ resume: true, settings: settings() });
+  assert.equal(summary.steps, 12);
+  assert.ok(readMetrics(run).every(({ loss }) => Number.isFinite(loss)));
+});
+
+test("a checkpoint loads as a model in bf16, f32 and fp8, copies of shared tensors included", async () => {
+  for (const dtype of ["bf16", "f32", "fp8"]) {
+    const out = join(base, dtype);
+    const summary = await train({ out, settings: settings(`checkpoint.dtype=${dtype}`) });
+    {
+      using tensors = openCheckpointTensors(summary.checkpoint);
+      const bias = tensors.tensors.get("model.layers.1.mlp.gate.e_score_correction_bias");
+      assert.equal(bias?.dtype, "F32");
+      const expert = tensors.tensors.get("model.layers.1.mlp.experts.3.down_proj.weight");
+      assert.equal(expert?.dtype, { bf16: "BF16", f32: "F32", fp8: "F8_E4M3" }[dtype]);
+    }
+    const loaded = loadCheckpoint(device, summary.checkpoint, { precision: "f32" });
+    const exact = loadCheckpoint(device, summary.checkpoint, { precision: "f32", average: true });
+    assert.notDeepEqual(
+      view(loaded.model.parameters.decayed.values),
+      view(exact.model.parameters.decayed.values),
+      "the average is another model",
+    );
+    assert.ok(loaded.tokenizer.vocabSize > 256);
+  }
+});
+
+test("damage to a checkpoint is refused with the file's name", async () => {
+  const { checkpoint } = await train({ settings: settings("budget.steps=1") });
+  const state = join(checkpoint, "training-state", "state.json");
+  writeFileSync(state, readFileSync(state, "utf8").slice(0, 40));
+  const longer = settings("budget.steps=2");
+  await assert.rejects(
+    train({ resume: true, settings: longer }),
+    (error) => failsWith("checkpoint.trainingState")(error) && String(error).includes(state),
+  );
+  rmSync(join(checkpoint, "tokenizer.json"));
+  await assert.rejects(train({ resume: true, settings: longer }), failsWith("checkpoint.missing"));
+});
+
+test("samples are noted with the step they follow, and dropped with it", async () => {
+  const sampled = ["samples.everySteps=5", 'samples.prompts=["let "]'];
+  const writeSamples: TrainRunOptions["writeSamples"] = async ({ step, prompts }) =>
+    prompts.map((prompt) => ({ prompt, text: `after ${step}` }));
+  await train({ settings: settings(...sampled), writeSamples });
+  const lines = readFileSync(join(run, "samples.jsonl"), "utf8").trimEnd().split("\n");
+  assert.deepEqual(
+    lines.map((line) => (JSON.parse(line) as { step: number; text: string }).text),
+    ["after 5", "after 10", "after 12"],
+  );
+});

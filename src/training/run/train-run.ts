@@ -1,0 +1,118 @@
+/**
+ * @file A training run from beginning to end: data, model, trainer and run folder put together.
+ *
+ * session.ts has the loop. A resumed run must have the seed, model, precision and data of the one that was begun;
+ * everything else may be changed, and counts from the step it resumes at.
+ */
+import { OperationalError } from "../../base/errors.ts";
+import type { Device } from "../../device/device.ts";
+import { Model } from "../../model/model.ts";
+import type { TrainableModel } from "../../model/model-types.ts";
+import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
+import { makeLoader, prepareData } from "../prepare.ts";
+import { budgetOf, type TrainingSettings } from "../settings.ts";
+import { Trainer } from "../trainer.ts";
+import type { ValidationResult } from "../validation.ts";
+import { readTokenizer } from "./checkpoint.ts";
+import type { TrainingObserver } from "./observer.ts";
+import { listCheckpoints, RunFolder, readRunConfig } from "./run-folder.ts";
+import { Session } from "./session.ts";
+
+/** What is asked to write samples: a model as it is after `step` steps. */
+export interface SampleContext {
+  readonly step: number;
+  readonly model: TrainableModel;
+  readonly tokenizer: Tokenizer;
+  readonly prompts: readonly string[];
+  readonly tokensMax: number;
+}
+
+export interface Sample {
+  readonly prompt: string;
+  readonly text: string;
+}
+
+export interface TrainRunOptions {
+  readonly device: Device;
+  /** The run folder. */
+  readonly out: string;
+  readonly settings: TrainingSettings;
+  /** Carry on from the last checkpoint of `out`. */
+  readonly resume: boolean;
+  readonly observer?: TrainingObserver;
+  /** Aborted: finish the step, write a checkpoint, return. */
+  readonly signal?: AbortSignal;
+  /** Generation lives above this floor. */
+  readonly writeSamples?: (context: SampleContext) => Promise<readonly Sample[]>;
+  /** FLOP/s that matrix products reach on this device, for MFU. */
+  readonly peakFlops?: number;
+}
+
+export interface TrainRunSummary {
+  readonly run: string;
+  /** The last checkpoint. */
+  readonly checkpoint: string;
+  readonly steps: number;
+  readonly tokens: number;
+  /** Of all held-out text; undefined if there is none, or if the run was interrupted. */
+  readonly validation: ValidationResult | undefined;
+  /** The same with the averaged parameters. */
+  readonly averageValidation: ValidationResult | undefined;
+  /** Training time of all sessions. */
+  readonly seconds: number;
+  /** Over this session's steps. */
+  readonly tokensPerSecond: number;
+  readonly wasInterrupted: boolean;
+  /** How often and how long steps waited for the average. */
+  readonly averageWaits: number;
+  readonly averageWaitedSeconds: number;
+}
+
+/** Begin or resume a run and bring it to its end. */
+export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummary> {
+  const { device, out, settings, resume, observer } = options;
+  if (budgetOf(settings) === undefined) {
+    throw new OperationalError(
+      "config.budget",
+      "the run has no end; give it --steps, --tokens or --minutes",
+    );
+  }
+  using folder = resume ? RunFolder.open(out) : RunFolder.create(out, settings);
+  if (resume) refuseOtherRun(out, settings);
+  const checkpoint = listCheckpoints(out).at(-1)?.path;
+  using data = await prepareData({
+    settings,
+    storeFolder: folder.storePath,
+    ...(checkpoint === undefined ? {} : { tokenizer: readTokenizer(checkpoint) }),
+    onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
+  });
+  const { model: config, precision, seed } = data.settings;
+  const model = new Model(device, config, { precision, seed });
+  const loader = makeLoader(data);
+  await using trainer = await Trainer.start({ device, model, loader, settings: data.settings });
+  return await new Session({ options, folder, data, trainer }).run(checkpoint);
+}
+
+/** What makes a run the same run. */
+const FIXED_SECTIONS = ["seed", "model", "precision", "data"] as const;
+
+function refuseOtherRun(out: string, settings: TrainingSettings): void {
+  const begun = withoutTokens(readRunConfig(out) as TrainingSettings);
+  const present = withoutTokens(settings);
+  for (const section of FIXED_SECTIONS) {
+    if (JSON.stringify(begun[section]) !== JSON.stringify(present[section])) {
+      throw new OperationalError(
+        "run.settings",
+        `${out} was begun with another "${section}"; resume with that of its config.json, or begin a ` +
+          "new run",
+        { section },
+      );
+    }
+  }
+}
+
+/** The tokenizer decides these once it is learned. */
+function withoutTokens(settings: TrainingSettings): TrainingSettings {
+  const ids = { bosTokenId: null, eosTokenId: null, padTokenId: null };
+  return { ...settings, model: { ...settings.model, vocabSize: 0, ...ids } };
+}

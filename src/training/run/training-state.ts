@@ -1,0 +1,177 @@
+/**
+ * @file The exact state of a trainer on disk, beside the published weights of a checkpoint.
+ *
+ *     training-state/state.json            step, tokens, loader, loss trend, plan, seconds
+ *     training-state/state.safetensors     F32, bit for bit:
+ *         master.NAME                      the parameters themselves (published weights are rounded)
+ *         firstMoment.NAME, secondMoment.NAME, average.NAME
+ *         routingBias.LAYER
+ *
+ * Random numbers are not stored: every draw follows from the seed, the epoch and the span (data/batches.ts). Reading is
+ * strict: exactly these tensors, in these shapes, or an error that names the first one that differs.
+ */
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { OperationalError } from "../../base/errors.ts";
+import { writeFileAtomically } from "../../checkpoint/atomic.ts";
+import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
+import type { TrainableModel } from "../../model/model-types.ts";
+import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
+import { view } from "../../tensor/view.ts";
+import type { RunPlan } from "../budget.ts";
+import { stateSlice } from "../spans.ts";
+import type { Trainer, TrainerState } from "../trainer.ts";
+
+const FOLDER = "training-state";
+const FORMAT_VERSION = 1;
+
+/** What is needed besides the tensors. */
+export interface RunState {
+  readonly formatVersion: number;
+  readonly trainer: TrainerState;
+  readonly plan: RunPlan | null;
+  /** Training time so far. */
+  readonly seconds: number;
+}
+
+interface NamedTensor {
+  readonly name: string;
+  readonly tensor: Tensor;
+}
+
+/** Whether the checkpoint can be trained on. */
+export function hasTrainingState(checkpoint: string): boolean {
+  return existsSync(join(checkpoint, FOLDER, "state.json"));
+}
+
+/** Write the trainer's state into `directory`, a checkpoint that is being written. */
+export function writeTrainingState(
+  directory: string,
+  trainer: Trainer,
+  run: { readonly seconds: number },
+): void {
+  const folder = join(directory, FOLDER);
+  mkdirSync(folder, { recursive: true });
+  const state: RunState = {
+    formatVersion: FORMAT_VERSION,
+    trainer: trainer.state,
+    plan: trainer.plan ?? null,
+    seconds: run.seconds,
+  };
+  const sources = listTensors(trainer).map(({ name, tensor }) => ({
+    name,
+    dtype: "F32" as const,
+    shape: tensor.shape,
+    data: () => viewBytes(tensor),
+  }));
+  writeSafetensors(join(folder, "state.safetensors"), sources, {});
+  writeFileAtomically(join(folder, "state.json"), `${JSON.stringify(state, null, 2)}\n`);
+}
+
+/** Fill the trainer from a checkpoint; afterwards it goes on as the one that wrote it would have. */
+export function readTrainingState(checkpoint: string, trainer: Trainer): RunState {
+  const folder = join(checkpoint, FOLDER);
+  const state = readState(join(folder, "state.json"));
+  fillTensors(join(folder, "state.safetensors"), listTensors(trainer));
+  trainer.restore(state.trainer);
+  trainer.plan = state.plan ?? undefined;
+  return state;
+}
+
+/** Fill a model with the moving average of a checkpoint instead of its last weights; biases are not averaged. */
+export function readAverage(
+  checkpoint: string,
+  model: Pick<TrainableModel, "parameters" | "gateBiases">,
+): void {
+  const path = join(checkpoint, FOLDER, "state.safetensors");
+  const averages = model.parameters.list.map(({ name, value }) => ({
+    name: `average.${name}`,
+    tensor: value,
+  }));
+  fillTensors(path, [...averages, ...listBiases(model)], { allowOthers: true });
+  model.parameters.refreshCompute();
+}
+
+function readState(path: string): RunState {
+  let state: RunState;
+  try {
+    state = JSON.parse(readFileSync(path, "utf8")) as RunState;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new OperationalError(
+      "checkpoint.trainingState",
+      `${path} cannot be read (${reason}); training can only resume from a checkpoint with its state`,
+      { path },
+      error,
+    );
+  }
+  if (state.formatVersion !== FORMAT_VERSION) {
+    throw new OperationalError(
+      "checkpoint.trainingState",
+      `${path} has format version ${state.formatVersion}; this version of hadal reads ${FORMAT_VERSION}`,
+      { path },
+    );
+  }
+  return state;
+}
+
+/** Everything of the trainer that lies in tensors. */
+function listTensors(trainer: Trainer): readonly NamedTensor[] {
+  const { parameters } = trainer.model;
+  const states = [...trainer.optimizer.state];
+  if (trainer.average !== undefined) states.push(trainer.average.state);
+  return [
+    ...parameters.list.map(({ name, value }) => ({ name: `master.${name}`, tensor: value })),
+    ...states.flatMap((state) =>
+      parameters.list.map((parameter) => ({
+        name: `${state.kind}.${parameter.name}`,
+        tensor: stateSlice(parameters, parameter, state),
+      })),
+    ),
+    ...listBiases(trainer.model),
+  ];
+}
+
+function listBiases(model: Pick<TrainableModel, "gateBiases">): readonly NamedTensor[] {
+  return model.gateBiases.map(({ layerIndex, bias }) => ({
+    name: `routingBias.${layerIndex}`,
+    tensor: bias,
+  }));
+}
+
+function fillTensors(
+  path: string,
+  wanted: readonly NamedTensor[],
+  options: { readonly allowOthers: boolean } = { allowOthers: false },
+): void {
+  using file = openSafetensors(path);
+  const refuse = (problem: string): OperationalError =>
+    new OperationalError(
+      "checkpoint.trainingState",
+      `${path}: ${problem}; resume with the settings the run was started with`,
+      { path },
+    );
+  for (const { name, tensor } of wanted) {
+    const stored = file.tensors.get(name);
+    if (stored === undefined) throw refuse(`there is no tensor ${name}`);
+    if (stored.dtype !== "F32" || stored.shape.join() !== tensor.shape.join()) {
+      throw refuse(
+        `${name} is ${stored.dtype} [${stored.shape.join(", ")}], not F32 [${tensor.shape.join(", ")}]`,
+      );
+    }
+  }
+  if (!options.allowOthers && file.tensors.size !== wanted.length) {
+    const names = new Set(wanted.map(({ name }) => name));
+    const other = [...file.tensors.keys()].find((name) => !names.has(name));
+    throw refuse(`the tensor ${other} belongs to no part of this run`);
+  }
+  for (const { name, tensor } of wanted) file.readInto(name, viewBytes(tensor));
+}
+
+function viewBytes(tensor: Tensor): Uint8Array {
+  if (tensor.dtype !== "f32" || !isContiguous(tensor)) {
+    throw new OperationalError("training.precision", "only f32 runs can be stored");
+  }
+  const elements = view(tensor);
+  return new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
+}
