@@ -39,16 +39,16 @@ for (const [name, config, precision] of CASES) {
     assert.equal(predicted.saved, 64 * activationBytesPerToken(config, precision));
     const { values, gradients, compute } = predicted;
     const pairs = [
-      ["saved", predicted.saved, model.arenas.saved.peakBytes],
-      ["scratch", predicted.scratch, model.arenas.scratch.peakBytes],
-      ["weightGrads", predicted.weightGrads, model.arenas.weightGrads.peakBytes],
-      ["parameters", values + gradients + compute, model.arenas.model.peakBytes],
+      ["saved", predicted.saved],
+      ["scratch", predicted.scratch],
+      ["weightGrads", predicted.weightGrads],
     ] as const;
-    for (const [arena, expected, measured] of pairs) {
-      // Padding to cache lines and tables are of a size of their own at 64 tokens.
+    for (const [arena, expected] of pairs) {
+      const measured = model.arenas[arena].peakBytes;
       const error = Math.abs(measured - expected) / expected;
-      assert.ok(error < 0.15 || arena === "parameters", `${arena}: ${expected}, ${measured}`);
+      assert.ok(error < 0.15, `${arena}: predicted ${expected}, measured ${measured}`);
     }
+    // RoPE tables and routing biases come on top.
     assert.ok(model.arenas.model.peakBytes >= values + gradients + compute);
   });
 }

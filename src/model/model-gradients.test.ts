@@ -9,6 +9,7 @@ import type { StepOptions } from "./model-types.ts";
 import {
   assertGradient,
   fillNormal,
+  jitterGain,
   openReferenceDevice,
   randomBatch,
   TINY,
@@ -82,7 +83,8 @@ async function checkModel(config: ModelConfig, options: StepOptions, seed: numbe
   const model = new Model(device, config, { precision: "f32", floatType: "f64", seed });
   const random = new Random(seed, "state");
   for (const { bias } of model.gateBiases) fillNormal(bias, random, 0.1);
-  for (const { role, value } of model.parameters.list) if (role === "norm") jitter(value, random);
+  for (const { role, value } of model.parameters.list)
+    if (role === "norm") jitterGain(value, random);
   const batch = randomBatch(config, { numSequences: 2, seqLength: 5, seed });
   const lossScale = 0.5;
   const result = model.forwardBackward(batch, { ...options, lossScale });
@@ -97,10 +99,4 @@ async function checkModel(config: ModelConfig, options: StepOptions, seed: numbe
   for (const { name, value, gradient } of model.parameters.list) {
     assertGradient({ name, value, gradient: Float64Array.from(view(gradient)), objective, seed });
   }
-}
-
-/** Gains other than 1, so that a forgotten gain shows. */
-function jitter(gain: Parameters<typeof fillNormal>[0], random: Random): void {
-  const values = view(gain);
-  for (let index = 0; index < values.length; index++) values[index] = 1 + 0.3 * random.normal();
 }

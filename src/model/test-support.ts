@@ -11,11 +11,16 @@ import assert from "node:assert/strict";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { openCpuDevice } from "../kernels/cpu.ts";
+import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Batch } from "./model-types.ts";
+import { ParameterSet } from "./parameters.ts";
+import type { Pass } from "./pass.ts";
+import { makePositions, makeRopeTables } from "./rope.ts";
+import { WeightGradQueue } from "./weight-grad-queue.ts";
 
 /** The smallest model with everything in it: one dense and one MoE layer, compressed query, one shared expert. */
 export const TINY: ModelConfig = {
@@ -73,6 +78,52 @@ export function randomBatch(
 export function fillNormal(tensor: Tensor<FloatType>, random: Random, std = 1): void {
   const values = view(tensor);
   for (let index = 0; index < values.length; index++) values[index] = std * random.normal();
+}
+
+/** A pass for layers on their own, in f64. */
+export function makePass(
+  device: Device,
+  config: ModelConfig,
+  batch: {
+    readonly numSequences: number;
+    readonly seqLength: number;
+    readonly balanceScale: number;
+  },
+): Pass {
+  const arena = (name: string): Arena => new Arena(device.memory, name);
+  const saved = arena("saved");
+  const { numSequences, seqLength, balanceScale } = batch;
+  const tables = makeRopeTables(saved, config, seqLength, "f64");
+  const { numHeads } = config;
+  return {
+    device,
+    floatType: "f64",
+    computeType: "f64",
+    saved,
+    scratch: arena("scratch"),
+    weightGrads: new WeightGradQueue(device, arena("weight gradients")),
+    numSequences,
+    seqLength,
+    positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
+    balanceScale,
+  };
+}
+
+/** Parameters in f64, matrices and gains random. */
+export function randomParameters(device: Device, config: ModelConfig, seed: number): ParameterSet {
+  const arena = new Arena(device.memory, "parameters");
+  const options = { computeType: "f64", gradients: true } as const;
+  const parameters = new ParameterSet(device, arena, config, options);
+  parameters.initialize(seed, config.initializerRange);
+  const random = new Random(seed, "gains");
+  for (const { role, value } of parameters.list) if (role === "norm") jitterGain(value, random);
+  return parameters;
+}
+
+/** Gains other than 1, so that a forgotten gain shows. */
+export function jitterGain(gain: Tensor<FloatType>, random: Random): void {
+  const values = view(gain);
+  for (let index = 0; index < values.length; index++) values[index] = 1 + 0.3 * random.normal();
 }
 
 export interface DirectionalCheck {
