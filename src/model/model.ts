@@ -50,8 +50,9 @@ export class Model implements TrainableModel {
   readonly layers: ModelLayers;
   readonly arenas: ModelArenas;
   readonly ropeTables: RopeTableCache;
+  /** A schedule may defer it; a step ends with it empty all the same. */
+  readonly weightGrads: WeightGradQueue;
   readonly #device: Device;
-  readonly #weightGrads: WeightGradQueue;
 
   /** Allocates and initialises; a checkpoint may overwrite the parameters afterwards (then `refreshCompute`). */
   constructor(device: Device, config: ModelConfig, options: ModelOptions) {
@@ -84,7 +85,7 @@ export class Model implements TrainableModel {
     this.moeLayerIndices = moeLayerIndices(config);
     this.layers = makeLayers(config, this.parameters, biases);
     this.ropeTables = new RopeTableCache(this.arenas.model, config, this.floatType);
-    this.#weightGrads = new WeightGradQueue(device, this.arenas.weightGrads);
+    this.weightGrads = new WeightGradQueue(device, this.arenas.weightGrads);
   }
 
   forwardBackward(batch: Batch, options: StepOptions): StepResult {
@@ -123,7 +124,7 @@ export class Model implements TrainableModel {
       computeType: this.computeType,
       saved,
       scratch,
-      weightGrads: this.#weightGrads,
+      weightGrads: this.weightGrads,
       numSequences,
       seqLength,
       positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
