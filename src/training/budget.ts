@@ -1,15 +1,19 @@
 /**
  * @file How long a run is: the batch ramp, and the plan that turns a budget into a number of steps.
  *
- * Everything a step depends on besides the data (learning rate, loss weights, bias speed) is a function of its number
- * and of its progress, and progress needs the run's length. A budget in steps or tokens gives it at once. A budget in
- * minutes gives it only after the speed of this machine has been seen: until then progress counts as 0, which every
- * schedule answers with its opening value; then the length is fixed once, written to the run folder and followed to
- * the step, so that a resumed run repeats the same numbers and never asks the clock again.
+ * Everything a step depends on besides the data (learning rate, loss weights, bias speed) is a
+ * function of its number and of its progress, and progress needs the run's length. A budget in
+ * steps or tokens gives it at once. A budget in minutes gives it only after the speed of this
+ * machine has been seen: until then progress counts as 0, which every schedule answers with its
+ * opening value; then the length is fixed once, written to the run folder and followed to the step,
+ * so that a resumed run repeats the same numbers and never asks the clock again.
  */
 import { assert } from "../base/errors.ts";
 
-/** Sequences in a batch: `from` at the start, rising linearly to `sequences` over the first `rampTokens` tokens. */
+/**
+ * Sequences in a batch: `from` at the start, rising linearly to `sequences` over the first
+ * `rampTokens` tokens.
+ */
 export interface BatchRamp {
   readonly sequences: number;
   readonly rampFrom: number;
@@ -45,7 +49,10 @@ export interface Position {
   readonly tokens: number;
 }
 
-/** The plan of a run from `position` until `limit` steps are taken, or until at least `limit` tokens are consumed. */
+/**
+ * The plan of a run from `position` until `limit` steps are taken, or until at least `limit` tokens
+ * are consumed.
+ */
 export function planFrom(
   position: Position,
   limit: { readonly steps: number } | { readonly tokens: number },
@@ -69,7 +76,10 @@ export function progressAt(plan: RunPlan | undefined, position: Position): numbe
   return Math.min(1, position.tokens / plan.totalTokens);
 }
 
-/** Steps whose duration says nothing: kernels are generated and memory is touched for the first time. */
+/**
+ * Steps whose duration says nothing: kernels are generated and memory is touched for the first
+ * time.
+ */
 const COLD_STEPS = 2;
 const MEASURED_STEPS = 4;
 /** Share of the budget after which the speed counts as known. */
@@ -96,7 +106,10 @@ export class SpeedWatch {
     this.#warmTokens += tokens;
   }
 
-  /** Tokens until the end of the budget, `elapsedSeconds` after the start; undefined while it is too early to say. */
+  /**
+   * Tokens until the end of the budget, `elapsedSeconds` after the start; undefined while it is too
+   * early to say.
+   */
   tokensLeft(elapsedSeconds: number): number | undefined {
     const measured =
       this.#steps >= COLD_STEPS + MEASURED_STEPS &&

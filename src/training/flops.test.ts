@@ -42,7 +42,7 @@ const V3: ModelConfig = {
 const giga = (attention: "causal" | "full", withMtp: boolean): string =>
   (flopsPerToken(V3, 4096, { attention, withMtp }) / 1e9).toFixed(1);
 
-test("DeepSeek-V3 takes 250.4 GFLOP a token, 281.2 with full attention, 260.6 with its MTP module", () => {
+test("DeepSeek-V3 takes 250.4 GFLOP a token, 281.2 with full attention, 260.6 with MTP", () => {
   assert.equal(giga("causal", false), "250.4");
   assert.equal(giga("full", false), "281.2");
   assert.equal(giga("causal", true), "260.6");

@@ -1,13 +1,17 @@
 /**
- * @file Model FLOPs of a training token, for MFU: what the mathematics needs, not what an implementation spends.
+ * @file Model FLOPs of a training token, for MFU: what the mathematics needs, not what an
+ * implementation spends.
  *
- *     3 · (2 · active matrix parameters + attention scores and values)        forward once, backward twice
+ *     3 · (2 · active matrix parameters + attention scores and values)
+ *     forward once, backward as much again twice
  *
- * Counted: every matrix product a token takes part in, the head included. Not counted: the embedding (a look-up),
- * norms, activations, recomputation. Attention over a sequence of T positions touches T/2 keys on average (`causal`; the
- * half key of the diagonal is left out, as published counts do), or T when every pair is counted (`full`).
+ * Counted: every matrix product a token takes part in, the head included. Not counted: the
+ * embedding (a look-up), norms, activations, recomputation. Attention over a sequence of T
+ * positions touches T/2 keys on average (`causal`; the half key of the diagonal is left out, as
+ * published counts do), or T when every pair is counted (`full`).
  *
- * Check (facts of DeepSeek-V3 at T = 4096): 250.4 GFLOP causal, 281.2 full, 260.6 causal with its MTP module.
+ * Check (facts of DeepSeek-V3 at T = 4096): 250.4 GFLOP causal, 281.2 full, 260.6 causal with its
+ * MTP module.
  */
 import { isMoeLayer, type ModelConfig } from "../model/config.ts";
 

@@ -1,17 +1,22 @@
 /**
- * @file Finding what went wrong in a step: the layer and tensor behind a value that is not finite, or behind a spike.
+ * @file Finding what went wrong in a step: the layer and tensor behind a value that is not finite,
+ * or behind a spike.
  *
- * A step whose loss or gradient norm is not finite is not applied: the run ends with `training.nonfinite`, and its last
- * checkpoint holds the state before. The search goes from cause to effect: a parameter that is itself not finite, else
- * the gradient nearest to the loss (backward runs from the head down, so what stands above it is still clean), else the
- * first position whose loss is not finite. A loss far above its recent mean is only reported.
+ * A step whose loss or gradient norm is not finite is not applied: the run ends with
+ * `training.nonfinite`, and its last checkpoint holds the state before. The search goes from cause
+ * to effect: a parameter that is itself not finite, else the gradient nearest to the loss (backward
+ * runs from the head down, so what stands above it is still clean), else the first position whose
+ * loss is not finite. A loss far above its recent mean is only reported.
  */
 import { OperationalError } from "../base/errors.ts";
 import type { TrainableModel } from "../model/model-types.ts";
 import type { Parameter } from "../model/parameters.ts";
 import { view } from "../tensor/view.ts";
 
-/** A tensor and where in the model it belongs: "layer 3", "MTP module 0", or "" outside of all blocks. */
+/**
+ * A tensor and where in the model it belongs: "layer 3", "MTP module 0", or "" outside of all
+ * blocks.
+ */
 export interface Culprit {
   readonly tensor: string;
   readonly layer: string;
@@ -44,8 +49,8 @@ export function nonFiniteError(
       : describe(culprit);
   return new OperationalError(
     "training.nonfinite",
-    `step ${step}: ${subject} is not finite; ${where}. The step was not applied: resume from the last ` +
-      "checkpoint with a lower learningRate.peak or optimizer.clipNorm",
+    `step ${step}: ${subject} is not finite; ${where}. The step was not applied: resume from the ` +
+      "last checkpoint with a lower learningRate.peak or optimizer.clipNorm",
     { step, ...values, ...culprit },
   );
 }
@@ -108,7 +113,9 @@ export function extendTrend(trend: LossTrend, loss: number): LossTrend {
   };
 }
 
-/** Whether the loss stands `deviations` standard deviations above the trend; 0 deviations never do. */
+/**
+ * Whether the loss stands `deviations` standard deviations above the trend; 0 deviations never do.
+ */
 export function isSpike(trend: LossTrend, loss: number, deviations: number): boolean {
   if (deviations === 0 || trend.count < TREND_STEPS) return false;
   return loss > trend.mean + deviations * Math.sqrt(trend.variance);

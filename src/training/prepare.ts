@@ -1,8 +1,8 @@
 /**
  * @file From files to what a trainer reads: corpus, tokenizer, token stores, loader.
  *
- * The tokenizer is learned from the training side alone, so held-out text stays unseen. It decides the vocabulary and
- * the special tokens, so the settings are complete only after this.
+ * The tokenizer is learned from the training side alone, so held-out text stays unseen. It decides
+ * the vocabulary and the special tokens, so the settings are complete only after this.
  */
 import { OperationalError } from "../base/errors.ts";
 import { trainBpe } from "../tokenizer/bpe-train.ts";
@@ -13,7 +13,9 @@ import { type Corpus, type CorpusReport, openCorpus } from "./data/corpus.ts";
 import { openTokenStore, type TokenStore } from "./data/token-store.ts";
 import { checkSettings, type TrainingSettings } from "./settings.ts";
 
-export type PrepareStage = "reading" | "learning the tokenizer" | "tokenizing";
+/** What preparing goes through, in order. */
+export const PREPARE_STAGES = ["reading", "learning the tokenizer", "tokenizing"] as const;
+export type PrepareStage = (typeof PREPARE_STAGES)[number];
 
 export interface PrepareOptions {
   readonly settings: TrainingSettings;

@@ -1,9 +1,10 @@
 /**
- * @file The recipes that train the presets of model/presets.ts: tiny for minutes, small for hours, base for a night.
+ * @file The recipes that train the presets of model/presets.ts: tiny for minutes, small for hours,
+ * base for a night.
  *
- * What differs from the published recipe is what a short run needs: a larger learning rate at these widths, WSD instead
- * of V3's four parts, and a routing bias that moves 0.01 a step instead of 0.001, for there are hundreds of steps and
- * not hundreds of thousands.
+ * What differs from the published recipe is what a short run needs: a larger learning rate at these
+ * widths, WSD instead of V3's four parts, and a routing bias that moves 0.01 a step instead of
+ * 0.001, for there are hundreds of steps and not hundreds of thousands.
  */
 import { type Preset, presetConfig } from "../model/presets.ts";
 import { V3_LEARNING_RATE } from "./schedule.ts";

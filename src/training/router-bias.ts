@@ -1,10 +1,13 @@
 /**
- * @file Balance without an auxiliary loss: each expert's routing bias moves against its load, once a step.
+ * @file Balance without an auxiliary loss: each expert's routing bias moves against its load, once
+ * a step.
  *
- *     bias[i] += speed · sign(mean load − load[i])        MaxVio = (max load − mean load) ÷ mean load
+ *     bias[i] += speed · sign(mean load − load[i])
+ *     MaxVio = (max load − mean load) ÷ mean load
  *
- * The load is counted over the whole batch of the step. The bias takes part in the choice of experts and in nothing
- * else, so no gradient reaches it. Sources: DeepSeek-V3 report §2.1.2; Wang et al. 2024 (sign beats a proportional step).
+ * The load is counted over the whole batch of the step. The bias takes part in the choice of
+ * experts and in nothing else, so no gradient reaches it. Sources: DeepSeek-V3 report §2.1.2; Wang
+ * et al. 2024 (sign beats a proportional step).
  */
 import { assert, defined } from "../base/errors.ts";
 import type { TrainableModel } from "../model/model-types.ts";

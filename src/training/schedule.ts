@@ -1,11 +1,14 @@
 /**
- * @file Learning-rate schedules as values: a warm-up in steps, then phases along the progress of the run.
+ * @file Learning-rate schedules as values: a warm-up in steps, then phases along the progress of
+ * the run.
  *
- * Progress is the share of the training tokens consumed before a step, in [0, 1]: the published recipes give their
- * boundaries in tokens, and with a batch ramp steps and tokens do not grow together. The warm-up counts steps and
- * multiplies what the phases say, so the first steps do not depend on how long the run will be.
+ * Progress is the share of the training tokens consumed before a step, in [0, 1]: the published
+ * recipes give their boundaries in tokens, and with a batch ramp steps and tokens do not grow
+ * together. The warm-up counts steps and multiplies what the phases say, so the first steps do not
+ * depend on how long the run will be.
  *
- * Sources: DeepSeek-V3 report §4.2 (`v3`); MiniCPM §4 (`wsd`: warm-up, stable, decay, linear or 1−√).
+ * Sources: DeepSeek-V3 report §4.2 (`v3`); MiniCPM §4 (`wsd`: warm-up, stable, decay, linear or
+ * 1−√).
  */
 import { assert } from "../base/errors.ts";
 
@@ -35,13 +38,18 @@ export interface LearningRateSettings {
   readonly peak: number;
   /** Steps of the linear rise from 0. */
   readonly warmupSteps: number;
-  /** The last rate over the peak (`wsd`, `cosine`), the rate after the cosine over the peak (`v3`). */
+  /**
+   * The last rate over the peak (`wsd`, `cosine`), the rate after the cosine over the peak (`v3`).
+   */
   readonly finalFraction: number;
   /** `wsd`: the share of the run that decays, at its end. */
   readonly decayFraction: number;
   /** `wsd`: how the rate falls. */
   readonly decayCurve: DecayCurve;
-  /** `v3`: progress at which the cosine begins, at which it ends, and at which the second tail begins. */
+  /**
+   * `v3`: progress at which the cosine begins, at which it ends, and at which the second tail
+   * begins.
+   */
   readonly cosineFrom: number;
   readonly cosineUntil: number;
   readonly lastTailFrom: number;
@@ -49,7 +57,10 @@ export interface LearningRateSettings {
   readonly lastTailFraction: number;
 }
 
-/** The published schedule of DeepSeek-V3: its boundaries at 10 T, 14.3 T and 14.633 T of 14.8 T tokens. */
+/**
+ * The published schedule of DeepSeek-V3: its boundaries at 10 T, 14.3 T and 14.633 T of 14.8 T
+ * tokens.
+ */
 export const V3_LEARNING_RATE: LearningRateSettings = {
   shape: "v3",
   peak: 2.2e-4,
@@ -122,7 +133,10 @@ const CURVES: Readonly<Record<RatePhase["curve"], (x: number) => number>> = {
   cosine: (x) => (1 - Math.cos(Math.PI * x)) / 2,
 };
 
-/** A value that changes once, such as the weight of the MTP loss: `first` until `switchAt`, then `last`. */
+/**
+ * A value that changes once, such as the weight of the MTP loss: `first` until `switchAt`, then
+ * `last`.
+ */
 export interface SwitchedValue {
   readonly first: number;
   readonly last: number;

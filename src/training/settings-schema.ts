@@ -1,9 +1,9 @@
 /**
  * @file Checking settings against a schema that has the shape of the settings themselves.
  *
- * A schema is an object of leaves and of further schemas; its type follows from the settings' type, so a field without
- * a leaf does not compile. A user's object may leave fields out, never add any: an unknown name is refused with the
- * nearest known one.
+ * A schema is an object of leaves and of further schemas; its type follows from the settings' type,
+ * so a field without a leaf does not compile. A user's object may leave fields out, never add any:
+ * an unknown name is refused with the nearest known one.
  */
 import { OperationalError } from "../base/errors.ts";
 
@@ -98,7 +98,10 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** `base` with the fields of `changes` in place of its own, each checked. `origin` says where they come from. */
+/**
+ * `base` with the fields of `changes` in place of its own, each checked. `origin` says where they
+ * come from.
+ */
 export function overlay<T extends object>(
   schema: Schema<T>,
   base: T,

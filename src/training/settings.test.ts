@@ -1,4 +1,6 @@
-/** @file Settings from presets, files and assignments, and the words a wrong one is refused with. */
+/**
+ * @file Settings from presets, files and assignments, and the words a wrong one is refused with.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { OperationalError } from "../base/errors.ts";

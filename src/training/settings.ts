@@ -1,9 +1,11 @@
 /**
- * @file Everything a training run can be told, with the meaning of each setting and how it is checked.
+ * @file Everything a training run can be told, with the meaning of each setting and how it is
+ * checked.
  *
- * Settings come from a preset, then a JSON file that may leave fields out, then `--set key=value` with dotted names; a
- * run folder's config.json holds the result with every field written out, and is itself such a file. What a run is
- * trained on and for how long are settings too, so that a run can be repeated from its config.json alone.
+ * Settings come from a preset, then a JSON file that may leave fields out, then `--set key=value`
+ * with dotted names; a run folder's config.json holds the result with every field written out, and
+ * is itself such a file. What a run is trained on and for how long are settings too, so that a run
+ * can be repeated from its config.json alone.
  */
 import { OperationalError } from "../base/errors.ts";
 import {
@@ -78,7 +80,10 @@ export interface TrainingSettings {
     readonly decay: number;
   };
   readonly evaluation: {
-    /** Steps between validations on a part of the held-out text; 0 for none. The end validates on all of it. */
+    /**
+     * Steps between validations on a part of the held-out text; 0 for none. The end validates on
+     * all of it.
+     */
     readonly everySteps: number;
     /** Sequences of such a part. */
     readonly sequencesMax: number;
@@ -112,7 +117,10 @@ export interface DataSettings {
   readonly sequenceLength: number;
   /** Share of documents trained on as fill in the middle. */
   readonly fimRate: number;
-  /** Longer pieces of such documents are cut, so that a gap and its surroundings meet in one sequence. */
+  /**
+   * Longer pieces of such documents are cut, so that a gap and its surroundings meet in one
+   * sequence.
+   */
   readonly fimTokensMax: number;
   /** Longer documents are shuffled in parts. */
   readonly spanTokensMax: number;

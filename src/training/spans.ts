@@ -1,8 +1,10 @@
 /**
- * @file Optimizer state that lies as the parameters lie: two flat spans, and the slice of each parameter in them.
+ * @file Optimizer state that lies as the parameters lie: two flat spans, and the slice of each
+ * parameter in them.
  *
- * A moment or an average has one value a parameter, at the same place of a span of its own, so that one launch over a
- * flat tensor updates all of it, while checkpoints name the slices as the parameters are named.
+ * A moment or an average has one value a parameter, at the same place of a span of its own, so that
+ * one launch over a flat tensor updates all of it, while checkpoints name the slices as the
+ * parameters are named.
  */
 import type { FlatSpan, Parameter, ParameterSet } from "../model/parameters.ts";
 import type { Arena } from "../tensor/arena.ts";

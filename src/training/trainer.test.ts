@@ -1,4 +1,7 @@
-/** @file The trainer on the real model: learning, balance, exact repetition, and steps that go wrong. */
+/**
+ * @file The trainer on the real model: learning, balance, exact repetition, and steps that go
+ * wrong.
+ */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { smallSettings } from "../../test/fixtures/small-run.ts";
@@ -57,7 +60,7 @@ async function makeTrainer(settings: TrainingSettings): Promise<Trainer> {
   return trainer;
 }
 
-test("the loss falls with AdamW and with Muon, and so do the bits per byte of other documents", async () => {
+test("the loss falls with AdamW and with Muon, and so do bits per byte of other text", async () => {
   for (const name of ["adamw", "muon"]) {
     await using trainer = await makeTrainer(smallSettings(`optimizer.name=${name}`));
     const losses = Array.from({ length: 40 }, () => trainer.step().loss);
@@ -70,7 +73,7 @@ test("the loss falls with AdamW and with Muon, and so do the bits per byte of ot
   }
 });
 
-test("two trainers with equal seeds go through equal steps, and another seed through others", async () => {
+test("trainers with equal seeds take equal steps, and another seed takes others", async () => {
   const series = async (seed: number): Promise<string> => {
     await using trainer = await makeTrainer(smallSettings(`seed=${seed}`));
     return JSON.stringify(Array.from({ length: 4 }, () => trainer.step()));

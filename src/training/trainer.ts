@@ -1,10 +1,12 @@
 /**
- * @file The trainer: one optimizer step after another, from batches to changed parameters. Knows no files.
+ * @file The trainer: one optimizer step after another, from batches to changed parameters. Knows no
+ * files.
  *
  *     gradients ← Σ micro-batches     check     clip     optimizer     routing biases     average
  *
- * What a step does depends on the settings, the plan and the trainer's state alone, never on the clock or on what the
- * machine is doing: two trainers with equal state go on to the same bits. run/train-run.ts gives it a run folder.
+ * What a step does depends on the settings, the plan and the trainer's state alone, never on the
+ * clock or on what the machine is doing: two trainers with equal state go on to the same bits.
+ * run/train-run.ts gives it a run folder.
  */
 import { assert } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
@@ -44,7 +46,9 @@ export interface StepOutcome {
   readonly isSpike: boolean;
 }
 
-/** The trainer's own state; plain JSON. Tensors are beside it: parameters, moments, average, biases. */
+/**
+ * The trainer's own state; plain JSON. Tensors are beside it: parameters, moments, average, biases.
+ */
 export interface TrainerState {
   /** Steps taken. */
   readonly step: number;
@@ -126,7 +130,10 @@ export class Trainer implements AsyncDisposable {
     this.model.parameters.refreshCompute();
   }
 
-  /** Take one step; throws `training.nonfinite` before anything has changed but the gradients and the loader. */
+  /**
+   * Take one step; throws `training.nonfinite` before anything has changed but the gradients and
+   * the loader.
+   */
   step(): StepOutcome {
     const { model } = this;
     const { step, tokens } = this.#position;
@@ -175,7 +182,9 @@ export class Trainer implements AsyncDisposable {
     return gradNorm;
   }
 
-  /** Gradients of the mean over all sequences, added up over micro-batches; losses are their means. */
+  /**
+   * Gradients of the mean over all sequences, added up over micro-batches; losses are their means.
+   */
   #accumulateGradients(numSequences: number, progress: number): StepResult {
     const { loss, data, batch } = this.#settings;
     const numMicroBatches = divExact(numSequences, batch.microBatch);

@@ -1,9 +1,11 @@
 /**
- * @file Bits per byte of held-out text: how many bits an arithmetic coder led by the model would spend on each byte.
+ * @file Bits per byte of held-out text: how many bits an arithmetic coder led by the model would
+ * spend on each byte.
  *
  *     Σ −ln p(target) over targets with bytes ÷ (ln 2 · Σ their bytes)
  *
- * Does not depend on the tokenizer, so models and compressors compare. data/validation-batches.ts says what is counted.
+ * Does not depend on the tokenizer, so models and compressors compare. data/validation-batches.ts
+ * says what is counted.
  */
 import type { TrainableModel } from "../model/model-types.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";

@@ -1,8 +1,8 @@
 /**
  * @file The words that the trainer and the averaging thread share.
  *
- * `requested` and `completed` count updates: the thread has work while they differ. `failed` is set by a thread that
- * cannot go on, so that nobody waits for it for ever.
+ * `requested` and `completed` count updates: the thread has work while they differ. `failed` is set
+ * by a thread that cannot go on, so that nobody waits for it for ever.
  */
 
 export const REQUESTED = 0;

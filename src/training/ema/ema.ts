@@ -1,12 +1,14 @@
 /**
  * @file An exponential moving average of the parameters, kept by a thread of its own.
  *
- *     average ← average + (value − average)·(1 − decay_n)        decay_n = min(decay, (1 + n) ÷ (10 + n)), n from 1
+ *     average ← average + (value − average)·(1 − decay_n)
+ *     decay_n = min(decay, (1 + n) ÷ (10 + n)), n from 1
  *
- * `begin` after an optimizer step hands the work over and returns; the next forward and backward run meanwhile.
- * `finish` before the parameters change again waits only if the thread is not done, and counts when it had to. Every
- * update sees exactly one step's values, so the average is the same as if it were computed in turn, and a resumed run
- * carries on bit for bit. Source: DeepSeek-V3 report §3.2.3 (the coefficient is not published).
+ * `begin` after an optimizer step hands the work over and returns; the next forward and backward
+ * run meanwhile. `finish` before the parameters change again waits only if the thread is not done,
+ * and counts when it had to. Every update sees exactly one step's values, so the average is the
+ * same as if it were computed in turn, and a resumed run carries on bit for bit. Source:
+ * DeepSeek-V3 report §3.2.3 (the coefficient is not published).
  */
 import { Worker } from "node:worker_threads";
 import { assert, InvariantError } from "../../base/errors.ts";
@@ -90,7 +92,10 @@ export class ParameterAverage implements AsyncDisposable {
     return new ParameterAverage(parameters, state, decay, worker, viewControl(buffer));
   }
 
-  /** Let the thread take the values as they are now into the average; `n` counts these updates from 1. */
+  /**
+   * Let the thread take the values as they are now into the average; `n` counts these updates from
+   * 1.
+   */
   begin(n: number): void {
     const { counters, weight } = this.#control;
     assert(!this.#isBusy(), "the previous update of the average is finished first");
@@ -99,7 +104,10 @@ export class ParameterAverage implements AsyncDisposable {
     Atomics.notify(counters, REQUESTED);
   }
 
-  /** Return when the average is up to date; to be called before the values change, or the average is read. */
+  /**
+   * Return when the average is up to date; to be called before the values change, or the average is
+   * read.
+   */
   finish(): void {
     if (!this.#isBusy()) return;
     const { counters } = this.#control;

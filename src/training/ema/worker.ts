@@ -1,4 +1,7 @@
-/** @file The body of the averaging thread: waits for a request, updates every span, says so, waits again. */
+/**
+ * @file The body of the averaging thread: waits for a request, updates every span, says so, waits
+ * again.
+ */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../base/errors.ts";
 import {

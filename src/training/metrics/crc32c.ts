@@ -1,4 +1,7 @@
-/** @file CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), and the masked form that TFRecord frames carry. */
+/**
+ * @file CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), and the masked form that TFRecord
+ * frames carry.
+ */
 
 const TABLE: Uint32Array = makeTable();
 

@@ -1,8 +1,9 @@
 /**
  * @file Writing protocol buffers by hand: the four field kinds that TensorBoard's events need.
  *
- * A message is the concatenation of its fields; a field is a tag (number × 8 + wire type) and a payload. Writing only:
- * five messages with a dozen fields do not justify a library and its schema compiler.
+ * A message is the concatenation of its fields; a field is a tag (number × 8 + wire type) and a
+ * payload. Writing only: five messages with a dozen fields do not justify a library and its schema
+ * compiler.
  */
 import { assert } from "../../base/errors.ts";
 

@@ -1,10 +1,16 @@
-/** @file Event files, read back by a parser written from the format alone, and known CRC-32C vectors. */
+/**
+ * @file Event files, read back by a parser written from the format alone, and known CRC-32C
+ * vectors.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { crc32c } from "./crc32c.ts";
 import { encodeFileStart, encodeScalars, eventFileName } from "./tensorboard.ts";
 
-/** Bit by bit and most significant bit first, so that it shares nothing with the table of the product. */
+/**
+ * Bit by bit and most significant bit first, so that it shares nothing with the table of the
+ * product.
+ */
 function slowCrc32c(bytes: Uint8Array): number {
   const reflect = (value: bigint, bits: number): bigint =>
     BigInt(`0b${value.toString(2).padStart(bits, "0").split("").reverse().join("")}`);

@@ -1,15 +1,17 @@
 /**
  * @file TensorBoard event files: scalars in TFRecord frames that a stock TensorBoard reads.
  *
- *     frame   length u64 · maskedCrc32c(length) u32 · data · maskedCrc32c(data) u32      little-endian
+ *     frame   length u64 · maskedCrc32c(length) u32 · data · maskedCrc32c(data) u32, little-endian
  *     data    a tensorflow.Event: wall_time = 1 (double), step = 2 (int64), and one of
  *             file_version = 3, summary = 5 { value = 1 { tag = 1, simple_value = 2 } },
  *             session_log = 7 { status = 1 }
  *
- * The first frame of a file gives the version. A resumed run writes a new file whose second frame is a session start:
- * TensorBoard then drops what older files of the folder say about this step and later ones.
+ * The first frame of a file gives the version. A resumed run writes a new file whose second frame
+ * is a session start: TensorBoard then drops what older files of the folder say about this step and
+ * later ones.
  *
- * Sources: tensorflow/core/util/event.proto, framework/summary.proto, lib/io/record_writer (field numbers and framing).
+ * Sources: tensorflow/core/util/event.proto, framework/summary.proto, lib/io/record_writer (field
+ * numbers and framing).
  */
 import { maskedCrc32c } from "./crc32c.ts";
 import { MessageWriter } from "./protobuf.ts";

@@ -1,5 +1,6 @@
 /**
- * @file AdamW over all parameters: two launches, one for the span that decays and one for the norm gains, that do not.
+ * @file AdamW over all parameters: two launches, one for the span that decays and one for the norm
+ * gains, that do not.
  *
  * The rule is the kernel's (kernels/adamw). Moments are f32, or f64 with f64 parameters.
  */

@@ -1,14 +1,19 @@
 /**
- * @file Muon: momentum whose matrices are orthogonalised before they are applied; AdamW for everything else.
+ * @file Muon: momentum whose matrices are orthogonalised before they are applied; AdamW for
+ * everything else.
  *
- *     M ← μM + (1 − μ)g        U = μM + (1 − μ)g        W ← W − η (0.2·√max(rows, columns) · NS(U) + λW)
+ *     M ← μM + (1 − μ)g
+ *     U = μM + (1 − μ)g
+ *     W ← W − η (0.2·√max(rows, columns) · NS(U) + λW)
  *
- * NS ignores the scale of U, so this mean form of Nesterov momentum gives the published update. The factor makes the
- * update's root mean square that of AdamW, whose learning rate and weight decay it therefore shares (Moonlight §2.2).
- * One matrix is one projection: fused gate and up rows are two, and every expert has its own. Embedding, head, gate and
- * norm gains stay with AdamW. Needs f32 parameters.
+ * NS ignores the scale of U, so this mean form of Nesterov momentum gives the published update. The
+ * factor makes the update's root mean square that of AdamW, whose learning rate and weight decay it
+ * therefore shares (Moonlight §2.2). One matrix is one projection: fused gate and up rows are two,
+ * and every expert has its own. Embedding, head, gate and norm gains stay with AdamW. Needs f32
+ * parameters.
  *
- * Sources: K. Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training (Moonlight, 2025).
+ * Sources: K. Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training (Moonlight,
+ * 2025).
  */
 import { assert } from "../../base/errors.ts";
 import { divExact } from "../../base/integers.ts";

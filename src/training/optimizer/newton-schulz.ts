@@ -1,13 +1,16 @@
 /**
- * @file Newton–Schulz orthogonalisation: U Vᵀ (nearly) from X = U Σ Vᵀ, by matrix products alone, for a batch of
- * matrices of one shape.
+ * @file Newton–Schulz orthogonalisation: U Vᵀ (nearly) from X = U Σ Vᵀ, by matrix products alone,
+ * for a batch of matrices of one shape.
  *
- *     A = X Xᵀ        X ← (aI + bA + cA²) X        five times; from the right, with Xᵀ X, if X is tall
+ *     A = X Xᵀ        X ← (aI + bA + cA²) X
+ *     five times; from the right, with Xᵀ X, if X is tall
  *
- *   (a, b, c) = (3.4445, −4.7750, 2.0315): singular values end between about 0.7 and 1.2, not at 1 exactly.
+ *   (a, b, c) = (3.4445, −4.7750, 2.0315): singular values end between about 0.7 and 1.2, not at 1
+ *   exactly.
  *
- * The first X must have no singular value above 1; it is X/‖X‖_F. The trace of the first A is ‖X‖_F², so the division
- * is folded into the first polynomial and costs no pass over X. A matrix of zeros stays one.
+ * The first X must have no singular value above 1; it is X/‖X‖_F. The trace of the first A is
+ * ‖X‖_F², so the division is folded into the first polynomial and costs no pass over X. A matrix of
+ * zeros stays one.
  *
  * Source: K. Jordan et al., Muon (2024), for the coefficients.
  */
@@ -24,7 +27,10 @@ const C = 2.0315;
 const ITERATIONS = 5;
 
 export interface OrthogonalizeCall {
-  /** [count · rows, columns] f32, contiguous: the matrices one below the other. Overwritten with the result. */
+  /**
+   * [count · rows, columns] f32, contiguous: the matrices one below the other. Overwritten with the
+   * result.
+   */
   readonly x: Tensor<"f32">;
   readonly count: number;
   /** For products; released before return. */
@@ -82,7 +88,10 @@ export function orthogonalize(device: Device, { x, count, arena }: Orthogonalize
   if (from !== x) view(x).set(view(from));
 }
 
-/** gram ← s·(aI + b·s²·gram + c·s⁴·square), where s = 1/√trace(gram) at the first iteration, and 1 later. */
+/**
+ * gram ← s·(aI + b·s²·gram + c·s⁴·square), where s = 1/√trace(gram) at the first iteration, and 1
+ * later.
+ */
 function formPolynomial(
   gram: Float32Array,
   square: Float32Array,

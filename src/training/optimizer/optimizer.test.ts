@@ -124,7 +124,10 @@ test("Newton–Schulz brings every singular value near 1, wide, tall and in batc
   }
 });
 
-/** Q = W Wᵀ (or Wᵀ W) has its diagonal in the square of the singular values' range and little beside it. */
+/**
+ * Q = W Wᵀ (or Wᵀ W) has its diagonal in the square of the singular values' range and little beside
+ * it.
+ */
 function assertNearlyOrthogonal(matrix: Tensor<"f32">, what: string): void {
   const { rows, columns } = matrix;
   const values = view(matrix);

@@ -1,5 +1,6 @@
 /**
- * @file What an optimizer is to the trainer: one update of all parameters from their gradients, and state to keep.
+ * @file What an optimizer is to the trainer: one update of all parameters from their gradients, and
+ * state to keep.
  */
 import type { StateSpans } from "../spans.ts";
 

@@ -1,13 +1,15 @@
 /**
- * @file A checkpoint: a directory in the Hugging Face layout, with the exact training state beside it.
+ * @file A checkpoint: a directory in the Hugging Face layout, with the exact training state beside
+ * it.
  *
  *     config.json, generation_config.json, tokenizer.json and its companions
  *     model.safetensors (or shards with an index)      BF16, F32 or FP8 with weight_scale_inv
  *     training-state/                                  run/training-state.ts
  *
- * The directory is written beside its place and renamed, so one under its name is complete. `loadCheckpoint` takes
- * checkpoints of other programs too: it needs config.json, tokenizer.json and the weights, checks every name and shape,
- * and refuses copies of shared tensors that differ from their original.
+ * The directory is written beside its place and renamed, so one under its name is complete.
+ * `loadCheckpoint` takes checkpoints of other programs too: it needs config.json, tokenizer.json
+ * and the weights, checks every name and shape, and refuses copies of shared tensors that differ
+ * from their original.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -204,8 +206,8 @@ function readTensor(
   if (differs >= 0) {
     throw new OperationalError(
       "checkpoint.copy",
-      `${path}: ${tensor.name} must equal the tensor it is a copy of, but differs at element ` +
-        `${differs}; this architecture shares the two`,
+      `${path}: ${tensor.name} must equal the tensor it is a copy of, but differs at ` +
+        `element ${differs}; this architecture shares the two`,
       { path, name: tensor.name },
     );
   }
@@ -218,8 +220,8 @@ function readText(path: string, name: string): string {
     const reason = error instanceof Error ? error.message : String(error);
     throw new OperationalError(
       "checkpoint.missing",
-      `${join(path, name)} cannot be read (${reason}); a checkpoint is a folder with config.json, ` +
-        "tokenizer.json and safetensors",
+      `${join(path, name)} cannot be read (${reason}); a checkpoint is a folder with ` +
+        "config.json, tokenizer.json and safetensors",
       { path },
       error,
     );

@@ -1,4 +1,7 @@
-/** @file `kill -9` at random moments, then resume: the losses are those of a run that was never killed. */
+/**
+ * @file `kill -9` at random moments, then resume: the losses are those of a run that was never
+ * killed.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,9 +1,10 @@
 /**
  * @file A lock on a run folder, against two trainers in one run.
  *
- * The lock is a file that names its holder: process id, when that process started (process ids are used again) and
- * host. A holder that was killed leaves its file; the next trainer sees that no such process lives and takes over. A
- * lock from another host cannot be checked and is refused, with the file's name, so that a person can decide.
+ * The lock is a file that names its holder: process id, when that process started (process ids are
+ * used again) and host. A holder that was killed leaves its file; the next trainer sees that no
+ * such process lives and takes over. A lock from another host cannot be checked and is refused,
+ * with the file's name, so that a person can decide.
  */
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -30,7 +31,8 @@ export function lockRun(folder: string): RunLock {
     started: startOf(process.pid),
     host: hostname(),
   });
-  // Each failed round has removed one stale lock or met a fresh one; a third round is never needed in practice.
+  // Each failed round has removed one stale lock or met a fresh one; a third round is never needed
+  // in practice.
   for (let round = 0; round < 8; round++) {
     if (createExclusively(path, mine)) {
       return {
@@ -119,7 +121,10 @@ function isAlive(holder: Holder): boolean {
   }
 }
 
-/** Field 22 of /proc/PID/stat, counted after the command's closing parenthesis; "" where there is none. */
+/**
+ * Field 22 of /proc/PID/stat, counted after the command's closing parenthesis; "" where there is
+ * none.
+ */
 function startOf(pid: number): string {
   const stat = readText(`/proc/${pid}/stat`);
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";

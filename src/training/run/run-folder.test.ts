@@ -142,7 +142,7 @@ test("a process id used again by another program does not keep the lock", {
   assert.equal(existsSync(join(run, "lock.json")), false);
 });
 
-test("a lock from another host is refused with the file to remove; a torn one protects nobody", () => {
+test("a lock from another host is refused with its file named; a torn one protects nobody", () => {
   begin(1);
   const path = join(run, "lock.json");
   writeFileSync(path, JSON.stringify({ pid: 1, started: "1", host: "elsewhere.example" }));

@@ -3,14 +3,16 @@
  *
  *     config.json            every setting, defaults written out
  *     plan.json              the run's length, once it is known
- *     metrics.jsonl          one line a step          events.out.tfevents.*   the same for TensorBoard
+ *     metrics.jsonl          one line a step
+ *     events.out.tfevents.*  the same for TensorBoard
  *     samples.jsonl          completions over time
  *     summary.json           what a run that came to its end achieved
  *     tokens/                the tokenised corpus      checkpoints/step-N/     whole or not there
  *
- * A new run refuses a folder that holds one; a resumed run drops the lines after its checkpoint (and a line that a
- * kill left half written), so that the series of losses has each step once. There is no "latest" pointer that could
- * be wrong: the latest checkpoint is the one with the largest step.
+ * A new run refuses a folder that holds one; a resumed run drops the lines after its checkpoint
+ * (and a line that a kill left half written), so that the series of losses has each step once.
+ * There is no "latest" pointer that could be wrong: the latest checkpoint is the one with the
+ * largest step.
  */
 import {
   appendFileSync,
@@ -60,7 +62,10 @@ export function listCheckpoints(folder: string): readonly CheckpointPlace[] {
     .sort((left, right) => left.step - right.step);
 }
 
-/** The checkpoint that `path` means: the folder itself if it is a checkpoint, the latest one if it is a run. */
+/**
+ * The checkpoint that `path` means: the folder itself if it is a checkpoint, the latest one if it
+ * is a run.
+ */
 export function resolveCheckpoint(path: string): string {
   if (!isRunFolder(path) || existsSync(join(path, "model.safetensors"))) return path;
   const last = listCheckpoints(path).at(-1);
@@ -92,7 +97,10 @@ export class RunFolder implements Disposable {
     this.#lock = lock;
   }
 
-  /** Begin a run in a folder that holds none. A run without a checkpoint never began, and is begun again. */
+  /**
+   * Begin a run in a folder that holds none. A run without a checkpoint never began, and is begun
+   * again.
+   */
   static create(path: string, config: unknown): RunFolder {
     return RunFolder.#openLocked(path, (folder) => {
       if (listCheckpoints(path).length > 0) {
@@ -144,7 +152,10 @@ export class RunFolder implements Disposable {
     return join(this.path, "tokens");
   }
 
-  /** Metrics and samples from step `nextStep` (0-based) on: what was noted of it and later is dropped. */
+  /**
+   * Metrics and samples from step `nextStep` (0-based) on: what was noted of it and later is
+   * dropped.
+   */
   beginSeries(nextStep: number): void {
     keepLinesBefore(join(this.path, METRICS_FILE), nextStep);
     keepLinesBefore(join(this.path, SAMPLES_FILE), nextStep);
@@ -188,7 +199,8 @@ export class RunFolder implements Disposable {
   pruneCheckpoints(keep: number): void {
     const places = listCheckpoints(this.path);
     for (const { path } of places.slice(0, Math.max(0, places.length - keep))) {
-      // Renamed first: a kill in the middle of removing must not leave half a checkpoint under its name.
+      // Renamed first: a kill in the middle of removing must not leave half a checkpoint under its
+      // name.
       const doomed = `${path}.tmp-${process.pid}`;
       renameSync(path, doomed);
       rmSync(doomed, { recursive: true, force: true });
@@ -211,7 +223,10 @@ export class RunFolder implements Disposable {
   }
 }
 
-/** Rewrite a file of JSON lines without those of `step` and later, and without anything that is not a record. */
+/**
+ * Rewrite a file of JSON lines without those of `step` and later, and without anything that is not
+ * a record.
+ */
 function keepLinesBefore(path: string, step: number): void {
   if (!existsSync(path)) return;
   const lines = readFileSync(path, "utf8").split("\n");

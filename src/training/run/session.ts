@@ -1,9 +1,10 @@
 /**
- * @file One sitting at a run: steps until its plan is fulfilled or its signal given, with everything that belongs to
- * the clock and to files: metrics, validations, samples, checkpoints.
+ * @file One sitting at a run: steps until its plan is fulfilled or its signal given, with
+ * everything that belongs to the clock and to files: metrics, validations, samples, checkpoints.
  *
- * A checkpoint of step 0 is written before the first step, so that a run that has begun can always be resumed. The
- * clock decides when a checkpoint is due and, once, how long a run in minutes will be; it changes no number of a step.
+ * A checkpoint of step 0 is written before the first step, so that a run that has begun can always
+ * be resumed. The clock decides when a checkpoint is due and, once, how long a run in minutes will
+ * be; it changes no number of a step.
  */
 import { type Budget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
@@ -225,7 +226,8 @@ export class Session {
     const { tensor, layer, finding } = longestGradient(this.#trainer.model);
     const where = layer === "" ? tensor : `${tensor} (${layer})`;
     this.#observer.onWarning?.(
-      `step ${outcome.step}: the loss jumped to ${outcome.loss.toFixed(4)}; ${where} has ${finding}`,
+      `step ${outcome.step}: the loss jumped to ${outcome.loss.toFixed(4)}; ` +
+        `${where} has ${finding}`,
     );
   }
 

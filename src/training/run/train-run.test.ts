@@ -159,7 +159,7 @@ test("a run in minutes measures its speed once and keeps to the steps it then fi
   assert.equal(resumed.steps, summary.steps);
 });
 
-test("a step that is not finite ends the run, and the run resumes with gentler settings", async () => {
+test("a step that is not finite ends the run, which resumes with gentler settings", async () => {
   const wild = settings(
     "learningRate.peak=1e30",
     "optimizer.clipNorm=0",
@@ -173,7 +173,7 @@ test("a step that is not finite ends the run, and the run resumes with gentler s
   assert.ok(readMetrics(run).every(({ loss }) => Number.isFinite(loss)));
 });
 
-test("a checkpoint loads as a model in bf16, f32 and fp8, copies of shared tensors included", async () => {
+test("a checkpoint loads as a model in bf16, f32 and fp8, with its copies", async () => {
   for (const dtype of ["bf16", "f32", "fp8"]) {
     const out = join(base, dtype);
     const summary = await train({ out, settings: settings(`checkpoint.dtype=${dtype}`) });

@@ -1,13 +1,12 @@
 /**
  * @file A training run from beginning to end: data, model, trainer and run folder put together.
  *
- * session.ts has the loop. A resumed run must have the seed, model, precision and data of the one that was begun;
- * everything else may be changed, and counts from the step it resumes at.
+ * session.ts has the loop. A resumed run must have the seed, model, precision and data of the one
+ * that was begun; everything else may be changed, and counts from the step it resumes at.
  */
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { Model } from "../../model/model.ts";
-import type { TrainableModel } from "../../model/model-types.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { makeLoader, prepareData } from "../prepare.ts";
 import { budgetOf, type TrainingSettings } from "../settings.ts";
@@ -21,7 +20,7 @@ import { Session } from "./session.ts";
 /** What is asked to write samples: a model as it is after `step` steps. */
 export interface SampleContext {
   readonly step: number;
-  readonly model: TrainableModel;
+  readonly model: Model;
   readonly tokenizer: Tokenizer;
   readonly prompts: readonly string[];
   readonly tokensMax: number;
@@ -103,8 +102,8 @@ function refuseOtherRun(out: string, settings: TrainingSettings): void {
     if (JSON.stringify(begun[section]) !== JSON.stringify(present[section])) {
       throw new OperationalError(
         "run.settings",
-        `${out} was begun with another "${section}"; resume with that of its config.json, or begin a ` +
-          "new run",
+        `${out} was begun with another "${section}"; resume with that of its config.json, or ` +
+          "begin a new run",
         { section },
       );
     }

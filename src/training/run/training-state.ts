@@ -3,12 +3,13 @@
  *
  *     training-state/state.json            step, tokens, loader, loss trend, plan, seconds
  *     training-state/state.safetensors     F32, bit for bit:
- *         master.NAME                      the parameters themselves (published weights are rounded)
+ *         master.NAME                      the parameters (published weights are rounded)
  *         firstMoment.NAME, secondMoment.NAME, average.NAME
  *         routingBias.LAYER
  *
- * Random numbers are not stored: every draw follows from the seed, the epoch and the span (data/batches.ts). Reading is
- * strict: exactly these tensors, in these shapes, or an error that names the first one that differs.
+ * Random numbers are not stored: every draw follows from the seed, the epoch and the span
+ * (data/batches.ts). Reading is strict: exactly these tensors, in these shapes, or an error that
+ * names the first one that differs.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -68,7 +69,9 @@ export function writeTrainingState(
   writeFileAtomically(join(folder, "state.json"), `${JSON.stringify(state, null, 2)}\n`);
 }
 
-/** Fill the trainer from a checkpoint; afterwards it goes on as the one that wrote it would have. */
+/**
+ * Fill the trainer from a checkpoint; afterwards it goes on as the one that wrote it would have.
+ */
 export function readTrainingState(checkpoint: string, trainer: Trainer): RunState {
   const folder = join(checkpoint, FOLDER);
   const state = readState(join(folder, "state.json"));
@@ -78,7 +81,10 @@ export function readTrainingState(checkpoint: string, trainer: Trainer): RunStat
   return state;
 }
 
-/** Fill a model with the moving average of a checkpoint instead of its last weights; biases are not averaged. */
+/**
+ * Fill a model with the moving average of a checkpoint instead of its last weights; biases are not
+ * averaged.
+ */
 export function readAverage(
   checkpoint: string,
   model: Pick<TrainableModel, "parameters" | "gateBiases">,
@@ -100,7 +106,7 @@ function readState(path: string): RunState {
     const reason = error instanceof Error ? error.message : String(error);
     throw new OperationalError(
       "checkpoint.trainingState",
-      `${path} cannot be read (${reason}); training can only resume from a checkpoint with its state`,
+      `${path} cannot be read (${reason}); training resumes only from a checkpoint with its state`,
       { path },
       error,
     );
@@ -108,7 +114,7 @@ function readState(path: string): RunState {
   if (state.formatVersion !== FORMAT_VERSION) {
     throw new OperationalError(
       "checkpoint.trainingState",
-      `${path} has format version ${state.formatVersion}; this version of hadal reads ${FORMAT_VERSION}`,
+      `${path} has format version ${state.formatVersion}; this hadal reads ${FORMAT_VERSION}`,
       { path },
     );
   }
@@ -156,7 +162,8 @@ function fillTensors(
     if (stored === undefined) throw refuse(`there is no tensor ${name}`);
     if (stored.dtype !== "F32" || stored.shape.join() !== tensor.shape.join()) {
       throw refuse(
-        `${name} is ${stored.dtype} [${stored.shape.join(", ")}], not F32 [${tensor.shape.join(", ")}]`,
+        `${name} is ${stored.dtype} [${stored.shape.join(", ")}], ` +
+          `not F32 [${tensor.shape.join(", ")}]`,
       );
     }
   }
