@@ -1,9 +1,10 @@
 /**
- * @file Every row kernel, generated for every target, against its reference: random shapes with ragged ends, strides,
- * misaligned rows, poisoned surroundings, NaN and infinities.
+ * @file Every row kernel, generated for every target, against its reference: random shapes with
+ * ragged ends, strides, misaligned rows, poisoned surroundings, NaN and infinities.
  *
- * Operands, what is written and what is an index are read off the row program itself. Bytes that belong to no operand
- * hold NaN patterns and must survive; operands that are only read must keep every bit.
+ * Operands, what is written and what is an index are read off the row program itself. Bytes that
+ * belong to no operand hold NaN patterns and must survive; operands that are only read must keep
+ * every bit.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,8 +1,9 @@
 /**
  * @file From a row program to kernel implementations: machine code and WebAssembly.
  *
- * Both generated forms read the launch's slots from the thread's argument block, which lies in the device's memory.
- * They compute in f32; variants in f64, which gradient checks use, run on the reference alone.
+ * Both generated forms read the launch's slots from the thread's argument block, which lies in the
+ * device's memory. They compute in f32; variants in f64, which gradient checks use, run on the
+ * reference alone.
  */
 
 import { defined } from "../base/errors.ts";

@@ -1,8 +1,9 @@
 /**
  * @file When each value of a row program is needed for the last time.
  *
- * Positions number the body's instructions in the order they run, a loop's own position after its body. A value made
- * before a loop and used in it is needed until the loop ends. Uniforms live for the whole kernel and have no entry.
+ * Positions number the body's instructions in the order they run, a loop's own position after its
+ * body. A value made before a loop and used in it is needed until the loop ends. Uniforms live for
+ * the whole kernel and have no entry.
  */
 import { inputsOf, type RowProgram, type Value } from "./program.ts";
 

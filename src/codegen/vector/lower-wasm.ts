@@ -1,8 +1,9 @@
 /**
- * @file Lowers a row program to WebAssembly: four lanes, and a ragged end one column (or one pair) at a time.
+ * @file Lowers a row program to WebAssembly: four lanes, and a ragged end one column (or one pair)
+ * at a time.
  *
- * The function is `(slots, firstTask, endTask)`, all i32; `slots` is the byte offset of the launch's f64 slots in
- * the memory. In the ragged end a sum adds the first lane (or pair) only.
+ * The function is `(slots, firstTask, endTask)`, all i32; `slots` is the byte offset of the
+ * launch's f64 slots in the memory. In the ragged end a sum adds the first lane (or pair) only.
  */
 import { type Local, WasmFunction } from "../wasm/function.ts";
 import { assembleModule } from "../wasm/module.ts";

@@ -3,9 +3,10 @@
  *
  *     void kernel(const double *slots, int64_t firstTask, int64_t endTask, uint8_t *memoryBase)
  *
- * The prologue turns the slots into addresses, byte strides and f32 scalars in the frame. Vector registers are handed
- * out by `x64-registers.ts`: a first pass without pinned uniforms finds how many the values need, the second pins the
- * most used uniforms into the rest. A column loop runs rounds of whole vectors, then vectors under mask k1.
+ * The prologue turns the slots into addresses, byte strides and f32 scalars in the frame. Vector
+ * registers are handed out by `x64-registers.ts`: a first pass without pinned uniforms finds how
+ * many the values need, the second pins the most used uniforms into the rest. A column loop runs
+ * rounds of whole vectors, then vectors under mask k1.
  */
 import type { X64 } from "../x64/assembler.ts";
 import { emitKernel, KERNEL_ARGUMENTS, loadSlot } from "../x64/kernel-function.ts";

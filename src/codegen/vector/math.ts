@@ -1,9 +1,11 @@
 /**
- * @file Elementary functions as recorded arithmetic, so that every target computes the same polynomial.
+ * @file Elementary functions as recorded arithmetic, so that every target computes the same
+ * polynomial.
  *
- *   exp(x)   relative error < 2e-7 where the result is at least 2^-125; 0 for x < −86.98 (and −∞); ∞ from 88.73 on;
- *            NaN for NaN. Results that would be subnormal, and the two binades above, are flushed to 0.
- *   log(x)   |error| < 1e-7 + 2e-7·|log x|; −∞ for ±0, ∞ for ∞, NaN for x < 0 and NaN; subnormal x as ±0.
+ *   exp(x)   relative error < 2e-7 for −86.98 < x < 88.72; 0 below (also where the result would be
+ *            subnormal or in the smallest binade), ∞ above, NaN for NaN
+ *   log(x)   |error| < 1e-7 + 2e-7·|log x|; −∞ for ±0, ∞ for ∞, NaN for x < 0 and NaN;
+ *            subnormal x as ±0
  *   sigmoid  1 ÷ (1 + exp(−x)); NaN for NaN.
  *
  * Method: reduction by powers of two and the polynomials of Cephes' single-precision expf and logf
@@ -19,10 +21,15 @@ const LN2_HIGH = 0.693145751953125;
 const LN2_LOW = 1.4286068203094173e-6;
 /** 1.5·2²³: adding it rounds a float to an integer, which then stands in the low bits. */
 const ROUNDING_SHIFT = 12582912;
-const EXP_POLYNOMIAL = [
-  1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
-  5.0000001201e-1,
-];
+/** e^r = 1 + r + r²·(p0 + p1·r + … + p5·r⁵) for |r| ≤ ½ ln 2. */
+const EXP_POLYNOMIAL = {
+  p5: 1.98756915e-4,
+  p4: 1.3981999507e-3,
+  p3: 8.3334519073e-3,
+  p2: 4.1665795894e-2,
+  p1: 1.6666665459e-1,
+  p0: 5.0000001201e-1,
+} as const;
 /** exp is 0 below the first and ∞ above the second. */
 const EXP_LEAST = -87.5;
 const EXP_MOST = 89;
@@ -30,21 +37,30 @@ const FRACTION_BITS = 23;
 
 export function exp(v: Recorder, x: Value): Value {
   // The value comes second in min and max, so that NaN passes.
-  const clamped = v.min(v.float(EXP_MOST), v.max(v.float(EXP_LEAST), x));
+  return expBelow(v, v.min(v.float(EXP_MOST), x));
+}
+
+/** exp(x) where x is at most 0, such as a score less its row's maximum. */
+export function expOfNonPositive(v: Recorder, x: Value): Value {
+  return expBelow(v, x);
+}
+
+function expBelow(v: Recorder, x: Value): Value {
+  const clamped = v.max(v.float(EXP_LEAST), x);
   const shifted = v.fma(clamped, v.float(LOG2_E), v.float(ROUNDING_SHIFT));
   const n = v.sub(shifted, v.float(ROUNDING_SHIFT));
   const coarse = v.fma(n, v.float(-LN2_HIGH), clamped);
-  const rest = v.fma(n, v.float(-LN2_LOW), coarse);
-  let polynomial = v.float(EXP_POLYNOMIAL[0]!);
-  for (const coefficient of EXP_POLYNOMIAL.slice(1)) {
-    polynomial = v.fma(polynomial, rest, v.float(coefficient));
-  }
-  const one = v.float(1);
-  const fraction = v.add(v.fma(v.mul(polynomial, rest), rest, rest), one);
-  // 2^(n−1), n in [−126, 128]; the doubled fraction then reaches 2^n without overflowing early.
-  const halfBias = v.float(0.5);
-  const power = v.integerAdd(v.shiftLeft(shifted, FRACTION_BITS), halfBias);
-  return v.mul(v.add(fraction, fraction), power);
+  const r = v.fma(n, v.float(-LN2_LOW), coarse);
+  // 2·e^r = (2 + 2r) + r²·P(r), by Estrin's scheme: short chains keep the processor busy.
+  const square = v.mul(r, r);
+  const linear = (high: number, low: number): Value => v.fma(r, v.float(high), v.float(low));
+  const { p5, p4, p3, p2, p1, p0 } = EXP_POLYNOMIAL;
+  const upper = v.fma(linear(2 * p5, 2 * p4), square, linear(2 * p3, 2 * p2));
+  const polynomial = v.fma(upper, square, linear(2 * p1, 2 * p0));
+  const doubled = v.fma(polynomial, square, linear(2, 2));
+  // 2^(n−1), n in [−126, 128]: with the doubled fraction, 2^n neither overflows nor vanishes early.
+  const power = v.integerAdd(v.shiftLeft(shifted, FRACTION_BITS), v.float(0.5));
+  return v.mul(doubled, power);
 }
 
 export function sigmoid(v: Recorder, x: Value): Value {

@@ -1,13 +1,14 @@
 /**
  * @file A row program: what one row kernel does, as data that knows no processor.
  *
- * A launch has `rows` rows of `columns` columns. Rows are split into tasks (or columns are: `split`), and each row
- * runs `body` once: straight-line steps, and column loops whose steps act on one vector of neighbouring columns at a
- * time. How wide a vector is, and how a ragged end is masked, is the lowering's business. Values are numbered in the
- * order they are recorded (static single assignment); outside loops a value has the same content in every lane.
+ * A launch has `rows` rows of `columns` columns. Rows are split into tasks (or columns are:
+ * `split`), and each row runs `body` once: straight-line steps, and column loops whose steps act on
+ * one vector of neighbouring columns at a time. How wide a vector is, and how a ragged end is
+ * masked, is the lowering's business. Values are numbered in the order they are recorded (static
+ * single assignment); outside loops a value has the same content in every lane.
  *
  * Rules that every lowering keeps, so that all targets agree:
- *   - min(a, b) = a < b ? a : b and max(a, b) = a > b ? a : b: the second operand where either is NaN;
+ *   - min(a, b) = a < b ? a : b and max(a, b) = a > b ? a : b: the second where either is NaN;
  *   - row maxima ignore NaN elements and start at −∞; row sums start at 0 and propagate NaN;
  *   - lanes beyond the last column are neither read, nor written, nor summed;
  *   - `fma` is fused where the target can, else a product and a sum;
@@ -25,7 +26,7 @@ export type ElementBytes = 1 | 2 | 4;
 /**
  * How an operand lies in memory. Its slots: byteOffset, then a stride in elements.
  *   row       one row of `columns` elements a row of the launch
- *   vector    `columns` elements shared by all rows; written only by launches of one task, or split by columns
+ *   vector    `columns` elements shared by all rows; written only in one-task launches
  *   perRow    `stride` elements a row of the launch, read or written one by one
  *   partial   one vector of `columns` f32 a task, set to zero before the task's first row
  *   gathered  one row of `columns` elements, chosen by `locate`; a negative index means "absent"
@@ -51,7 +52,9 @@ export type BinaryOp =
   | "integerAdd"
   | "integerSub";
 
-/** Rounding to an integer is to nearest even; out of the i32 range its result is the target's own. */
+/**
+ * Rounding to an integer is to nearest even; out of the i32 range its result is the target's own.
+ */
 export type UnaryOp = "sqrt" | "roundToInteger" | "toFloat" | "swapPairs";
 export type ShiftOp = "shiftLeft" | "shiftRight" | "shiftRightSigned";
 /** f32 comparisons are false where either side is NaN; integers compare as signed. */
@@ -67,7 +70,10 @@ export type Reduction =
       readonly value: Value;
     };
 
-/** Columns [start, end) of a loop; each end is 0, the column count, or an i32 per-row operand clamped between. */
+/**
+ * Columns [start, end) of a loop; each end is 0, the column count, or an i32 per-row operand
+ * clamped between.
+ */
 export interface ColumnLoop {
   readonly op: "columns";
   readonly body: readonly Value[];
@@ -116,7 +122,10 @@ export type Instruction =
       readonly index: OperandIndex;
       readonly a: Value;
     }
-  /** Points `operand` at the row that element `element` of `index` names; the value is −1 if present, else 0. */
+  /**
+   * Points `operand` at the row that element `element` of `index` names; the value is −1 if
+   * present, else 0.
+   */
   | {
       readonly op: "locate";
       readonly operand: OperandIndex;

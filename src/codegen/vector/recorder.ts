@@ -1,11 +1,12 @@
 /**
- * @file Records a row program: a kernel's body runs once against a `Recorder`, and every call becomes an instruction.
+ * @file Records a row program: a kernel's body runs once against a `Recorder`, and every call
+ * becomes an instruction.
  *
  *     const meanSquare = v.columns(() => ({ sum: v.sumOfProducts(v.load(x), v.load(x)) }));
  *
- * Constants are pooled. Elements of 16 bits are bf16 floats: widened after a load, rounded to nearest even before a
- * store (NaN stays NaN), in integer arithmetic, so that every target stores the same bits. Elements of 8 bits and
- * `loadBits`/`storeBits` are raw.
+ * Constants are pooled. Elements of 16 bits are bf16 floats: widened after a load, rounded to
+ * nearest even before a store (NaN stays NaN), in integer arithmetic, so that every target stores
+ * the same bits. Elements of 8 bits and `loadBits`/`storeBits` are raw.
  */
 import { assert } from "../../base/errors.ts";
 import type {
@@ -283,7 +284,10 @@ export class Recorder {
 
   // Memory.
 
-  /** The operand's elements at the loop's columns: f32 (bf16 widened), or raw bits. Zero where absent. */
+  /**
+   * The operand's elements at the loop's columns: f32 (bf16 widened), or raw bits. Zero where
+   * absent.
+   */
   load(operand: OperandIndex): Value {
     const bits = this.loadBits(operand);
     return this.#dtypes[operand] === "bf16" ? this.shiftLeft(bits, 16) : bits;
@@ -335,7 +339,9 @@ export class Recorder {
     this.#record({ op: "storeElement", operand, index, a });
   }
 
-  /** Points a gathered operand at the row that element `element` of the i32 operand `index` names. */
+  /**
+   * Points a gathered operand at the row that element `element` of the i32 operand `index` names.
+   */
   locate(operand: OperandIndex, index: OperandIndex, element = 0): void {
     assert(this.#operand(operand).kind === "gathered", `${this.#name}: locate a gathered operand`);
     assert(this.#loop === null, `${this.#name}: locate only outside column loops`);
@@ -364,7 +370,10 @@ export class Recorder {
     return { kind: "sumOfProducts", a, b };
   }
 
-  /** Runs `body` over the columns; the reductions it returns are the loop's results, the same in every lane. */
+  /**
+   * Runs `body` over the columns; the reductions it returns are the loop's results, the same in
+   * every lane.
+   */
   // biome-ignore lint/suspicious/noConfusingVoidType: a body without reductions returns nothing
   columns<Reductions extends Readonly<Record<string, PendingReduction>> | void>(
     body: () => Reductions,

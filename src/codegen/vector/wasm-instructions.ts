@@ -1,8 +1,9 @@
 /**
- * @file Emits the instructions of a row program, one by one, as WebAssembly: everything but tasks, rows and loops.
+ * @file Emits the instructions of a row program, one by one, as WebAssembly: everything but tasks,
+ * rows and loops.
  *
- * Every value has a local; the engine assigns registers. In the ragged end of a row a load repeats its one element (or
- * pair) in all lanes, and a store writes the first only.
+ * Every value has a local; the engine assigns registers. In the ragged end of a row a load repeats
+ * its one element (or pair) in all lanes, and a store writes the first only.
  */
 import { assert } from "../../base/errors.ts";
 import type { Local, WasmFunction } from "../wasm/function.ts";
@@ -49,7 +50,9 @@ const COMPARISON: Record<Comparison, VectorOp> = {
   integerLess: "i32x4.lt_s",
   integerEqual: "i32x4.eq",
 };
-/** Where in a column loop a copy of the body stands: vector `copy` of a round, or the ragged end. */
+/**
+ * Where in a column loop a copy of the body stands: vector `copy` of a round, or the ragged end.
+ */
 export interface Place {
   readonly tail: boolean;
   readonly copy: number;
@@ -139,7 +142,9 @@ export class WasmInstructions {
     }
   }
 
-  /** Runs `body` with the address of column `index[row]` on the stack, if there is such a column. */
+  /**
+   * Runs `body` with the address of column `index[row]` on the stack, if there is such a column.
+   */
   #atElement(operand: OperandIndex, index: OperandIndex, body: () => void): void {
     const w = this.#w;
     const { offset, width } = this.#counters;

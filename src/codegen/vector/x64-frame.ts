@@ -1,8 +1,10 @@
 /**
- * @file Where a generated x86-64 row kernel keeps its integers: general registers and 64-bit locals of the frame.
+ * @file Where a generated x86-64 row kernel keeps its integers: general registers and 64-bit locals
+ * of the frame.
  *
- * Registers: the row pointers of operands that column loops read, `width` (columns of the task), `column` and `left` (of the running loop),
- * rax and rcx as scratch. Everything that changes once a row or seldom stands in the frame.
+ * Registers: the row pointers of operands that column loops read, `width` (columns of the task),
+ * `column` and `left` (of the running loop), rax and rcx as scratch. Everything that changes once a
+ * row or seldom stands in the frame.
  */
 import { assert, defined } from "../../base/errors.ts";
 import { type Gp, type Memory, mem, r } from "../x64/operands.ts";

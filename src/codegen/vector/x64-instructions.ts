@@ -1,8 +1,10 @@
 /**
- * @file Emits the instructions of a row program, one by one, as AVX-512: everything but tasks, rows and loops.
+ * @file Emits the instructions of a row program, one by one, as AVX-512: everything but tasks, rows
+ * and loops.
  *
- * Inputs that die at an instruction give their register to its result. A uniform without a register is read from the
- * frame, as a broadcast operand where the instruction's last operand may be memory, else through a borrowed register.
+ * Inputs that die at an instruction give their register to its result. A uniform without a register
+ * is read from the frame, as a broadcast operand where the instruction's last operand may be
+ * memory, else through a borrowed register.
  */
 import { assert } from "../../base/errors.ts";
 import type { X64 } from "../x64/assembler.ts";
@@ -40,7 +42,9 @@ export const TAIL: MaskRegister = k(1);
 const CONDITION = k(2);
 const SWAP_PAIRS = 0xb1;
 
-/** Where in a column loop a copy of the body stands: vector `copy` of a round, or the masked end. */
+/**
+ * Where in a column loop a copy of the body stands: vector `copy` of a round, or the masked end.
+ */
 export interface Place {
   readonly tail: boolean;
   readonly copy: number;
@@ -124,7 +128,9 @@ export class X64Instructions {
     this.giveBack();
   }
 
-  /** The register of a value; borrowed from the pool until `giveBack` for a uniform that has none. */
+  /**
+   * The register of a value; borrowed from the pool until `giveBack` for a uniform that has none.
+   */
   register(value: Value): Vector {
     const found = this.#registers.find(value);
     if (found !== null) return found;

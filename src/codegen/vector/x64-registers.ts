@@ -1,8 +1,8 @@
 /**
  * @file Hands out the 32 vector registers of AVX-512 to the values of a row program.
  *
- * Nothing is ever spilled: uniforms that find no register are read from the stack frame as broadcast operands, and a
- * program whose other values do not fit is refused at generation.
+ * Nothing is ever spilled: uniforms that find no register are read from the stack frame as
+ * broadcast operands, and a program whose other values do not fit is refused at generation.
  */
 import { assert } from "../../base/errors.ts";
 import { type Vector, zmm } from "../x64/operands.ts";

@@ -1,5 +1,6 @@
 /**
- * @file The two integer encodings of the WebAssembly binary format (LEB128), strings, vectors and sections.
+ * @file The two integer encodings of the WebAssembly binary format (LEB128), strings, vectors and
+ * sections.
  *
  * Source: WebAssembly core specification, §5.2 (values) and §5.5 (modules).
  */

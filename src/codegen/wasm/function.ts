@@ -1,8 +1,10 @@
 /**
- * @file Builds the body of one WebAssembly function, instruction by instruction, under the specification's names.
+ * @file Builds the body of one WebAssembly function, instruction by instruction, under the
+ * specification's names.
  *
- * A stack machine's code is written in the order it runs. The structured helpers (`block`, `loop`, `when`) are the
- * whole control flow that kernels need. Knows no tensors. Alignment hints are always 1 byte: rows may start anywhere.
+ * A stack machine's code is written in the order it runs. The structured helpers (`block`, `loop`,
+ * `when`) are the whole control flow that kernels need. Knows no tensors. Alignment hints are
+ * always 1 byte: rows may start anywhere.
  */
 import { assert } from "../../base/errors.ts";
 import { signed, unsigned, vector } from "./encoding.ts";

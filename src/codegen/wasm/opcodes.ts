@@ -1,8 +1,8 @@
 /**
  * @file The WebAssembly instructions that Hadal's kernels use, by the specification's names.
  *
- * Source: WebAssembly core specification §5.4 and its vector (prefix 0xFD) and relaxed-vector tables. An instruction
- * that is not here is not used; add it with its code from the specification.
+ * Source: WebAssembly core specification §5.4 and its vector (prefix 0xFD) and relaxed-vector
+ * tables. An instruction that is not here is not used; add it with its code from the specification.
  */
 
 /** Scalar instructions without immediates: one byte. */

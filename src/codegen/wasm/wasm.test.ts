@@ -1,4 +1,6 @@
-/** @file The assembler: golden bytes, every opcode accepted by the engine, control flow that runs. */
+/**
+ * @file The assembler: golden bytes, every opcode accepted by the engine, control flow that runs.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { signed, unsigned } from "./encoding.ts";

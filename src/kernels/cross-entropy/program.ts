@@ -3,7 +3,7 @@
  *
  * A target that is no column reads and writes nothing.
  */
-import { exp, log } from "../../codegen/vector/math.ts";
+import { expOfNonPositive, log } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
@@ -22,7 +22,7 @@ export function crossEntropyProgram(variant: string): RowProgram {
       const picked = v.loadElement(logits, targets);
       const { top } = v.columns(() => ({ top: v.rowMax(v.load(logits)) }));
       const { total } = v.columns(() => {
-        const term = exp(v, v.sub(v.load(logits), top));
+        const term = expOfNonPositive(v, v.sub(v.load(logits), top));
         if (withGradient) v.store(logits, term);
         return { total: v.sum(term) };
       });

@@ -1,12 +1,13 @@
 /**
- * @file The WebAssembly functions of a matrix product: packing operands into panels, and the product of panels.
+ * @file The WebAssembly functions of a matrix product: packing operands into panels, and the
+ * product of panels.
  *
  *   panel of A    [k][6]   six rows of A side by side, k after k
  *   panel of B    [k][8]   eight columns of B
- *   tile          6×8 outputs in twelve accumulators; each output is one chain of k products, in order
+ *   tile          6×8 outputs in twelve accumulators; an output is one chain of k products
  *
- * bf16 widens to f32 while it is packed (exactly). A ragged last panel repeats its last row or column, so that nothing
- * beyond the operand is read; the repeated results are not stored.
+ * bf16 widens to f32 while it is packed (exactly). A ragged last panel repeats its last row or
+ * column, so that nothing beyond the operand is read; the repeated results are not stored.
  */
 import { type Local, WasmFunction } from "../../codegen/wasm/function.ts";
 import { assembleModule } from "../../codegen/wasm/module.ts";
@@ -26,7 +27,10 @@ export interface WasmCoreExports {
   /** (source, strideBytes, panels, count, k): source is k × count, count contiguous. */
   readonly packColumnsA: Packer;
   readonly packColumnsB: Packer;
-  /** (a panels, b panels, out, outStrideBytes, m, n, k, accumulate): n is rounded up to whole panels. */
+  /**
+   * (a panels, b panels, out, outStrideBytes, m, n, k, accumulate): n is rounded up to whole
+   * panels.
+   */
   readonly multiply: (...args: number[]) => void;
   /** (tile, out, outStrideBytes, m, columns, accumulate): copies the first columns of rows of 8. */
   readonly storeEdge: (...args: number[]) => void;

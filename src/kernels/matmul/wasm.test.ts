@@ -1,4 +1,7 @@
-/** @file The WebAssembly block core against the plain sum: ragged shapes, borders, order of summation, NaN. */
+/**
+ * @file The WebAssembly block core against the plain sum: ragged shapes, borders, order of
+ * summation, NaN.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../../base/random.ts";
@@ -52,7 +55,10 @@ interface Product {
   readonly out: Matrix;
 }
 
-/** Random operands with ragged strides; `atEnd` puts that operand's last element at the memory's end. */
+/**
+ * Random operands with ragged strides; `atEnd` puts that operand's last element at the memory's
+ * end.
+ */
 function makeProduct(
   random: Random,
   variant: { transposition: Transposition; dtype: WasmInputDType },

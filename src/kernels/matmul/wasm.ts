@@ -1,9 +1,10 @@
 /**
  * @file The block core of matrix products in WebAssembly: f32, and bf16 widened while it is packed.
  *
- * Blocking: the product is cut along K first (256 at a time: an output is the sum of the blocks' sums, in order), then
- * into blocks whose panels stay in the caches. The packed panels and the tiles of a ragged edge lie in `scratch`.
- * Which rows and columns share a block changes no bit of a result.
+ * Blocking: the product is cut along K first (256 at a time: an output is the sum of the blocks'
+ * sums, in order), then into blocks whose panels stay in the caches. The packed panels and the
+ * tiles of a ragged edge lie in `scratch`. Which rows and columns share a block changes no bit of a
+ * result.
  */
 import { assert } from "../../base/errors.ts";
 import { hasRelaxedSimd, hasSharedSimd } from "../../codegen/wasm/features.ts";

@@ -1,4 +1,7 @@
-/** @file Root-mean-square normalisation and its gradient as row programs; operands and scalars as in the contract. */
+/**
+ * @file Root-mean-square normalisation and its gradient as row programs; operands and scalars as in
+ * the contract.
+ */
 import type { RowProgram, Value } from "../../codegen/vector/program.ts";
 import { type Recorder, rowProgram } from "../../codegen/vector/recorder.ts";
 import { floatOf, PARTIAL, row, vector } from "../row-operands.ts";

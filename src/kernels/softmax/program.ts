@@ -1,5 +1,5 @@
 /** @file Row softmax over a limited number of columns, and its gradient, as row programs. */
-import { exp } from "../../codegen/vector/math.ts";
+import { expOfNonPositive } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
@@ -16,7 +16,7 @@ export function softmaxCausalProgram(variant: string): RowProgram {
       const lowered = v.neg(top);
       const { total } = v.columns(
         () => {
-          const term = exp(v, v.fma(v.load(x), scale, lowered));
+          const term = expOfNonPositive(v, v.fma(v.load(x), scale, lowered));
           v.store(out, term);
           return { total: v.sum(term) };
         },
