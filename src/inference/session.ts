@@ -30,6 +30,11 @@ export class Session {
     return this.#cache.length;
   }
 
+  /** Drop everything: the model has changed. */
+  clear(): void {
+    this.#cache.truncate(0);
+  }
+
   /** Drop what `tokens` does not begin with; returns how many of them need not be read again. */
   keepCommon(tokens: Int32Array): number {
     assert(tokens.length > 0, "a sequence begins with at least one token");

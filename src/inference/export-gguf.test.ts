@@ -1,0 +1,70 @@
+/** @file An exported model holds the same numbers and the same tokens. */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { decodeFloats } from "../checkpoint/float-codec.ts";
+import { openGguf } from "../checkpoint/gguf-reader.ts";
+import { openCpuDevice } from "../kernels/cpu.ts";
+import { Model } from "../model/model.ts";
+import { TINY } from "../model/test-support.ts";
+import { fromBf16, toBf16 } from "../numerics/bf16.ts";
+import { view } from "../tensor/view.ts";
+import { trainBpe } from "../tokenizer/bpe-train.ts";
+import { learnedVocabulary, Tokenizer } from "../tokenizer/tokenizer.ts";
+import { exportGguf } from "./export-gguf.ts";
+
+const merges = trainBpe(["the cat sat on the mat"], { vocabSize: 9 + 256 + 5, numAddedTokens: 9 });
+const tokenizer = new Tokenizer(learnedVocabulary(merges));
+const config = { ...TINY, vocabSize: tokenizer.vocabSize + 2 };
+
+describe("exportGguf", () => {
+  it("writes matrices in the dtype asked for, the rest in F32, and the whole tokenizer", async () => {
+    await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+    const model = new Model(device, config, { precision: "f32", seed: 2, gradients: false });
+    const folder = mkdtempSync(join(tmpdir(), "hadal-gguf-"));
+    try {
+      for (const dtype of ["f32", "bf16"] as const) {
+        const path = join(folder, `${dtype}.gguf`);
+        exportGguf({ model, tokenizer }, path, dtype);
+        using file = openGguf(path);
+        const head = new Float32Array(config.vocabSize * config.hiddenDim);
+        decodeFloats(dtype === "f32" ? "F32" : "BF16", file.read("output.weight"), head);
+        const values = Float32Array.from(view(model.parameters.get("head").value));
+        const kept = dtype === "f32" ? values : values.map((value) => fromBf16(toBf16(value)));
+        assert.deepEqual(head, kept, dtype);
+        assert.equal(file.tensors.get("blk.1.ffn_gate_inp.weight")?.dtype, "F32");
+        assert.equal(file.tensors.get("output.weight")?.dtype, dtype.toUpperCase());
+        const strings = (key: string): readonly unknown[] => {
+          const entry = file.metadata.get(`tokenizer.ggml.${key}`);
+          assert.ok(entry?.type === "array", key);
+          return entry.values;
+        };
+        const tokens = strings("tokens");
+        assert.equal(tokens.length, config.vocabSize);
+        for (let id = 0; id < tokenizer.vocabSize; id++) {
+          assert.equal(tokens[id], tokenizer.tokenName(id));
+        }
+        assert.deepEqual(tokens.slice(-2), [
+          `[PAD${tokenizer.vocabSize}]`,
+          `[PAD${config.vocabSize - 1}]`,
+        ]);
+        assert.equal(strings("merges").length, merges.left.length);
+        assert.deepEqual(strings("token_type").slice(0, 10), [3, 3, 3, 3, 3, 3, 3, 4, 4, 1]);
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it("refuses a tokenizer with more tokens than the model", async () => {
+    await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+    const small = { ...config, vocabSize: 50 };
+    const model = new Model(device, small, { precision: "f32", seed: 2, gradients: false });
+    assert.throws(() => exportGguf({ model, tokenizer }, "/nowhere/x.gguf", "f32"), {
+      code: "model.export",
+      message: /tokens, the model's vocabulary only 50/,
+    });
+  });
+});
