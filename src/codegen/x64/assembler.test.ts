@@ -115,4 +115,23 @@ describe("the x86-64 assembler", () => {
     assert.throws(() => a.add(r.rax, 2 ** 32), /32 bits/);
     assert.throws(() => a.tileloadd(tmm(0), mem(r.rax)), /stride/);
   });
+
+  it("refuses operands of a wrong kind when types are checked", () => {
+    const a = new X64();
+    const wrong: readonly (() => void)[] = [
+      // @ts-expect-error a mask register is no vector
+      () => a.v("vaddps", [zmm(0), k(1), zmm(2)]),
+      // @ts-expect-error comparisons write a mask register
+      () => a.v("vcmpps", [zmm(0), zmm(1), zmm(2), 1]),
+      // @ts-expect-error a shuffle needs its immediate
+      () => a.v("vpshufd", [zmm(0), zmm(1)]),
+      // @ts-expect-error a store needs memory first
+      () => a.v("vmovntps", [zmm(0), mem(r.rax)]),
+      // @ts-expect-error a tile is no general register
+      () => a.mov(tmm(0), r.rax),
+      // @ts-expect-error an index is scaled by 1, 2, 4 or 8
+      () => mem(r.rax, 0, r.rcx, 3),
+    ];
+    assert.equal(wrong.length, 6);
+  });
 });

@@ -106,14 +106,14 @@ export class X64 {
     const row = instruction(op);
     const form: Form = INSTRUCTIONS[op][0];
     const args = operands as readonly (RegisterOrMemory | number)[];
-    const bits = Math.max(
-      128,
-      ...args.map((arg) => (typeof arg === "object" && arg.kind === "vector" ? arg.bits : 0)),
-    );
+    let bits = 128;
+    for (const arg of args) {
+      if (typeof arg === "object" && arg.kind === "vector") bits = Math.max(bits, arg.bits);
+    }
     const last = args[args.length - 1];
     const immediate = typeof last === "number" ? last : null;
-    if (immediate !== null) {
-      assert(isIntegerIn(immediate, -128, 255), `${op}: immediate (${immediate}) must fit a byte`);
+    if (immediate !== null && !isIntegerIn(immediate, -128, 255)) {
+      assert(false, `${op}: immediate (${immediate}) must fit a byte`);
     }
     const [first, second, third] = args as [RegisterOrMemory, RegisterOrMemory, RegisterOrMemory];
     checkMask(op, mask, first);

@@ -65,15 +65,17 @@ export function instruction(op: VectorOp): ParsedInstruction {
   return row;
 }
 
+const SHARES: Readonly<Record<string, number>> = { half: 2, quarter: 4, eighth: 8 };
+
 /** Bytes that a memory operand of this width moves; `vectorBytes` is the vector's own length. */
 function memoryBytes(width: MemoryWidth, vectorBytes: number, broadcast: boolean): number {
   assert(width !== "none", "this instruction takes no memory operand");
   const element = width === "full32" ? 4 : width === "full64" ? 8 : 0;
   assert(!broadcast || element > 0, "this instruction cannot broadcast its memory operand");
   if (broadcast) return element;
-  const shares: Record<string, number> = { half: 2, quarter: 4, eighth: 8 };
-  if (width.startsWith("full")) return vectorBytes;
-  return width in shares ? divExact(vectorBytes, defined(shares[width], width)) : Number(width);
+  if (element > 0 || width === "full") return vectorBytes;
+  const share = SHARES[width];
+  return share === undefined ? Number(width) : divExact(vectorBytes, share);
 }
 
 const inverted = (bit: number): number => (bit ? 0 : 1);
