@@ -14,11 +14,11 @@ import { Random } from "../base/random.ts";
 import type { Instruction, RowProgram } from "../codegen/vector/program.ts";
 import { CpuMemory } from "../device/cpu/memory.ts";
 import { createNativeRuntime } from "../device/cpu/native.ts";
-import type { ThreadContext } from "../device/program.ts";
+import type { KernelBody, ThreadContext } from "../device/program.ts";
 import { fromBf16, toBf16 } from "../numerics/bf16.ts";
 import { mismatch, toleranceFor } from "../numerics/tolerance.ts";
 import { DECLARATIONS } from "./declarations.ts";
-import type { KernelTarget } from "./kernel.ts";
+import type { KernelImplementation, KernelTarget } from "./kernel.ts";
 import type { RowProgramOf } from "./row-kernel.ts";
 import { ROW_PROGRAMS, type RowKernelName } from "./row-programs.ts";
 
@@ -196,12 +196,25 @@ function check(target: KernelTarget, item: Case): void {
   implementation("reference").create(variant, context)(slots, 0, numTasks);
   const expected = regionBytes();
   context.memory.u8.set(before, region);
-  const body = implementation(target).create(variant, context);
+  const body = cachedBody(implementation(target), kernel, variant);
   // In two calls, as threads would share it.
   const half = Math.floor(numTasks / 2);
   body(slots, half, numTasks);
   body(slots, 0, half);
   compare(operands, before, expected, item, target);
+}
+
+const bodies = new Map<string, KernelBody>();
+
+function cachedBody(
+  implementation: KernelImplementation,
+  kernel: string,
+  variant: string,
+): KernelBody {
+  const key = `${implementation.target} ${kernel}/${variant}`;
+  const body = bodies.get(key) ?? implementation.create(variant, context);
+  bodies.set(key, body);
+  return body;
 }
 
 function compare(
