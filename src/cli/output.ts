@@ -49,6 +49,13 @@ export class Output {
     this.#stdout.write(`${text}\n`);
   }
 
+  /** Text for people as it comes, without a line's end. */
+  text(text: string): void {
+    if (this.json) return;
+    this.#progress.clear();
+    this.#stdout.write(text);
+  }
+
   /** Rows in aligned columns, the first row being the heading. */
   table(rows: readonly (readonly string[])[], align: readonly Alignment[] = []): void {
     for (const [index, text] of columns(rows, align).entries()) {

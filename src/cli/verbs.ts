@@ -5,10 +5,22 @@
  * `verbs/NAME.ts`, and list `verb(NAME, () => import("./verbs/NAME.ts"))` here.
  */
 import { bench } from "./declarations/bench.ts";
+import { complete } from "./declarations/complete.ts";
 import { doctor } from "./declarations/doctor.ts";
+import { evaluate } from "./declarations/evaluate.ts";
+import { exportModel } from "./declarations/export.ts";
+import { inspect } from "./declarations/inspect.ts";
+import { quickstart } from "./declarations/quickstart.ts";
+import { train } from "./declarations/train.ts";
 import { type Verb, verb } from "./verb.ts";
 
 export const VERBS: readonly Verb[] = [
+  verb(quickstart, () => import("./verbs/quickstart.ts")),
+  verb(train, () => import("./verbs/train.ts")),
+  verb(complete, () => import("./verbs/complete.ts")),
+  verb(evaluate, () => import("./verbs/evaluate.ts")),
+  verb(inspect, () => import("./verbs/inspect.ts")),
+  verb(exportModel, () => import("./verbs/export.ts")),
   verb(doctor, () => import("./verbs/doctor.ts")),
   verb(bench, () => import("./verbs/bench.ts")),
 ];

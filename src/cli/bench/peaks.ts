@@ -13,14 +13,18 @@ import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime, type NativeRuntime } from "../../device/cpu/native.ts";
 import { timeRuns } from "./timing.ts";
 
-/** Peaks of one core; a figure that cannot be measured here is null. */
-export interface Peaks {
+/** Arithmetic of one core; a figure that cannot be measured here is null. */
+export interface ArithmeticPeaks {
   /** Multiply and add counted apart, 512-bit registers, in GFLOP/s. */
   readonly f32Gflops: number | null;
   /** bf16 pairs into f32 (vdpbf16ps). */
   readonly bf16Gflops: number | null;
   /** 128-bit multiply-adds in WebAssembly. */
   readonly wasmF32Gflops: number;
+}
+
+/** Arithmetic and memory traffic of one core. */
+export interface Peaks extends ArithmeticPeaks {
   /** Bytes read and written by a = b + c over arrays far larger than the caches, in GB/s. */
   readonly triadGbytesPerSecond: number;
   /** The same for a = a + a, in place: nothing is fetched only to be overwritten. */
@@ -34,23 +38,32 @@ const NUM_CHAINS = 24;
 const TRIAD_BYTES = 64 * 2 ** 20;
 const WASM_CHAINS = 12;
 
-export function measurePeaks(): Peaks {
-  const { runtime } = createNativeRuntime();
-  const memory = CpuMemory.create(runtime === null ? null : (bytes) => runtime.addressOf(bytes));
-  const slots = memory.reserve(4096);
-  const peaks = { wasmF32Gflops: wasmPeak(memory, slots) };
-  if (runtime === null) {
-    const copy = plainCopy(memory);
-    const traffic = { triadGbytesPerSecond: copy, updateGbytesPerSecond: copy };
-    return { ...peaks, ...traffic, f32Gflops: null, bf16Gflops: null };
-  }
+export function measureArithmeticPeaks(): ArithmeticPeaks {
+  const { runtime, memory, slots } = openPlace();
+  const wasmF32Gflops = wasmPeak(memory, slots);
+  if (runtime === null) return { wasmF32Gflops, f32Gflops: null, bf16Gflops: null };
   const { avx512Bf16 } = runtime.features;
   return {
-    ...peaks,
+    wasmF32Gflops,
     f32Gflops: nativePeak(runtime, memory, slots, "vfmadd231ps", 32),
     bf16Gflops: avx512Bf16 ? nativePeak(runtime, memory, slots, "vdpbf16ps", 64) : null,
-    ...nativeTraffic(runtime, memory, slots),
   };
+}
+
+export function measurePeaks(): Peaks {
+  const { runtime, memory, slots } = openPlace();
+  const arithmetic = measureArithmeticPeaks();
+  if (runtime !== null) return { ...arithmetic, ...nativeTraffic(runtime, memory, slots) };
+  const copy = plainCopy(memory);
+  return { ...arithmetic, triadGbytesPerSecond: copy, updateGbytesPerSecond: copy };
+}
+
+/** Memory and native code of its own, and room for a few slots. */
+function openPlace(): { runtime: NativeRuntime | null; memory: CpuMemory; slots: number } {
+  const { runtime } = createNativeRuntime();
+  const addressOf = runtime === null ? null : (bytes: Uint8Array) => runtime.addressOf(bytes);
+  const memory = CpuMemory.create(addressOf);
+  return { runtime, memory, slots: memory.reserve(4096) };
 }
 
 /** GFLOP/s of one instruction in a loop of independent chains. */

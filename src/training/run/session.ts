@@ -6,6 +6,7 @@
  * be resumed. The clock decides when a checkpoint is due and, once, how long a run in minutes will
  * be; it changes no number of a step.
  */
+import type { Model } from "../../model/model.ts";
 import { type Budget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
 import { longestGradient } from "../health.ts";
@@ -25,6 +26,8 @@ export interface SessionParts {
   readonly folder: RunFolder;
   readonly data: PreparedData;
   readonly trainer: Trainer;
+  /** The trainer's, by its whole type: samples are generated with it. */
+  readonly model: Model;
 }
 
 /** A plan on disk, and the budget it was made for. */
@@ -51,6 +54,7 @@ export class Session {
   readonly #folder: RunFolder;
   readonly #data: PreparedData;
   readonly #trainer: Trainer;
+  readonly #model: Model;
   readonly #observer: TrainingObserver;
   readonly #flopsPerToken: number;
   /** Until the length of a run in minutes is known. */
@@ -65,11 +69,12 @@ export class Session {
     stepSeconds: 0,
   };
 
-  constructor({ options, folder, data, trainer }: SessionParts) {
+  constructor({ options, folder, data, trainer, model: trained }: SessionParts) {
     this.#options = options;
     this.#folder = folder;
     this.#data = data;
     this.#trainer = trainer;
+    this.#model = trained;
     this.#observer = options.observer ?? {};
     const { model, data: dataSettings } = data.settings;
     const counted = { attention: "causal", withMtp: true } as const;
@@ -262,10 +267,10 @@ export class Session {
     const { settings, tokenizer } = this.#data;
     const { prompts, tokensMax } = settings.samples;
     if (writeSamples === undefined || prompts.length === 0) return;
-    const { model, position } = this.#trainer;
+    const { position } = this.#trainer;
     // The line belongs to the step just taken, as its metrics do.
     const step = position.step - 1;
-    const context = { step: position.step, model, tokenizer, prompts, tokensMax };
+    const context = { step: position.step, model: this.#model, tokenizer, prompts, tokensMax };
     for (const sample of await writeSamples(context)) {
       this.#folder.appendSample({ step, ...sample });
     }

@@ -89,7 +89,7 @@ export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummar
   const model = new Model(device, config, { precision, seed });
   const loader = makeLoader(data);
   await using trainer = await Trainer.start({ device, model, loader, settings: data.settings });
-  return await new Session({ options, folder, data, trainer }).run(checkpoint);
+  return await new Session({ options, folder, data, trainer, model }).run(checkpoint);
 }
 
 /** What makes a run the same run. */

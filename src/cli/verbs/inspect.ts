@@ -1,0 +1,96 @@
+/** @file `hadal inspect`: what a model is made of, and what memory it takes. */
+import { countParameters, type ParameterCounts } from "../../model/counts.ts";
+import { type MemoryPrediction, predictMemory } from "../../model/memory.ts";
+import { huggingFaceTensors } from "../../model/names.ts";
+import { readModelConfig } from "../../training/run/checkpoint.ts";
+import { resolveCheckpoint } from "../../training/run/run-folder.ts";
+import type { inspect } from "../declarations/inspect.ts";
+import type { Output } from "../output.ts";
+import type { Run } from "../verb.ts";
+
+/** The batch whose memory is predicted: 16 sequences of 256, as the tiny preset trains. */
+const TOKENS = 4096;
+/** Tensors listed; a large model has tens of thousands. */
+const LISTED_TENSORS = 40;
+
+const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
+  embedding: "embedding",
+  head: "output head",
+  attention: "attention",
+  feedForward: "dense feed-forward",
+  routedExperts: "routed experts",
+  sharedExperts: "shared experts",
+  gates: "gates",
+  norms: "norms",
+  mtp: "multi-token prediction",
+};
+
+const MEMORY_NAMES: Readonly<Record<keyof MemoryPrediction, string>> = {
+  values: "parameters (f32)",
+  gradients: "gradients (f32)",
+  compute: "bf16 copies for products",
+  optimizer: "AdamW's moments (f32)",
+  saved: "kept for the backward pass",
+  scratch: "scratch of the largest call",
+  weightGrads: "waiting weight gradients",
+  total: "in all",
+};
+
+export const run: Run<typeof inspect> = async ({ model }, { output }) => {
+  const path = resolveCheckpoint(model);
+  const config = readModelConfig(path);
+  const counts = countParameters(config);
+  const memory = predictMemory(config, "bf16", TOKENS);
+  const tensors = huggingFaceTensors(config).map(({ name, shape }) => ({ name, shape }));
+  showParameters(output, counts);
+  showMemory(output, memory);
+  output.table([
+    ["tensor", "shape"],
+    ...tensors.slice(0, LISTED_TENSORS).map(({ name, shape }) => [name, shape.join(" × ")]),
+  ]);
+  if (tensors.length > LISTED_TENSORS) {
+    output.line(`… ${tensors.length - LISTED_TENSORS} more; --json has them all`);
+  }
+  output.result({
+    path,
+    config,
+    parameters: counts,
+    trainingMemory: { tokens: TOKENS, ...memory },
+    tensors,
+  });
+};
+
+function showParameters(output: Output, counts: ParameterCounts): void {
+  const rows = Object.entries(PART_NAMES).map(([part, name]) => {
+    const count = counts[part as keyof ParameterCounts];
+    return [name, count.toLocaleString("en"), share(count, counts.total)];
+  });
+  output.table(
+    [
+      ["parameters", "count", ""],
+      ...rows,
+      ["total", counts.total.toLocaleString("en"), ""],
+      [
+        "active for a token",
+        counts.active.toLocaleString("en"),
+        share(counts.active, counts.total),
+      ],
+    ],
+    ["left", "right", "right"],
+  );
+  output.line();
+}
+
+function showMemory(output: Output, memory: MemoryPrediction): void {
+  const rows = Object.entries(MEMORY_NAMES).map(([part, name]) => [
+    name,
+    `${(memory[part as keyof MemoryPrediction] / 2 ** 20).toFixed(1)} MiB`,
+  ]);
+  const heading = `memory of a training step of ${TOKENS.toLocaleString("en")} tokens`;
+  output.table([[heading, ""], ...rows], ["left", "right"]);
+  output.line();
+}
+
+function share(count: number, total: number): string {
+  return `${((100 * count) / total).toFixed(1)} %`;
+}

@@ -1,0 +1,122 @@
+/**
+ * @file `hadal quickstart`: a tokenizer learned, a model trained, measured against compressors and shown at work, on real
+ * code and with nothing to prepare.
+ */
+import { existsSync } from "node:fs";
+import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
+import { openCpuDevice } from "../../kernels/cpu.ts";
+import { countParameters } from "../../model/counts.ts";
+import { openCorpus } from "../../training/data/corpus.ts";
+import { trainRun } from "../../training/run/train-run.ts";
+import { resolveSettings, type TrainingSettings } from "../../training/settings.ts";
+import { measureProductPeak } from "../bench/product-peak.ts";
+import { type CompressedBytes, compressedBytes } from "../compressors.ts";
+import type { Values } from "../declaration.ts";
+import type { quickstart } from "../declarations/quickstart.ts";
+import type { Output } from "../output.ts";
+import { installedDeclarations } from "../quickstart/installed-declarations.ts";
+import { showCompletions } from "../quickstart/show.ts";
+import { trainingProgress } from "../training-progress.ts";
+import type { Run } from "../verb.ts";
+
+export const run: Run<typeof quickstart> = async (values, { output, interruption, env }) => {
+  const settings = settingsOf(values);
+  const out = values.out ?? freeFolder("runs/quickstart");
+  output.line(
+    output.style("bold", "Hadal: a DeepSeek-V3 model, learned from scratch on this machine"),
+  );
+  output.line();
+  await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
+  const summary = await trainRun({
+    device,
+    out,
+    settings,
+    resume: false,
+    observer: trainingProgress(output, values.minutes),
+    signal: interruption.orderly(),
+    peakFlops: measureProductPeak(device, settings.precision),
+  });
+  if (summary.wasInterrupted) {
+    output.line(`interrupted; carry on with: hadal train --out ${out} --resume`);
+    return;
+  }
+  const heldOut = await readHeldOut(settings);
+  const sizes = await compressedBytes(new TextEncoder().encode(heldOut.join("")));
+  const bytes = heldOut.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+  const model = summary.averageValidation ?? summary.validation;
+  const bitsPerByte = model?.bitsPerByte ?? null;
+  showMeasures(output, { bytes, bitsPerByte, sizes });
+  await showCompletions(output, device, { run: out, heldOut });
+  sayWhatNext(output, out);
+  const { total, active } = countParameters(settings.model);
+  output.result({
+    bitsPerByte,
+    xzBitsPerByte: perByte(sizes.xz, bytes),
+    bzip2BitsPerByte: perByte(sizes.bzip2, bytes),
+    tokensPerSecond: summary.tokensPerSecond,
+    seconds: summary.seconds,
+    parameters: total,
+    activeParameters: active,
+    run: summary.run,
+  });
+};
+
+function settingsOf(values: Values<typeof quickstart>): TrainingSettings {
+  const settings = resolveSettings({ preset: "tiny" });
+  return {
+    ...settings,
+    data: {
+      ...settings.data,
+      paths: values.data === undefined ? installedDeclarations() : [values.data],
+    },
+    budget: { steps: null, tokens: null, minutes: values.minutes },
+  };
+}
+
+/** The name itself, or the first of name-2, name-3 … that is free: a start never overwrites an earlier one. */
+function freeFolder(name: string): string {
+  for (let number = 1; ; number++) {
+    const folder = number === 1 ? name : `${name}-${number}`;
+    if (!existsSync(folder)) return folder;
+  }
+}
+
+/** The texts that training has not seen: the same split, by the same rule. */
+async function readHeldOut({ data }: TrainingSettings): Promise<string[]> {
+  const { paths, heldOutFraction } = data;
+  const corpus = await openCorpus({ paths, heldOutFraction });
+  const texts: string[] = [];
+  for await (const { text } of corpus.documents("heldOut")) texts.push(text);
+  return texts;
+}
+
+function showMeasures(
+  output: Output,
+  measures: { bytes: number; bitsPerByte: number | null; sizes: CompressedBytes },
+): void {
+  const { bytes, bitsPerByte, sizes } = measures;
+  const figure = (value: number | null): string =>
+    value === null ? "not available" : value.toFixed(3);
+  output.line();
+  output.table(
+    [
+      [`${bytes.toLocaleString("en")} bytes of held-out text`, "bits per byte"],
+      ["this model", figure(bitsPerByte)],
+      [`xz -9e (${sizes.how.xz})`, figure(perByte(sizes.xz, bytes))],
+      [`bzip2 -9 (${sizes.how.bzip2})`, figure(perByte(sizes.bzip2, bytes))],
+    ],
+    ["left", "right"],
+  );
+}
+
+function perByte(compressed: number | null, bytes: number): number | null {
+  return compressed === null || bytes === 0 ? null : (8 * compressed) / bytes;
+}
+
+function sayWhatNext(output: Output, out: string): void {
+  output.line();
+  output.line("next:");
+  output.line(`  npx hadal complete --model ${out} --prefix "export interface "`);
+  output.line(`  npx hadal inspect ${out}`);
+  output.line("  npx hadal quickstart --data YOUR-FOLDER --minutes 10");
+}

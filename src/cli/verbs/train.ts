@@ -1,0 +1,85 @@
+/** @file `hadal train`: settings from preset, file and flags; a run folder with everything that came of it. */
+import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
+import { openCpuDevice } from "../../kernels/cpu.ts";
+import { countParameters } from "../../model/counts.ts";
+import { readRunConfig, readSettingsFile } from "../../training/run/run-folder.ts";
+import { trainRun } from "../../training/run/train-run.ts";
+import {
+  resolveSettings,
+  type SettingsSources,
+  type TrainingSettings,
+} from "../../training/settings.ts";
+import { measureProductPeak } from "../bench/product-peak.ts";
+import type { Values } from "../declaration.ts";
+import type { train } from "../declarations/train.ts";
+import { sampleWriter } from "../samples.ts";
+import { trainingProgress } from "../training-progress.ts";
+import type { Run } from "../verb.ts";
+
+export const run: Run<typeof train> = async (values, { output, interruption, env }) => {
+  const settings = settingsOf(values);
+  await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
+  const summary = await trainRun({
+    device,
+    out: values.out,
+    settings,
+    resume: values.resume,
+    observer: trainingProgress(output, settings.budget.minutes),
+    signal: interruption.orderly(),
+    peakFlops: measureProductPeak(device, settings.precision),
+    writeSamples: sampleWriter(device),
+  });
+  const { validation, averageValidation } = summary;
+  const minutes = (summary.seconds / 60).toFixed(1);
+  output.line(
+    `${summary.wasInterrupted ? "interrupted" : "done"} after ${summary.steps} steps, ` +
+      `${summary.tokens.toLocaleString("en")} tokens, ${minutes} minutes`,
+  );
+  output.line(
+    summary.wasInterrupted
+      ? `carry on with: hadal train --out ${values.out} --resume`
+      : `complete with it: hadal complete --model ${values.out} --prefix TEXT`,
+  );
+  const { total, active } = countParameters(settings.model);
+  output.result({
+    run: summary.run,
+    checkpoint: summary.checkpoint,
+    steps: summary.steps,
+    tokens: summary.tokens,
+    seconds: summary.seconds,
+    tokensPerSecond: summary.tokensPerSecond,
+    bitsPerByte: validation?.bitsPerByte ?? null,
+    averageBitsPerByte: averageValidation?.bitsPerByte ?? null,
+    parameters: total,
+    activeParameters: active,
+    wasInterrupted: summary.wasInterrupted,
+    averageWaits: summary.averageWaits,
+    averageWaitedSeconds: summary.averageWaitedSeconds,
+  });
+};
+
+/** A resumed run starts from its own settings; a new one from a preset or a file. Flags come last. */
+function settingsOf(values: Values<typeof train>): TrainingSettings {
+  const preset = values.preset ?? "tiny";
+  const { steps, tokens, minutes } = values;
+  const hasBudget = steps !== undefined || tokens !== undefined || minutes !== undefined;
+  const budget = { steps: steps ?? null, tokens: tokens ?? null, minutes: minutes ?? null };
+  const changes = changesOf(values);
+  const settings = resolveSettings({
+    preset,
+    ...(changes === undefined ? {} : { changes }),
+    assignments: values.set,
+  });
+  return {
+    ...settings,
+    ...(values.resume ? {} : { seed: values.seed }),
+    data: values.data.length > 0 ? { ...settings.data, paths: values.data } : settings.data,
+    budget: hasBudget ? budget : settings.budget,
+  };
+}
+
+function changesOf({ resume, out, config }: Values<typeof train>): SettingsSources["changes"] {
+  if (resume) return { value: readRunConfig(out), origin: `${out}/config.json` };
+  if (config !== undefined) return { value: readSettingsFile(config), origin: config };
+  return undefined;
+}
