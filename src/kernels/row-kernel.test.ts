@@ -69,8 +69,14 @@ interface Shape {
   readonly sourceRows: number;
 }
 
+interface Layout {
+  readonly operands: readonly TestOperand[];
+  /** Bytes of the region that the case uses, borders included. */
+  readonly byteLength: number;
+}
+
 /** Lays the operands out with random gaps, misaligned but on element borders. */
-function layOut(program: RowProgram, shape: Shape, random: Random): TestOperand[] {
+function layOut(program: RowProgram, shape: Shape, random: Random): Layout {
   const written = writtenOperands(program);
   const tasks = Math.ceil(shape.rows / shape.rowsPerTask);
   let next = region + 64;
@@ -84,8 +90,9 @@ function layOut(program: RowProgram, shape: Shape, random: Random): TestOperand[
     next = roundUp(byteOffset + elementBytes * (stride + 1) * (count + 1) + 4 * columns, 4);
     return { name, dtype, byteOffset, stride, rows: count, columns, written: written.has(index) };
   });
-  assert.ok(next + 64 < region + REGION_BYTES, "the operands fit the test's region");
-  return operands;
+  const byteLength = next + 64 - region;
+  assert.ok(byteLength <= REGION_BYTES, "the operands fit the test's region");
+  return { operands, byteLength };
 }
 
 const elementBytes = (dtype: ElementType): number => (dtype === "bf16" ? 2 : 4);
@@ -119,12 +126,12 @@ function read(dtype: ElementType, byteOffset: number): number {
 type Special = "none" | "NaN" | "infinity";
 
 function fillOperands(
-  operands: readonly TestOperand[],
+  { operands, byteLength }: Layout,
   shape: Shape,
   random: Random,
   special: Special,
 ): void {
-  context.memory.u8.fill(0xff, region, region + REGION_BYTES);
+  context.memory.u8.fill(0xff, region, region + byteLength);
   const permutation = Array.from({ length: shape.sourceRows }, (_, index) => index);
   for (const operand of operands) {
     random.shuffle(permutation);
@@ -150,8 +157,8 @@ function fillOperands(
   }
 }
 
-function regionBytes(): Uint8Array {
-  return context.memory.u8.slice(region, region + REGION_BYTES);
+function regionBytes({ byteLength }: Layout): Uint8Array {
+  return context.memory.u8.slice(region, region + byteLength);
 }
 
 interface Case {
@@ -177,8 +184,8 @@ function check(target: KernelTarget, item: Case): void {
       declaration.implementations.find((found) => found.target === wanted),
       wanted,
     );
-  const operands = layOut(program, shape, random);
-  fillOperands(operands, shape, random, special);
+  const layout = layOut(program, shape, random);
+  fillOperands(layout, shape, random, special);
   const scalars = program.scalars.map((name) => {
     if (name === "inverseColumns") return 1 / shape.columns;
     if (name === "direction") return random.below(2) === 0 ? 1 : -1;
@@ -187,21 +194,21 @@ function check(target: KernelTarget, item: Case): void {
   const slots = new Float64Array(64);
   slots.set([
     ...[shape.rows, shape.columns, shape.rowsPerTask],
-    ...operands.flatMap(({ byteOffset, stride }) => [byteOffset, stride]),
+    ...layout.operands.flatMap(({ byteOffset, stride }) => [byteOffset, stride]),
     ...scalars,
   ]);
   const { split } = program;
   const numTasks = Math.ceil((split === "rows" ? shape.rows : shape.columns) / shape.rowsPerTask);
-  const before = regionBytes();
+  const before = regionBytes(layout);
   implementation("reference").create(variant, context)(slots, 0, numTasks);
-  const expected = regionBytes();
+  const expected = regionBytes(layout);
   context.memory.u8.set(before, region);
   const body = cachedBody(implementation(target), kernel, variant);
   // In two calls, as threads would share it.
   const half = Math.floor(numTasks / 2);
   body(slots, half, numTasks);
   body(slots, 0, half);
-  compare(operands, before, expected, item, target);
+  compare(layout, before, expected, item, target);
 }
 
 const bodies = new Map<string, KernelBody>();
@@ -218,18 +225,18 @@ function cachedBody(
 }
 
 function compare(
-  operands: readonly TestOperand[],
+  layout: Layout,
   before: Uint8Array,
   expected: Uint8Array,
   { kernel, variant, shape, special, seed }: Case,
   target: KernelTarget,
 ): void {
-  const actual = regionBytes();
+  const actual = regionBytes(layout);
   const place =
     `${target} ${kernel}/${variant} ${shape.rows}×${shape.columns} by ${shape.rowsPerTask}, ` +
     `${special}, seed ${seed}`;
-  const owned = new Uint8Array(REGION_BYTES);
-  for (const operand of operands) {
+  const owned = new Uint8Array(layout.byteLength);
+  for (const operand of layout.operands) {
     const got: number[] = [];
     const want: number[] = [];
     const bytes = elementBytes(operand.dtype);
