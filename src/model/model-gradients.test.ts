@@ -78,13 +78,34 @@ test("the gradient without balance loss, MTP weight and z-loss agrees too", asyn
   await checkModel({ ...TINY, numMtpModules: 1 }, options, 12);
 });
 
-async function checkModel(config: ModelConfig, options: StepOptions, seed: number): Promise<void> {
+/** Thrown where a perturbation moves a token to another expert: the objective jumps there. */
+class ChoiceChanged extends Error {}
+
+/** Check with the first seed from `firstSeed` on whose tokens stand clear of another choice. */
+async function checkModel(
+  config: ModelConfig,
+  options: StepOptions,
+  firstSeed: number,
+): Promise<void> {
+  for (let seed = firstSeed; seed < firstSeed + 5; seed++) {
+    try {
+      await checkSeed(config, options, seed);
+      return;
+    } catch (error) {
+      if (!(error instanceof ChoiceChanged)) throw error;
+    }
+  }
+  assert.fail(`no seed from ${firstSeed} on keeps its choice of experts`);
+}
+
+async function checkSeed(config: ModelConfig, options: StepOptions, seed: number): Promise<void> {
   await using device = await openReferenceDevice();
   const model = new Model(device, config, { precision: "f32", floatType: "f64", seed });
   const random = new Random(seed, "state");
   for (const { bias } of model.gateBiases) fillNormal(bias, random, 0.1);
-  for (const { role, value } of model.parameters.list)
+  for (const { role, value } of model.parameters.list) {
     if (role === "norm") jitterGain(value, random);
+  }
   const batch = randomBatch(config, { numSequences: 2, seqLength: 5, seed });
   const lossScale = 0.5;
   const result = model.forwardBackward(batch, { ...options, lossScale });
@@ -92,7 +113,7 @@ async function checkModel(config: ModelConfig, options: StepOptions, seed: numbe
   const objective = (): number => {
     const again = model.forwardBackward(batch, { ...options, computeGradients: false });
     const now = JSON.stringify(again.expertLoad.map((load) => [...load]));
-    assert.equal(now, chosen, `seed ${seed}: the perturbation changed the choice of experts`);
+    if (now !== chosen) throw new ChoiceChanged();
     return again.objective * lossScale;
   };
   assert.equal(objective(), result.objective * lossScale, "the loss does not depend on gradients");

@@ -16,8 +16,8 @@ export interface ModelOptions {
   readonly precision: Precision;
   /** What everything else is computed in; f64 for gradient checks, with precision "f32". f32 if left out. */
   readonly floatType?: FloatType;
-  /** Of the initial parameters. */
-  readonly seed: number;
+  /** Of the initial parameters; null leaves zeros, for a checkpoint to fill (then `refreshCompute`). */
+  readonly seed: number | null;
   /** Whether gradients have memory; true if left out. Without, the model evaluates and generates only. */
   readonly gradients?: boolean;
 }

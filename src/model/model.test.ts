@@ -139,6 +139,19 @@ test("a later token changes no earlier loss", async () => {
   assert.notEqual(after[5], losses[5], "position 5 reads the changed token");
 });
 
+test("an MTP module reads the main model's output after its final norm", async () => {
+  await using device = await openReferenceDevice();
+  const config = { ...TINY, numMtpModules: 1 };
+  const model = new Model(device, config, { precision: "f32", seed: 2 });
+  const batch = randomBatch(config, { numSequences: 1, seqLength: 6, seed: 2 });
+  const options = { ...STEP, computeGradients: false };
+  const [before] = model.forwardBackward(batch, options).mtpLosses;
+  // Its own norm undoes a common factor, but not a gain that differs between columns.
+  view(model.parameters.get("norm").value)[0] = 3;
+  const [after] = model.forwardBackward(batch, options).mtpLosses;
+  assert.ok(Math.abs(after! - before!) > 1e-4, `${before} and ${after}`);
+});
+
 test("two half batches with half the loss scale add up to the gradient of the whole", async () => {
   await using device = await openReferenceDevice();
   const options = { precision: "f32", floatType: "f64", seed: 8 } as const;

@@ -54,7 +54,7 @@ export class Model implements TrainableModel {
   readonly weightGrads: WeightGradQueue;
   readonly #device: Device;
 
-  /** Allocates and initialises; a checkpoint may overwrite the parameters afterwards (then `refreshCompute`). */
+  /** Allocates the parameters and, given a seed, initialises them. */
   constructor(device: Device, config: ModelConfig, options: ModelOptions) {
     this.config = validateConfig(config);
     this.precision = options.precision;
@@ -76,7 +76,7 @@ export class Model implements TrainableModel {
       computeType: this.computeType,
       gradients: options.gradients ?? true,
     });
-    this.parameters.initialize(options.seed, config.initializerRange);
+    if (options.seed !== null) this.parameters.initialize(options.seed, config.initializerRange);
     const biases = makeBiases(this.arenas.model, config, this.floatType);
     this.gateBiases = declareBuffers(config).map(({ layerIndex }) => ({
       layerIndex,

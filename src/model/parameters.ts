@@ -114,12 +114,8 @@ export class ParameterSet {
   initialize(seed: number, std: number): void {
     for (const { name, role, value } of this.list) {
       const values = view(value);
-      if (role === "norm") {
-        values.fill(1);
-      } else {
-        const random = new Random(seed, `parameter ${name}`);
-        for (let index = 0; index < values.length; index++) values[index] = std * random.normal();
-      }
+      if (role === "norm") values.fill(1);
+      else fillNormal(values, new Random(seed, `parameter ${name}`), std);
     }
     this.refreshCompute();
   }
@@ -138,6 +134,20 @@ export class ParameterSet {
   /** Number of parameters, padding not counted. */
   get numParameters(): number {
     return this.list.reduce((sum, { value }) => sum + elementCount(value), 0);
+  }
+}
+
+/** Normal values two at a time (polar method): half the draws that `Random.normal` would make. */
+function fillNormal(values: Float32Array | Float64Array, random: Random, std: number): void {
+  let index = 0;
+  while (index < values.length) {
+    const u = 2 * random.uniform() - 1;
+    const v = 2 * random.uniform() - 1;
+    const square = u * u + v * v;
+    if (square === 0 || square >= 1) continue;
+    const factor = std * Math.sqrt((-2 * Math.log(square)) / square);
+    values[index++] = u * factor;
+    if (index < values.length) values[index++] = v * factor;
   }
 }
 
