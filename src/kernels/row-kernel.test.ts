@@ -67,6 +67,37 @@ interface Shape {
   readonly columns: number;
   readonly rowsPerTask: number;
   readonly sourceRows: number;
+  /** Outputs over inputs, where the kernel allows it. */
+  readonly inPlace: boolean;
+}
+
+/** Operands that may be one matrix, by kernel: [written, read]. */
+const IN_PLACE: Record<string, readonly (readonly [string, string])[]> = {
+  "castRows/f32.f32": [["out", "x"]],
+  "rmsNorm/f32": [["out", "x"]],
+  "rmsNormBackward/f32": [["dX", "dOut"]],
+  "swiglu/f32": [["out", "gate"]],
+  "swigluBackward/f32.weighted": [
+    ["dGate", "gate"],
+    ["dUp", "up"],
+  ],
+  "softmaxCausal/f32": [["out", "x"]],
+  "addRows/f32": [["out", "b"]],
+};
+
+/** The operands with outputs laid over inputs. */
+function aliased(name: string, operands: readonly TestOperand[]): TestOperand[] {
+  const pairs = IN_PLACE[name] ?? [];
+  return operands.map((operand) => {
+    const target = pairs.find(([written]) => written === operand.name)?.[1] ?? operand.name;
+    const source = defined(
+      operands.find((other) => other.name === target),
+      target,
+    );
+    const written = operand.written || pairs.some(([, read]) => read === operand.name);
+    const { byteOffset, stride } = source;
+    return { ...operand, byteOffset, stride, written };
+  });
 }
 
 interface Layout {
@@ -91,6 +122,7 @@ function layOut(program: RowProgram, shape: Shape, random: Random): Layout {
     return { name, dtype, byteOffset, stride, rows: count, columns, written: written.has(index) };
   });
   const byteLength = next + 64 - region;
+  if (shape.inPlace) return { operands: aliased(program.name, operands), byteLength };
   assert.ok(byteLength <= REGION_BYTES, "the operands fit the test's region");
   return { operands, byteLength };
 }
@@ -233,7 +265,8 @@ function compare(
 ): void {
   const actual = regionBytes(layout);
   const place =
-    `${target} ${kernel}/${variant} ${shape.rows}×${shape.columns} by ${shape.rowsPerTask}, ` +
+    `${target} ${kernel}/${variant} ${shape.rows}×${shape.columns} by ${shape.rowsPerTask}` +
+    `${shape.inPlace ? " in place" : ""}, ` +
     `${special}, seed ${seed}`;
   const owned = new Uint8Array(layout.byteLength);
   for (const operand of layout.operands) {
@@ -269,10 +302,15 @@ function cases(kernel: string, variant: string, program: RowProgram, seed: numbe
   const isOneTask = kernel === "sumPartials";
   return RAGGED_COLUMNS.flatMap((ragged, index) => {
     const columns = isPaired ? roundUp(ragged, 2) : ragged;
-    return (["none", "NaN", "infinity"] as const).map((special) => {
+    const modes = IN_PLACE[`${kernel}/${variant}`] === undefined ? [false] : [false, true];
+    const specials = ["none", "NaN", "infinity"] as const;
+    const combinations = specials.flatMap((special) =>
+      modes.map((inPlace) => ({ special, inPlace })),
+    );
+    return combinations.map(({ special, inPlace }) => {
       const rows = defined(ROWS[(index + special.length) % ROWS.length], "rows");
       const rowsPerTask = isOneTask ? Math.max(rows, 1) : 1 + random.below(4);
-      const shape = { rows, columns, rowsPerTask, sourceRows: 7 };
+      const shape = { rows, columns, rowsPerTask, sourceRows: 7, inPlace };
       return { kernel, variant, program, shape, special, seed: seed + index };
     });
   });

@@ -9,7 +9,7 @@
 import { defined } from "../base/errors.ts";
 import { lowerToWasm } from "../codegen/vector/lower-wasm.ts";
 import { lowerToX64 } from "../codegen/vector/lower-x64.ts";
-import type { RowProgram } from "../codegen/vector/program.ts";
+import { type RowProgram, slotNames } from "../codegen/vector/program.ts";
 import { hasRelaxedSimd, hasSharedSimd } from "../codegen/wasm/features.ts";
 import { instantiate } from "../codegen/wasm/module.ts";
 import type { ThreadContext } from "../device/program.ts";
@@ -37,11 +37,13 @@ function x64Rows(program: RowProgramOf): KernelImplementation {
     },
     create: (variant, context) => {
       const native = defined(context.native, "native runtime");
-      const kernel = native.load(lowerToX64(program(variant)));
+      const recorded = program(variant);
+      const kernel = native.load(lowerToX64(recorded));
+      const passSlots = slotPasser(context, recorded);
       const { memory, argumentBlock } = context;
       const slotsAddress = memory.baseAddress + argumentBlock.byteOffset;
       return (slots, firstTask, endTask) => {
-        passSlots(context, slots);
+        passSlots(slots);
         kernel.call(slotsAddress, firstTask, endTask, memory.baseAddress);
       };
     },
@@ -55,18 +57,30 @@ function wasmRows(program: RowProgramOf): KernelImplementation {
       hasSharedSimd() ? refuseDouble(variant) : "WebAssembly here has no SIMD on shared memory",
     create: (variant, context) => {
       const options = { relaxedSimd: hasRelaxedSimd() };
-      const bytes = lowerToWasm(program(variant), options);
+      const recorded = program(variant);
+      const bytes = lowerToWasm(recorded, options);
+      const passSlots = slotPasser(context, recorded);
       const { run } = instantiate<"run">(bytes, context.memory.wasm);
       const { byteOffset } = context.argumentBlock;
       return (slots, firstTask, endTask) => {
-        passSlots(context, slots);
+        passSlots(slots);
         run(byteOffset, firstTask, endTask);
       };
     },
   };
 }
 
-/** Slots reach generated code through the device's memory. */
-function passSlots({ memory, argumentBlock }: ThreadContext, slots: Float64Array): void {
-  memory.f64.set(slots, argumentBlock.byteOffset / Float64Array.BYTES_PER_ELEMENT);
+/**
+ * Slots reach generated code through the device's memory. A view of it made once stays good: memory
+ * grows in place, and the argument block does not move.
+ */
+function slotPasser(
+  { memory, argumentBlock }: ThreadContext,
+  program: RowProgram,
+): (slots: Float64Array) => void {
+  const count = slotNames(program).length;
+  const block = new Float64Array(memory.f64.buffer, argumentBlock.byteOffset, count);
+  return (slots) => {
+    for (let index = 0; index < count; index++) block[index] = slots[index]!;
+  };
 }
