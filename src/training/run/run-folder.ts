@@ -46,9 +46,9 @@ export interface CheckpointPlace {
   readonly path: string;
 }
 
-/** Whether `folder` holds a run. */
+/** Whether `folder` holds a run; a checkpoint has a config.json too, but no checkpoints in it. */
 export function isRunFolder(folder: string): boolean {
-  return existsSync(join(folder, CONFIG_FILE));
+  return existsSync(join(folder, CONFIG_FILE)) && existsSync(join(folder, CHECKPOINTS));
 }
 
 /** The checkpoints of a run, oldest first. */
@@ -67,7 +67,7 @@ export function listCheckpoints(folder: string): readonly CheckpointPlace[] {
  * is a run.
  */
 export function resolveCheckpoint(path: string): string {
-  if (!isRunFolder(path) || existsSync(join(path, "model.safetensors"))) return path;
+  if (!isRunFolder(path)) return path;
   const last = listCheckpoints(path).at(-1);
   if (last !== undefined) return last.path;
   throw new OperationalError(
