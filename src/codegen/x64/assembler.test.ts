@@ -1,3 +1,4 @@
+/** @file The assembler against committed bytes, against objdump, and against misuse. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -6,8 +7,22 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { InvariantError } from "../../base/errors.ts";
 import { X64 } from "./assembler.ts";
-import { encodingCases, intelText } from "./encoding-cases.ts";
-import { bcst, k, mem, merging, r, tmm, xmm, zeroing, zmm } from "./operands.ts";
+import { encodingCases, intelText } from "./encoding-test-support.ts";
+import type { Operands, VectorOp } from "./instructions.ts";
+import {
+  bcst,
+  k,
+  type MaskRegister,
+  type Memory,
+  mem,
+  merging,
+  r,
+  tmm,
+  type Vector,
+  xmm,
+  zeroing,
+  zmm,
+} from "./operands.ts";
 
 const GOLDEN = new URL("./encodings.golden.txt", import.meta.url);
 
@@ -116,22 +131,18 @@ describe("the x86-64 assembler", () => {
     assert.throws(() => a.tileloadd(tmm(0), mem(r.rax)), /stride/);
   });
 
-  it("refuses operands of a wrong kind when types are checked", () => {
-    const a = new X64();
-    const wrong: readonly (() => void)[] = [
-      // @ts-expect-error a mask register is no vector
-      () => a.v("vaddps", [zmm(0), k(1), zmm(2)]),
-      // @ts-expect-error comparisons write a mask register
-      () => a.v("vcmpps", [zmm(0), zmm(1), zmm(2), 1]),
-      // @ts-expect-error a shuffle needs its immediate
-      () => a.v("vpshufd", [zmm(0), zmm(1)]),
-      // @ts-expect-error a store needs memory first
-      () => a.v("vmovntps", [zmm(0), mem(r.rax)]),
-      // @ts-expect-error a tile is no general register
-      () => a.mov(tmm(0), r.rax),
-      // @ts-expect-error an index is scaled by 1, 2, 4 or 8
-      () => mem(r.rax, 0, r.rcx, 3),
-    ];
-    assert.equal(wrong.length, 6);
+  it("lets types refuse operands of a wrong kind", () => {
+    type Takes<Op extends VectorOp, Args> = Args extends Operands<Op> ? true : false;
+    type Mem = Memory;
+    const checks: [
+      Takes<"vaddps", [Vector, Vector, Mem]>,
+      Takes<"vaddps", [Vector, MaskRegister, Vector]>,
+      Takes<"vcmpps", [MaskRegister, Vector, Vector, number]>,
+      Takes<"vcmpps", [Vector, Vector, Vector, number]>,
+      Takes<"vpshufd", [Vector, Vector]>,
+      Takes<"vmovntps", [Mem, Vector]>,
+      Takes<"vmovntps", [Vector, Mem]>,
+    ] = [true, false, true, false, false, true, false];
+    assert.equal(checks.length, 7);
   });
 });

@@ -1,3 +1,4 @@
+/** @file Native code: what it runs, where it is refused, and what a missing check would cost. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";

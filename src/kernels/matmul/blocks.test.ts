@@ -1,3 +1,4 @@
+/** @file The division of products into tasks. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { ceilDiv } from "../../base/integers.ts";

@@ -1,3 +1,4 @@
+/** @file Processors without native code, as child processes whose features are hidden. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { describe, it } from "node:test";

@@ -12,7 +12,7 @@ import type { Transposition } from "./block-multiplier.ts";
 import type { PackedMultiplier } from "./packed-multiplier.ts";
 import { chooseCore } from "./x64.ts";
 import { BLOCK_AT as AT } from "./x64-block.ts";
-import { prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
+import { type PreparedBlocks, prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
 import type { X64Core } from "./x64-core.ts";
 import { PACK_SLACK_BYTES, type X64InputDType } from "./x64-pack.ts";
 
@@ -37,12 +37,34 @@ export function createPackedMultiplierOver(
   scratch: Span,
 ): PackedMultiplier {
   const blocks = prepareBlocks(core, transposition, context, scratch);
-  const { slots, memory, depthBlock, elementBytes } = blocks;
+  const { depthBlock, elementBytes } = blocks;
   const { width: columnUnit, depthUnit } = core.bFormat;
-  /** Bytes of one column of a block that is `depth` elements deep. */
   const columnBytes = (depth: number): number =>
     roundUp(ceilDiv(depth * elementBytes, 4), depthUnit) * 4;
-  const pack: PackedMultiplier["pack"] = (bOffset, bStride, n, k, packedOffset) => {
+  const packing: Packing = { core, transposition, blocks, columnBytes };
+  return {
+    columnUnit,
+    packedBytes: (n, k) => {
+      const wholeBlocks = Math.floor(k / depthBlock);
+      const perColumn = wholeBlocks * columnBytes(depthBlock) + columnBytes(k % depthBlock);
+      return roundUp(n, columnUnit) * perColumn + PACK_SLACK_BYTES;
+    },
+    pack: packWith(packing),
+    multiply: multiplyWith(packing),
+  };
+}
+
+interface Packing {
+  readonly core: X64Core;
+  readonly transposition: Transposition;
+  readonly blocks: PreparedBlocks;
+  /** Bytes of one column of a block that is `depth` elements deep. */
+  columnBytes(depth: number): number;
+}
+
+function packWith({ core, transposition, blocks, columnBytes }: Packing): PackedMultiplier["pack"] {
+  const { slots, depthBlock, elementBytes } = blocks;
+  return (bOffset, bStride, n, k, packedOffset) => {
     assert(packedOffset % 64 === 0, `packedOffset (${packedOffset}) must be a multiple of 64`);
     const bStrideBytes = bStride * elementBytes;
     const [perColumn, perDepth] =
@@ -64,10 +86,16 @@ export function createPackedMultiplierOver(
         slots[AT.bPanels] = to + j * columnBytes(depth);
         blocks.run();
       }
-      to += roundUp(n, columnUnit) * columnBytes(depth);
+      to += roundUp(n, core.bFormat.width) * columnBytes(depth);
     }
   };
-  const multiply: PackedMultiplier["multiply"] = (p) => {
+}
+
+function multiplyWith(packing: Packing): PackedMultiplier["multiply"] {
+  const { core, transposition, blocks, columnBytes } = packing;
+  const { slots, memory, depthBlock, elementBytes } = blocks;
+  const columnUnit = core.bFormat.width;
+  return (p) => {
     const { m, n, k, firstColumn, columns, outRowStride, accumulate } = p;
     assert(firstColumn % columnUnit === 0, `firstColumn (${firstColumn}) splits a panel`);
     assert(firstColumn + columns <= n, `columns end at ${firstColumn + columns} of ${n}`);
@@ -79,9 +107,7 @@ export function createPackedMultiplierOver(
     slots[AT.aPanels] = blocks.aPanels;
     slots[AT.buffer] = blocks.buffer;
     slots[AT.packsB] = 0;
-    if (k === 0 && !accumulate) {
-      zeroBlock(memory.f32, p.outOffset / 4, outRowStride, m, columns);
-    }
+    if (k === 0 && !accumulate) zeroBlock(memory.f32, p.outOffset / 4, outRowStride, m, columns);
     let panels = p.packedOffset;
     for (let d = 0; d < k; d += depthBlock) {
       const depth = Math.min(depthBlock, k - d);
@@ -101,10 +127,4 @@ export function createPackedMultiplierOver(
       panels += roundUp(n, columnUnit) * columnBytes(depth);
     }
   };
-  const packedBytes = (n: number, k: number): number => {
-    const wholeBlocks = Math.floor(k / depthBlock);
-    const perColumn = wholeBlocks * columnBytes(depthBlock) + columnBytes(k % depthBlock);
-    return roundUp(n, columnUnit) * perColumn + PACK_SLACK_BYTES;
-  };
-  return { columnUnit, packedBytes, pack, multiply };
 }

@@ -1,3 +1,7 @@
+/**
+ * @file Every x64 core through the suite of all multipliers; AMX also through emulated tiles, so
+ * that its kernel is tested on processors that have none.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
@@ -5,7 +9,7 @@ import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
 import { type BlockMultiplier, TRANSPOSITIONS, type Transposition } from "./block-multiplier.ts";
-import { testMultiplier } from "./multiplier-suite.ts";
+import { testMultiplier } from "./multiplier-test-support.ts";
 import { createMultiplierOver, createX64Multiplier, x64MultiplierRefusal } from "./x64.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, tileCore, type X64Core } from "./x64-core.ts";
 import { createPackedMultiplierOver } from "./x64-packed.ts";
@@ -14,7 +18,7 @@ import {
   EMULATION_CONFIGURATION,
   EMULATION_RELEASES,
   emulatedTiles,
-} from "./x64-tile-emulation.ts";
+} from "./x64-tiles-test-support.ts";
 
 const { runtime, reason } = createNativeRuntime();
 const memory = CpuMemory.create(runtime?.addressOf ?? null);
