@@ -2,14 +2,14 @@
  * @file The sequence-wise balance loss of one MoE layer.
  *
  *     L   = mean over the sequences of Σ_i f_i · P_i
- *     f_i = E / (K · S) · Σ_t [i ∈ TopK(s_t)]           share of the choices, 1 if balanced; no gradient
+ *     f_i = E / (K · S) · Σ_t [i ∈ TopK(s_t)]        share of the choices; no gradient
  *     P_i = 1 / S · Σ_t s_ti / Σ_j s_tj
- *     ∂L/∂(s_ti / Σ_j s_tj) = f_i / (S · numSequences)    the row that routeBackward takes as `balance`
+ *     ∂L/∂(s_ti / Σ_j s_tj) = f_i / (S · numSequences)   what routeBackward takes as `balance`
  *
  *   S tokens of a sequence, E experts, K chosen, s the scores without bias
  *
- * TopK is that of the plain scores, as the report prints it: no bias, no groups. L is 1 if all is even.
- * Source: DeepSeek-V3 report §2.1.2 (α multiplies L; see StepOptions.balanceWeight).
+ * TopK is that of the plain scores, as the report prints it: no bias, no groups. L is 1 if all is
+ * even. Source: DeepSeek-V3 report §2.1.2 (α multiplies L; see StepOptions.balanceWeight).
  */
 import { type RoutingRule, route } from "../kernels/route/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";

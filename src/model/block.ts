@@ -1,11 +1,13 @@
 /**
- * @file A transformer block: attention and feed-forward, each behind a norm and added to the residual stream.
+ * @file A transformer block: attention and feed-forward, each behind a norm and added to the
+ * residual stream.
  *
  *     mid = x + MLA(RMSNorm(x)),   out = mid + FFN(RMSNorm(mid))
  *
- * Saved: x (by the caller), mid, and what both halves save. Norm outputs are recomputed. In backward the stream's
- * gradient is one tensor, updated in place: each half adds the gradient of its input to the gradient of its output.
- * After each half the queue of weight gradients may run (`settle`).
+ * Saved: x (by the caller), mid, and what both halves save. Norm outputs are recomputed. In
+ * backward the stream's gradient is one tensor, updated in place: each half adds the gradient of
+ * its input to the gradient of its output. After each half the queue of weight gradients may run
+ * (`settle`).
  */
 import { assert } from "../base/errors.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";

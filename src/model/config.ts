@@ -1,9 +1,11 @@
 /**
- * @file The shape of a model of the DeepSeek-V3 family: every number that decides which tensors exist and what is computed.
+ * @file The shape of a model of the DeepSeek-V3 family: every number that decides which tensors
+ * exist and what is computed.
  *
- * One type covers V3, V2 (softmax gate, greedy or group-limited top-k, no query compression) and dense models (no routed
- * experts). `validateConfig` refuses what no layer could compute. Names are the glossary's; hugging-face-config.ts maps
- * them to config.json. Source: DeepSeek-V2 and V3 reports, released configurations.
+ * One type covers V3, V2 (softmax gate, greedy or group-limited top-k, no query compression) and
+ * dense models (no routed experts). `validateConfig` refuses what no layer could compute. Names are
+ * the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
+ * reports, released configurations.
  */
 import { OperationalError } from "../base/errors.ts";
 import { divExact, isIntegerIn } from "../base/integers.ts";
@@ -11,7 +13,10 @@ import { divExact, isIntegerIn } from "../base/integers.ts";
 export const SCORINGS = ["sigmoid", "softmax"] as const;
 export type Scoring = (typeof SCORINGS)[number];
 
-/** noaux_tc: bias for the choice, groups by their two best; group_limited_greedy: groups by their best; greedy: none. */
+/**
+ * noaux_tc: bias for the choice, groups by their two best; group_limited_greedy: groups by their
+ * best; greedy: none.
+ */
 export const TOPK_METHODS = ["noaux_tc", "greedy", "group_limited_greedy"] as const;
 export type TopkMethod = (typeof TOPK_METHODS)[number];
 

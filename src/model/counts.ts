@@ -1,9 +1,10 @@
 /**
- * @file How many parameters a configuration has, by part, and how many a token uses. Nothing is allocated.
+ * @file How many parameters a configuration has, by part, and how many a token uses. Nothing is
+ * allocated.
  *
- * `main` and `mtp` add up to the parameters in memory. Embedding and head belong to the main model; released
- * checkpoints store them once more with each MTP module. `active` counts what one token of the main model touches:
- * K of the routed experts, all the rest, embedding and head included.
+ * `main` and `mtp` add up to the parameters in memory. Embedding and head belong to the main model;
+ * released checkpoints store them once more with each MTP module. `active` counts what one token of
+ * the main model touches: K of the routed experts, all the rest, embedding and head included.
  */
 import { divExact } from "../base/integers.ts";
 import type { ModelConfig } from "./config.ts";

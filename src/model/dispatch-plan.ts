@@ -1,8 +1,10 @@
 /**
- * @file The dispatch plan of one MoE layer in one pass: which row of the sorted choices belongs to which token.
+ * @file The dispatch plan of one MoE layer in one pass: which row of the sorted choices belongs to
+ * which token.
  *
- * Rows are the T·K (token, expert) choices, sorted by expert, tokens in order within an expert. Nothing is dropped and
- * nothing padded. `offsets` drives the grouped products; `rowOfChoice` brings results back to their tokens.
+ * Rows are the T·K (token, expert) choices, sorted by expert, tokens in order within an expert.
+ * Nothing is dropped and nothing padded. `offsets` drives the grouped products; `rowOfChoice`
+ * brings results back to their tokens.
  */
 import { planDispatch } from "../kernels/dispatch/contract.ts";
 import type { Tensor } from "../tensor/tensor.ts";

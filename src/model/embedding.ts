@@ -3,8 +3,8 @@
  *
  *     out_TD = table_VD[token_T]          dTable[token_t] += dOut_t, in the order of the tokens
  *
- * Rows come from the master values, not from a rounded copy. With tied embeddings the head reads the same parameter
- * and both add to one gradient.
+ * Rows come from the master values, not from a rounded copy. With tied embeddings the head reads
+ * the same parameter and both add to one gradient.
  */
 import { gatherRows, scatterAddRows } from "../kernels/gather/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";

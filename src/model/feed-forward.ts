@@ -4,8 +4,9 @@
  *     [gate | up]_T2I = x_TD · W_gateUpᵀ
  *     out_TD += (silu(gate) ⊙ up) · W_downᵀ
  *
- * Saved: gateUp (2I) in the float type. Recomputed in backward: the activation (I), one pass over gateUp.
- * Source: DeepSeek-V3 report §2; shared experts are one such network of numSharedExperts · moeIntermediateDim columns.
+ * Saved: gateUp (2I) in the float type. Recomputed in backward: the activation (I), one pass over
+ * gateUp. Source: DeepSeek-V3 report §2; shared experts are one such network of numSharedExperts ·
+ * moeIntermediateDim columns.
  */
 import { divExact } from "../base/integers.ts";
 import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";

@@ -1,7 +1,8 @@
 /**
  * @file Reading the fields of a JSON object one by one, and then none may be left.
  *
- * Every refusal is an OperationalError that names the file, the field, what it is and what it may be.
+ * Every refusal is an OperationalError that names the file, the field, what it is and what it may
+ * be.
  */
 import { OperationalError } from "../base/errors.ts";
 

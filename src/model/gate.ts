@@ -1,12 +1,14 @@
 /**
- * @file The gate: affinity of every token to every routed expert, the choice, the routing weights; and its gradient.
+ * @file The gate: affinity of every token to every routed expert, the choice, the routing weights;
+ * and its gradient.
  *
  *     logits_TE = x_TD · W_EDᵀ;  choice and weights as kernels/route has them
  *     dX += dLogits · W,  dW += dLogitsᵀ · x              the choice itself has no gradient
  *
- * Operands of the product are in the compute type (bf16 in training), scores in the float type. Saved: scores (E),
- * choice and weight (K each). Which rule a configuration asks for: `routingRule`.
- * Source: DeepSeek-V3 report §2.1.2; V2 report §2.2 for softmax and for groups scored by their best expert.
+ * Operands of the product are in the compute type (bf16 in training), scores in the float type.
+ * Saved: scores (E), choice and weight (K each). Which rule a configuration asks for:
+ * `routingRule`. Source: DeepSeek-V3 report §2.1.2; V2 report §2.2 for softmax and for groups
+ * scored by their best expert.
  */
 import { type RoutingRule, route, routeBackward } from "../kernels/route/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";

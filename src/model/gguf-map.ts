@@ -1,10 +1,12 @@
 /**
- * @file A model as llama.cpp's `deepseek2` architecture: which tensors a GGUF file holds and how their values are made.
+ * @file A model as llama.cpp's `deepseek2` architecture: which tensors a GGUF file holds and how
+ * their values are made.
  *
- * Attention is stored in its absorbed form: per head, attn_k_b is W_UK transposed ([C, N]) and attn_v_b is W_UV as it is.
- * Experts are stacked per matrix instead of per expert. Norms, gates and routing biases are F32 in every file. The
- * container is checkpoint/gguf.ts, the keys are gguf-metadata.ts. Shapes are outermost first; the file turns them
- * around. Source: llama.cpp's loader of this architecture, verified against its logits.
+ * Attention is stored in its absorbed form: per head, attn_k_b is W_UK transposed ([C, N]) and
+ * attn_v_b is W_UV as it is. Experts are stacked per matrix instead of per expert. Norms, gates and
+ * routing biases are F32 in every file. The container is checkpoint/gguf.ts, the keys are
+ * gguf-metadata.ts. Shapes are outermost first; the file turns them around. Source: llama.cpp's
+ * loader of this architecture, verified against its logits.
  */
 import { isMoeLayer, type ModelConfig } from "./config.ts";
 import { checkGgufSupport, storesMtp } from "./gguf-metadata.ts";

@@ -1,16 +1,21 @@
 /**
- * @file The `deepseek2.*` metadata of a GGUF file, and the configurations that llama.cpp would refuse or misread.
+ * @file The `deepseek2.*` metadata of a GGUF file, and the configurations that llama.cpp would
+ * refuse or misread.
  *
- * Keys of the tokenizer and `general.*` beyond the architecture are the caller's. Every key here was left out once to
- * see what happens: some are errors, and expert_weights_scale, expert_weights_norm and expert_gating_func silently give
- * wrong logits. An MTP block is stored if llama.cpp can run it (one module, compressed query); it never changes the main
- * logits. Source: llama.cpp's loader, tried key by key.
+ * Keys of the tokenizer and `general.*` beyond the architecture are the caller's. Every key here
+ * was left out once to see what happens: some are errors, and expert_weights_scale,
+ * expert_weights_norm and expert_gating_func silently give wrong logits. An MTP block is stored if
+ * llama.cpp can run it (one module, compressed query); it never changes the main logits. Source:
+ * llama.cpp's loader, tried key by key.
  */
 import { OperationalError } from "../base/errors.ts";
 import type { GgufValue } from "../checkpoint/gguf.ts";
 import type { ModelConfig, RopeScaling } from "./config.ts";
 
-/** Layer counts (and a vocabulary) by which llama.cpp takes a model for V2-Lite, whose query is not compressed. */
+/**
+ * Layer counts (and a vocabulary) by which llama.cpp takes a model for V2-Lite, whose query is not
+ * compressed.
+ */
 const TAKEN_FOR_LITE = [26, 27];
 const TAKEN_FOR_LITE_WITH_VOCAB = { numBlocks: 48, vocabSize: 128256 };
 

@@ -5,8 +5,9 @@
  *     loss_R = −ln softmax(logits)[target];   objective_R = loss + zLoss · (ln Σ exp logits)²
  *     dX_R (=|+=) dLogits · W,  dW += dLogitsᵀ · x        dLogits = gradScale · ∂objective/∂logits
  *
- * Forward and gradient are one pass, because the gradient's scale is known before. The weight gradient runs at once
- * and not from the queue: its operand is the size of the logits. Nothing is saved.
+ * Forward and gradient are one pass, because the gradient's scale is known before. The weight
+ * gradient runs at once and not from the queue: its operand is the size of the logits. Nothing is
+ * saved.
  */
 import { assert } from "../base/errors.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -24,7 +25,9 @@ const CHUNK_ELEMENTS = 2 ** 22;
 const CHUNK_ROWS_LEAST = 64;
 const CHUNK_ROWS_MOST = 1024;
 
-/** Rows whose logits exist together. Part of the result: weight gradients are added chunk by chunk. */
+/**
+ * Rows whose logits exist together. Part of the result: weight gradients are added chunk by chunk.
+ */
 export function headChunkRows(vocabSize: number): number {
   const rows = Math.floor(CHUNK_ELEMENTS / vocabSize);
   return Math.min(CHUNK_ROWS_MOST, Math.max(CHUNK_ROWS_LEAST, rows));

@@ -1,11 +1,11 @@
 /**
  * @file config.json of `deepseek_v3` and `deepseek_v2` models, read strictly and written back.
  *
- * Every field is honoured, or accepted because it changes nothing here, or refused by name: a field that is not known
- * might change the computation, so it is refused too. Fields that only one value of is supported must have that value.
- * What DeepSeek-V2 configurations leave out has V2's defaults. The older `type` and the newer `rope_type` and
- * `rope_parameters` spellings are both read.
- * Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
+ * Every field is honoured, or accepted because it changes nothing here, or refused by name: a field
+ * that is not known might change the computation, so it is refused too. Fields that only one value
+ * of is supported must have that value. What DeepSeek-V2 configurations leave out has V2's
+ * defaults. The older `type` and the newer `rope_type` and `rope_parameters` spellings are both
+ * read. Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
  */
 import { OperationalError } from "../base/errors.ts";
 import { type ModelConfig, validateConfig } from "./config.ts";
@@ -112,13 +112,16 @@ function readQuantization(fields: FieldReader): void {
   if (rows !== 128 || columns !== 128) {
     throw new OperationalError(
       "config.field",
-      `config.json: quantization_config.weight_block_size ([${rows}, ${columns}]) must be [128, 128]`,
+      `config.json: weight_block_size ([${rows}, ${columns}]) must be [128, 128]`,
     );
   }
   quantization.refuseRest();
 }
 
-/** A config.json of type deepseek_v3 that `parseHuggingFaceConfig` reads back as the same configuration. */
+/**
+ * A config.json of type deepseek_v3 that `parseHuggingFaceConfig` reads back as the same
+ * configuration.
+ */
 export function toHuggingFaceConfig(config: ModelConfig): Record<string, unknown> {
   return {
     architectures: ["DeepseekV3ForCausalLM"],

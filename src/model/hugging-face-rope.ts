@@ -1,7 +1,9 @@
 /**
- * @file The RoPE fields of config.json: `rope_theta` with `rope_scaling`, or the newer `rope_parameters` with both.
+ * @file The RoPE fields of config.json: `rope_theta` with `rope_scaling`, or the newer
+ * `rope_parameters` with both.
  *
- * Only YaRN (or nothing) is supported. Defaults of left-out fields are those of the released DeepSeek code.
+ * Only YaRN (or nothing) is supported. Defaults of left-out fields are those of the released
+ * DeepSeek code.
  */
 import type { ModelConfig, RopeScaling } from "./config.ts";
 import type { FieldReader } from "./field-reader.ts";

@@ -1,4 +1,7 @@
-/** @file Each layer on its own: gradients of its input and of its parameters against central differences in f64. */
+/**
+ * @file Each layer on its own: gradients of its input and of its parameters against central
+ * differences in f64.
+ */
 import { test } from "node:test";
 import { Random } from "../base/random.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -39,7 +42,10 @@ interface Setting {
   tensor(columns: number, std?: number): Tensor<FloatType>;
 }
 
-/** The layer as a function from x to out, its gradient, and what else its objective has (a balance loss). */
+/**
+ * The layer as a function from x to out, its gradient, and what else its objective has (a balance
+ * loss).
+ */
 interface LayerUnderTest {
   readonly inputDim: number;
   readonly outputDim: number;

@@ -6,8 +6,8 @@
  *
  *   x, dOut, W in the compute type; out, dX, dW in the float type
  *
- * Nothing is saved here: the caller keeps or recomputes the rounded input, and rounds the output's gradient once for
- * both products. Both must live until the queue has run.
+ * Nothing is saved here: the caller keeps or recomputes the rounded input, and rounds the output's
+ * gradient once for both products. Both must live until the queue has run.
  */
 import { matmul } from "../kernels/matmul/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";

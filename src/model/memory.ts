@@ -1,8 +1,9 @@
 /**
  * @file How much memory training a configuration takes, from the configuration alone.
  *
- * One line here for each allocation of the layers, as bytes a token; the test holds it against what the arenas measured.
- * Not counted: the padding of tensors to cache lines, the partial sums of norms, RoPE tables, threads' panels.
+ * One line here for each allocation of the layers, as bytes a token; the test holds it against what
+ * the arenas measured. Not counted: the padding of tensors to cache lines, the partial sums of
+ * norms, RoPE tables, threads' panels.
  *
  *   saved        until the step ends          (deep models: nearly all of it)
  *   scratch      the largest call             (the head's logits, or the rows of the experts)
@@ -60,7 +61,9 @@ export function activationBytesPerToken(config: ModelConfig, precision: Precisio
   return new Widths(config, precision).saved();
 }
 
-/** Bytes a token of everything the layers allocate; f bytes of a float, c of a product's operand. */
+/**
+ * Bytes a token of everything the layers allocate; f bytes of a float, c of a product's operand.
+ */
 class Widths {
   readonly #config: ModelConfig;
   readonly #f = DTYPE_BYTES.f32;

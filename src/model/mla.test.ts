@@ -180,7 +180,7 @@ async function withModule(
   run(bench, (hidden) => Float64Array.from(view(module.forward(pass, { hidden, tokens }).out)));
 }
 
-test("the projection of an MTP module reads the embedding first and the hidden state second", async () => {
+test("an MTP module reads the embedding first and the hidden state second", async () => {
   await withModule(({ parameters, x, config }, forward) => {
     const weight = view(parameters.get("mtp.0.projection").value);
     const { hiddenDim } = config;

@@ -1,7 +1,8 @@
 /**
- * @file Multi-head latent attention, naive form (keys and values expanded per head), forward and backward.
+ * @file Multi-head latent attention, naive form (keys and values expanded per head), forward and
+ * backward.
  *
- *     c_q = RMSNorm(x · W_DQᵀ), q = c_q · W_UQᵀ            or  q = x · W_Qᵀ without query compression
+ *     c_q = RMSNorm(x · W_DQᵀ), q = c_q · W_UQᵀ      or  q = x · W_Qᵀ without query compression
  *     [latent | keyRope] = x · W_DKVᵀ,  kv = RMSNorm(latent) · W_UKVᵀ
  *     out += attention(turn(q), kv, turn(keyRope)) · W_Oᵀ
  *
@@ -9,10 +10,11 @@
  *   q_T_HNR    per head [nope | rope]        kv_T_HNV   per head [nope key | value]
  *   down_T_CR  [latent | keyRope], the key turned in place
  *
- * Saved per token: c_q before its norm (Q), q (H(N+R)), down (C+R), kv (H(N+V)) in the float type, and the attention's
- * output (HV) in the compute type. Recomputed in backward: x (by the caller), both inner norms, the probabilities.
- * The up-projections are kept, not recomputed: on a CPU time is scarcer than memory, unlike in the V3 recipe.
- * Source: DeepSeek-V2 report §2.1; W_UKV's per-head order [key | value] as released.
+ * Saved per token: c_q before its norm (Q), q (H(N+R)), down (C+R), kv (H(N+V)) in the float type,
+ * and the attention's output (HV) in the compute type. Recomputed in backward: x (by the caller),
+ * both inner norms, the probabilities. The up-projections are kept, not recomputed: on a CPU time
+ * is scarcer than memory, unlike in the V3 recipe. Source: DeepSeek-V2 report §2.1; W_UKV's
+ * per-head order [key | value] as released.
  */
 import { defined } from "../base/errors.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";

@@ -1,4 +1,7 @@
-/** @file The gradient of the whole objective against central differences, for every branch of the configuration. */
+/**
+ * @file The gradient of the whole objective against central differences, for every branch of the
+ * configuration.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";

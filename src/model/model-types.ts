@@ -1,8 +1,8 @@
 /**
  * @file What a model is to those who train and evaluate it: batches in, losses and gradients out.
  *
- * The trainer sees parameters as flat spans (parameters.ts), a step as one call, and the state that is not trained by
- * gradients (the routing biases) as a list of tensors.
+ * The trainer sees parameters as flat spans (parameters.ts), a step as one call, and the state that
+ * is not trained by gradients (the routing biases) as a list of tensors.
  */
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -14,17 +14,26 @@ export type Precision = "bf16" | "f32";
 
 export interface ModelOptions {
   readonly precision: Precision;
-  /** What everything else is computed in; f64 for gradient checks, with precision "f32". f32 if left out. */
+  /**
+   * What everything else is computed in; f64 for gradient checks, with precision "f32". f32 if left
+   * out.
+   */
   readonly floatType?: FloatType;
-  /** Of the initial parameters; null leaves zeros, for a checkpoint to fill (then `refreshCompute`). */
+  /**
+   * Of the initial parameters; null leaves zeros, for a checkpoint to fill (then `refreshCompute`).
+   */
   readonly seed: number | null;
-  /** Whether gradients have memory; true if left out. Without, the model evaluates and generates only. */
+  /**
+   * Whether gradients have memory; true if left out. Without, the model evaluates and generates
+   * only.
+   */
   readonly gradients?: boolean;
 }
 
 /**
- * Token sequences, one after another, each of `seqLength + 1 + numMtpModules` tokens: position i reads token i, the main
- * head predicts token i + 1, MTP module k (from 1) reads token i + k too and predicts token i + k + 1.
+ * Token sequences, one after another, each of `seqLength + 1 + numMtpModules` tokens: position i
+ * reads token i, the main head predicts token i + 1, MTP module k (from 1) reads token i + k too
+ * and predicts token i + k + 1.
  */
 export interface Batch {
   readonly tokens: Int32Array;
@@ -43,8 +52,9 @@ export interface StepOptions {
   /** Without gradients nothing is kept for a backward pass. */
   readonly computeGradients: boolean;
   /**
-   * Multiplies the gradients, not the reported losses. They are otherwise those of the mean over this batch's tokens,
-   * and always added to what stands in the ParameterSet: M micro-batches of equal size pass 1/M each. 1 if left out.
+   * Multiplies the gradients, not the reported losses. They are otherwise those of the mean over
+   * this batch's tokens, and always added to what stands in the ParameterSet: M micro-batches of
+   * equal size pass 1/M each. 1 if left out.
    */
   readonly lossScale?: number;
 }
@@ -54,15 +64,26 @@ export interface StepResult {
   readonly loss: number;
   /** The same of each MTP module, unweighted. */
   readonly mtpLosses: readonly number[];
-  /** Σ over the MoE layers of Σ_i f_i P_i, mean over the sequences, unweighted; 0 if `balanceWeight` is 0. */
+  /**
+   * Σ over the MoE layers of Σ_i f_i P_i, mean over the sequences, unweighted; 0 if `balanceWeight`
+   * is 0.
+   */
   readonly balanceLoss: number;
-  /** What the gradients are the gradients of (before `lossScale`): the weighted sum of all losses. */
+  /**
+   * What the gradients are the gradients of (before `lossScale`): the weighted sum of all losses.
+   */
   readonly objective: number;
-  /** Tokens that chose each expert, per MoE layer in the order of `moeLayerIndices`; each sums to T·K. */
+  /**
+   * Tokens that chose each expert, per MoE layer in the order of `moeLayerIndices`; each sums to
+   * T·K.
+   */
   readonly expertLoad: readonly Int32Array[];
 }
 
-/** The routing bias of one MoE layer: read by the gate, moved by the trainer, written to checkpoints. */
+/**
+ * The routing bias of one MoE layer: read by the gate, moved by the trainer, written to
+ * checkpoints.
+ */
 export interface GateBias {
   readonly layerIndex: number;
   /** [1, numRoutedExperts], float. */
@@ -78,7 +99,10 @@ export interface TrainableModel {
   readonly gateBiases: readonly GateBias[];
   /** Indexes of the MoE layers; MTP module k (from 0) has index numLayers + k. */
   readonly moeLayerIndices: readonly number[];
-  /** Loss of a batch, and its gradients added to `parameters`. Reads the compute copies: `refreshCompute` first. */
+  /**
+   * Loss of a batch, and its gradients added to `parameters`. Reads the compute copies:
+   * `refreshCompute` first.
+   */
   forwardBackward(batch: Batch, options: StepOptions): StepResult;
   /** −ln p of each next token by the main head: [numSequences · seqLength]. */
   evaluate(batch: Batch): Float32Array;

@@ -1,9 +1,10 @@
 /**
- * @file A model of the DeepSeek-V3 family: its parameters, its layers, its memory, and what one can ask of it.
+ * @file A model of the DeepSeek-V3 family: its parameters, its layers, its memory, and what one can
+ * ask of it.
  *
- * Memory is in four arenas: `model` (parameters, gradients, biases, RoPE tables; for life), and the three of pass.ts. After the
- * first step of a given size no memory is asked of the device. `arenas` shows what each has used, and memory.ts
- * predicts it.
+ * Memory is in four arenas: `model` (parameters, gradients, biases, RoPE tables; for life), and the
+ * three of pass.ts. After the first step of a given size no memory is asked of the device. `arenas`
+ * shows what each has used, and memory.ts predicts it.
  */
 import { assert, defined } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";

@@ -73,7 +73,9 @@ function network(gate: Vector[], up: Vector[], down: Vector[], x: Vector): numbe
   return times(down, activation);
 }
 
-/** What the layer computes for one token, by the formulas of the report (sigmoid gate, one group). */
+/**
+ * What the layer computes for one token, by the formulas of the report (sigmoid gate, one group).
+ */
 function naive(bench: Bench, x: Vector): { out: number[]; chosen: number[] } {
   const { numRoutedExperts, numExpertsPerToken, moeIntermediateDim: width } = bench.config;
   const { hiddenDim, numSharedExperts, routedScalingFactor, normTopkProb } = bench.config;
@@ -119,7 +121,7 @@ const tokenOf = (bench: Bench, token: number): number[] =>
   Array.from(view(bench.x).subarray(token * TINY.hiddenDim, (token + 1) * TINY.hiddenDim));
 
 for (const overrides of [{}, { normTopkProb: false, numSharedExperts: 0, numExpertsPerToken: 3 }]) {
-  test(`the layer equals a loop over tokens and experts, with ${JSON.stringify(overrides)}`, async () => {
+  test(`the layer equals a plain loop, with ${JSON.stringify(overrides)}`, async () => {
     await using device = await openReferenceDevice();
     const bench = makeBench(device, overrides);
     const { out } = bench.run();
@@ -177,7 +179,7 @@ function permute(values: Float32Array | Float64Array, order: readonly number[]):
   });
 }
 
-test("experts outside the chosen groups are never taken, even if all biased scores are negative", async () => {
+test("experts of other groups are not taken even if all biased scores are negative", async () => {
   await using device = await openReferenceDevice();
   const bench = makeBench(device, { numExpertGroups: 4, numChosenGroups: 1 });
   // Every biased score is below 0: a mask of 0 instead of −∞ would prefer the masked experts.

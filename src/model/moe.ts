@@ -1,5 +1,6 @@
 /**
- * @file A mixture-of-experts layer: every token through its K chosen experts and the shared ones; forward and backward.
+ * @file A mixture-of-experts layer: every token through its K chosen experts and the shared ones;
+ * forward and backward.
  *
  *     x_RD = x_TD[tokenOfRow]                                    dispatch
  *     [gate | up]_R2I = x_RD · W_gateUp[expert of the row]ᵀ
@@ -8,11 +9,11 @@
  *
  *   T tokens, R = T·K rows sorted by expert, no token dropped
  *
- * The weight multiplies the activation instead of the expert's output: the down product is linear, so the sum is the
- * same, and its gradient Σ_i dh · silu(gate) · up needs no expert output, which is therefore never kept.
- * Saved: gateUp (K·2I) and w (K) in the float type, the gate's scores and choice, the plan (3K integers).
- * Recomputed in backward: the gathered rows (K·D) and the activation (K·I), both one pass over what is there.
- * Source: DeepSeek-V3 report §2.1.2.
+ * The weight multiplies the activation instead of the expert's output: the down product is linear,
+ * so the sum is the same, and its gradient Σ_i dh · silu(gate) · up needs no expert output, which
+ * is therefore never kept. Saved: gateUp (K·2I) and w (K) in the float type, the gate's scores and
+ * choice, the plan (3K integers). Recomputed in backward: the gathered rows (K·D) and the
+ * activation (K·I), both one pass over what is there. Source: DeepSeek-V3 report §2.1.2.
  */
 import { divExact } from "../base/integers.ts";
 import { combineRows, gatherRows } from "../kernels/gather/contract.ts";

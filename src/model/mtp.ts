@@ -2,14 +2,15 @@
  * @file A multi-token-prediction module: one more block that predicts one token further.
  *
  *     x_i   = W_proj · [RMSNorm_e(embedding(t_{i+k})) ; RMSNorm_h(hidden_i)]
- *     out_i = Block(x)_i;   the head reads RMSNorm_o(out_i) and predicts t_{i+k+1}          k = 1..D
+ *     out_i = Block(x)_i;   the head reads RMSNorm_o(out_i) and predicts t_{i+k+1}    k = 1..D
  *
- *   hidden  the main model's output after its final norm (k = 1), or the block output of module k − 1
+ *   hidden  the main model's output after its final norm (k = 1), or the block's output of the
+ *           module before
  *
- * The embedding comes first in the concatenation, as in the released weights (the report's formula has it second).
- * Embedding and head are the main model's: one tensor, one gradient. Positions are those of i.
- * Saved: x and out (D each) and what the block saves. Recomputed: the embedded tokens and the concatenation.
- * Source: DeepSeek-V3 report §2.2.
+ * The embedding comes first in the concatenation, as in the released weights (the report's formula
+ * has it second). Embedding and head are the main model's: one tensor, one gradient. Positions are
+ * those of i. Saved: x and out (D each) and what the block saves. Recomputed: the embedded tokens
+ * and the concatenation. Source: DeepSeek-V3 report §2.2.
  */
 
 import type { Arena } from "../tensor/arena.ts";

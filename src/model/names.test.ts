@@ -1,4 +1,7 @@
-/** @file The name maps: every row of every parameter stored once, and values where other programs look for them. */
+/**
+ * @file The name maps: every row of every parameter stored once, and values where other programs
+ * look for them.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { OperationalError } from "../base/errors.ts";
@@ -187,7 +190,7 @@ test("GGUF has W_UK transposed per head and W_UV as it is", async () => {
   });
 });
 
-test("routing biases, norms and gates are F32 in GGUF, the bias under the name llama.cpp reads", async () => {
+test("routing biases, norms and gates are F32 in every GGUF file", async () => {
   await withRandomModel(WITH_MTP, (model, gguf) => {
     assert.deepEqual([...gguf("blk.1.exp_probs_b.bias")], [...view(model.gateBiases[0]!.bias)]);
     assert.deepEqual([...gguf("blk.2.exp_probs_b.bias")], [...view(model.gateBiases[1]!.bias)]);

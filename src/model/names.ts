@@ -1,10 +1,11 @@
 /**
  * @file The tensors of a Hugging Face checkpoint and where each stands in the model.
  *
- * One list serves both ways: a writer streams it, a reader fills it. Names are those of released DeepSeek-V3 files:
- * fused matrices are split (gate_proj, up_proj; every expert by itself), and MTP module k is layer numLayers + k, with
- * copies of the embedding and the head. Copies are written with the same data; on reading they may be left out, and must
- * equal the original where they are there. Source: model.safetensors.index.json of DeepSeek-V3 (docs/numerics.md).
+ * One list serves both ways: a writer streams it, a reader fills it. Names are those of released
+ * DeepSeek-V3 files: fused matrices are split (gate_proj, up_proj; every expert by itself), and MTP
+ * module k is layer numLayers + k, with copies of the embedding and the head. Copies are written
+ * with the same data; on reading they may be left out, and must equal the original where they are
+ * there. Source: model.safetensors.index.json of DeepSeek-V3.
  */
 import { OperationalError } from "../base/errors.ts";
 import { isMoeLayer, type ModelConfig } from "./config.ts";
@@ -17,8 +18,9 @@ export interface HuggingFaceTensor {
   readonly shape: readonly number[];
   readonly place: TensorPlace;
   /**
-   * required: written, and must be there. copy: written, may be missing. tolerated: not written, may be there (the head
-   * of a model with tied embeddings). Copies and tolerated tensors must equal what stands at `place`.
+   * required: written, and must be there. copy: written, may be missing. tolerated: not written,
+   * may be there (the head of a model with tied embeddings). Copies and tolerated tensors must
+   * equal what stands at `place`.
    */
   readonly presence: "required" | "copy" | "tolerated";
   /** Stored as float32 whatever the checkpoint's dtype. */
@@ -48,7 +50,10 @@ export function huggingFaceTensors(config: ModelConfig): readonly HuggingFaceTen
   return lister.tensors;
 }
 
-/** Refuse a checkpoint whose names are not those of the configuration: which are missing, which nobody expects. */
+/**
+ * Refuse a checkpoint whose names are not those of the configuration: which are missing, which
+ * nobody expects.
+ */
 export function checkTensorNames(config: ModelConfig, names: Iterable<string>): void {
   const expected = huggingFaceTensors(config);
   const present = new Set(names);

@@ -1,8 +1,9 @@
 /**
- * @file RMSNorm as a layer: out = x / rms(x) · gain, in the float type or rounded for the products that follow.
+ * @file RMSNorm as a layer: out = x / rms(x) · gain, in the float type or rounded for the products
+ * that follow.
  *
- * Saves nothing: backward takes x again. Outputs are cheap to recompute (one pass over x) and are recomputed wherever
- * a weight gradient needs them, as the DeepSeek-V3 recipe has it.
+ * Saves nothing: backward takes x again. Outputs are cheap to recompute (one pass over x) and are
+ * recomputed wherever a weight gradient needs them, as the DeepSeek-V3 recipe has it.
  */
 import { rmsNorm, rmsNormBackward } from "../kernels/rms-norm/contract.ts";
 import type { Arena } from "../tensor/arena.ts";

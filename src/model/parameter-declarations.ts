@@ -1,9 +1,11 @@
 /**
- * @file Every parameter and buffer of a model as data: name, shape and role, from the configuration alone.
+ * @file Every parameter and buffer of a model as data: name, shape and role, from the configuration
+ * alone.
  *
- * Nothing is allocated, so the 671 billion parameters of DeepSeek-V3 can be counted here. Matrices are [out, in], as
- * `nt` products take them. Fused and stacked matrices: gateUp is [gate rows; up rows]; the experts of a layer stand one
- * after another, so that one grouped product runs them all. names.ts takes them apart again for checkpoints.
+ * Nothing is allocated, so the 671 billion parameters of DeepSeek-V3 can be counted here. Matrices
+ * are [out, in], as `nt` products take them. Fused and stacked matrices: gateUp is [gate rows; up
+ * rows]; the experts of a layer stand one after another, so that one grouped product runs them all.
+ * names.ts takes them apart again for checkpoints.
  */
 import { countLayers, isMoeLayer, type ModelConfig } from "./config.ts";
 

@@ -52,7 +52,7 @@ test("initial values depend on the seed and the name alone, gains are 1", async 
 });
 
 for (const tieWordEmbeddings of [false, true]) {
-  test(`products read rounded copies, ${tieWordEmbeddings ? "the tied" : "all but the"} embedding too`, async () => {
+  test(`products read rounded copies ${tieWordEmbeddings ? "with" : "without"} tied embeddings`, async () => {
     await using device = await openReferenceDevice();
     const config = { ...CONFIG, tieWordEmbeddings };
     const { parameters } = new Model(device, config, { precision: "bf16", seed: 1 });
@@ -72,7 +72,7 @@ for (const tieWordEmbeddings of [false, true]) {
   });
 }
 
-test("a model opened without gradients evaluates, and says what is missing when trained", async () => {
+test("a model without gradients evaluates, and says what it lacks when trained", async () => {
   await using device = await openReferenceDevice();
   const model = new Model(device, TINY, { precision: "f32", seed: 1, gradients: false });
   const batch = randomBatch(TINY, { numSequences: 1, seqLength: 3, seed: 1 });

@@ -1,9 +1,11 @@
 /**
- * @file The parameters of a model in one span of device memory, their gradients in a second one beside it.
+ * @file The parameters of a model in one span of device memory, their gradients in a second one
+ * beside it.
  *
- * The span has two parts, decayed (matrices) and undecayed (norm gains), so that the optimizer, the gradient norm, the
- * EMA and the averaging over ranks each run over two flat tensors. With bf16 products a third span holds the rounded
- * copies that products read; `refreshCompute` makes them anew after each change of the values.
+ * The span has two parts, decayed (matrices) and undecayed (norm gains), so that the optimizer, the
+ * gradient norm, the EMA and the averaging over ranks each run over two flat tensors. With bf16
+ * products a third span holds the rounded copies that products read; `refreshCompute` makes them
+ * anew after each change of the values.
  */
 import { assert, defined } from "../base/errors.ts";
 import { divExact, roundUp } from "../base/integers.ts";
@@ -34,7 +36,9 @@ export interface Parameter {
   readonly value: Tensor<FloatType>;
   /** Asserts that the set was made with gradients. */
   readonly gradient: Tensor<FloatType>;
-  /** What products read: a bf16 copy, or `value` itself where no product reads it or none rounds. */
+  /**
+   * What products read: a bf16 copy, or `value` itself where no product reads it or none rounds.
+   */
   readonly compute: Tensor<ComputeType>;
 }
 
@@ -66,7 +70,10 @@ export class ParameterSet {
   /** The values that have bf16 copies, and the copies; null if there are none. */
   readonly #rounding: { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> } | null;
 
-  /** Allocates from `arena`, which must outlive the set. Values are zero until `initialize` or a checkpoint fills them. */
+  /**
+   * Allocates from `arena`, which must outlive the set. Values are zero until `initialize` or a
+   * checkpoint fills them.
+   */
   constructor(device: Device, arena: Arena, config: ModelConfig, options: ParameterSetOptions) {
     const { computeType } = options;
     const floatType = computeType === "bf16" ? "f32" : computeType;
@@ -110,7 +117,9 @@ export class ParameterSet {
     return defined(this.#byName.get(name), `parameter ${name}`);
   }
 
-  /** Draw matrices from N(0, std²), each from its own stream of the seed, and set norm gains to 1. */
+  /**
+   * Draw matrices from N(0, std²), each from its own stream of the seed, and set norm gains to 1.
+   */
   initialize(seed: number, std: number): void {
     for (const { name, role, value } of this.list) {
       const values = view(value);
@@ -166,8 +175,8 @@ interface Layout {
 }
 
 /**
- * The embedding table comes first and, unless it is the head too, is left out of the bf16 copies: rows are looked up
- * from the values themselves.
+ * The embedding table comes first and, unless it is the head too, is left out of the bf16 copies:
+ * rows are looked up from the values themselves.
  */
 function layOut(config: ModelConfig, computeType: ComputeType): Layout {
   const ends = { decayed: 0, undecayed: 0 };

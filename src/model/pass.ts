@@ -1,12 +1,14 @@
 /**
- * @file What all layers share during one pass over one batch: the device, the arenas, the sequences and their positions.
+ * @file What all layers share during one pass over one batch: the device, the arenas, the sequences
+ * and their positions.
  *
  * Arenas and lifetimes
  *   saved        what backward needs, and the residual stream: until the step ends
  *   scratch      one call of one layer, under marks
  *   weightGrads  operands of weight gradients that have not run yet: until the queue has run
  *
- * Layers take products' inputs in the compute type C (bf16, or the float type F unrounded) and write F.
+ * Layers take products' inputs in the compute type C (bf16, or the float type F unrounded) and
+ * write F.
  */
 import type { Device } from "../device/device.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -27,7 +29,10 @@ export interface Pass {
   readonly numSequences: number;
   readonly seqLength: number;
   readonly positions: RotaryPositions;
-  /** Multiplies the gradient of each layer's balance loss; 0: the loss is neither computed nor differentiated. */
+  /**
+   * Multiplies the gradient of each layer's balance loss; 0: the loss is neither computed nor
+   * differentiated.
+   */
   readonly balanceScale: number;
 }
 

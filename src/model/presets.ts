@@ -1,14 +1,18 @@
 /**
  * @file Ready-made configurations: tiny, small and base, for a vocabulary of any size.
  *
- *   tiny   what `npm start` trains for two minutes on two cores: 5.2 million parameters at a vocabulary of 4096, 3.0
- *          million active. Two minutes at 100 to 200 GFLOP/s buy 1 to 2.5·10¹³ operations; at 24 million a token that
- *          is half a million to a million tokens. Every part of the architecture is in it.
- *   small  18.0 million parameters at a vocabulary of 4096: the model that the comparison with PyTorch trains.
- *   base   127 million parameters at a vocabulary of 16384, 45 million active, for an hour or a night.
+ *   tiny   what `npm start` trains for two minutes on two cores: 5.2 million parameters at a
+ *          vocabulary of 4096, 3.0 million active. Two minutes at 100 to 200
+ *          GFLOP/s buy 1 to 2.5·10¹³ operations; at 24 million a token that is half a million to a
+ *          million tokens. Every part of the architecture is in it.
+ *   small  18.0 million parameters at a vocabulary of 4096: the model that the comparison with
+ *          PyTorch trains.
+ *   base   127 million parameters at a vocabulary of 16384, 45 million active, for an hour or a
+ *          night.
  *
- * All widths are multiples of 16, so that rows of floats fill cache lines. The initial standard deviation is the wider
- * 0.02 of the comparison, not V3's 0.006: at these widths the smaller one starts nearly linear and learns later.
+ * All widths are multiples of 16, so that rows of floats fill cache lines. The initial standard
+ * deviation is the wider 0.02 of the comparison, not V3's 0.006: at these widths the smaller one
+ * starts nearly linear and learns later.
  */
 import { type ModelConfig, validateConfig } from "./config.ts";
 

@@ -1,13 +1,15 @@
 /**
- * @file RoPE tables and positions: what the rope kernel needs to turn the pairs of a head's last columns.
+ * @file RoPE tables and positions: what the rope kernel needs to turn the pairs of a head's last
+ * columns.
  *
  *     cosTable_PR[p, 2i] = cosTable_PR[p, 2i+1] = c · cos(p · frequency_i)
- *     sinTable_PR[p, 2i] = −c · sin(p · frequency_i),  sinTable_PR[p, 2i+1] = +c · sin(p · frequency_i)
+ *     sinTable_PR[p, 2i] = −c · sin(p · frequency_i),  sinTable_PR[p, 2i+1] = +c · sin(p ·
+ *     frequency_i)
  *
  *   P positions, R columns, c the multiplier of YaRN (1 without). Angles are computed in f64.
  *
- * Rows of the query are turned for all heads in one launch: a [T, H·W] matrix seen as [T·H, W], each token's position
- * repeated H times.
+ * Rows of the query are turned for all heads in one launch: a [T, H·W] matrix seen as [T·H, W],
+ * each token's position repeated H times.
  */
 import { roundUp } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
@@ -103,7 +105,10 @@ export function makePositions(
   return { ...tables, ofTokens, ofHeads };
 }
 
-/** Turn the rows of `x`, one row a token or one a head of a token; "backward" is the transposed turn. */
+/**
+ * Turn the rows of `x`, one row a token or one a head of a token; "backward" is the transposed
+ * turn.
+ */
 export function turn(
   device: Device,
   positions: RotaryPositions,

@@ -1,8 +1,9 @@
 /**
  * @file Where a tensor of a checkpoint stands in the model: rows of a parameter, or a routing bias.
  *
- * Fused and stacked parameters are taken apart by rows, so every stored matrix is one contiguous range of rows (or, in
- * GGUF, a list of such ranges), and a writer can stream without rearranging anything.
+ * Fused and stacked parameters are taken apart by rows, so every stored matrix is one contiguous
+ * range of rows (or, in GGUF, a list of such ranges), and a writer can stream without rearranging
+ * anything.
  */
 import { assert, defined } from "../base/errors.ts";
 import type { FloatType } from "../tensor/dtype.ts";

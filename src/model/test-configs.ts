@@ -1,4 +1,7 @@
-/** @file config.json of released models, as far as they decide anything: the tests read them as a user's would be. */
+/**
+ * @file config.json of released models, as far as they decide anything: the tests read them as a
+ * user's would be.
+ */
 
 const COMMON = {
   attention_bias: false,

@@ -1,11 +1,12 @@
 /**
  * @file What the tests of this folder share: tiny configurations, batches, and central differences.
  *
- * Derivatives are taken along one direction per tensor, the gradient's own plus a random one of the same length, so
- * that a wrong element anywhere shows, by the fourth-order formula
+ * Derivatives are taken along one direction per tensor, the gradient's own plus a random one of the
+ * same length, so that a wrong element anywhere shows, by the fourth-order formula
  *     f'(0) ≈ (8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h
- * in f64 on the reference kernels. A choice of experts that changes under the perturbation would make f discontinuous:
- * callers compare what was chosen and fail with a sentence instead of a number.
+ * in f64 on the reference kernels. A choice of experts that changes under the perturbation would
+ * make f discontinuous: callers compare what was chosen and fail with a sentence instead of a
+ * number.
  */
 import assert from "node:assert/strict";
 import { Random } from "../base/random.ts";
@@ -22,7 +23,10 @@ import type { Pass } from "./pass.ts";
 import { makePositions, makeRopeTables } from "./rope.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 
-/** The smallest model with everything in it: one dense and one MoE layer, compressed query, one shared expert. */
+/**
+ * The smallest model with everything in it: one dense and one MoE layer, compressed query, one
+ * shared expert.
+ */
 export const TINY: ModelConfig = {
   vocabSize: 13,
   hiddenDim: 8,

@@ -1,10 +1,12 @@
 /**
- * @file One pass over one batch: forward through the main model and the MTP modules, losses, and backward.
+ * @file One pass over one batch: forward through the main model and the MTP modules, losses, and
+ * backward.
  *
  *     objective = loss + λ/D · Σ_k mtpLoss_k + z-losses (weighted alike) + α · Σ_layers balanceLoss
  *
- * Forward keeps the residual stream before every block. Backward starts at the last MTP module: each head runs forward
- * and backward at once just before the gradient it starts is used. Two tensors carry all gradients of hidden states.
+ * Forward keeps the residual stream before every block. Backward starts at the last MTP module:
+ * each head runs forward and backward at once just before the gradient it starts is used. Two
+ * tensors carry all gradients of hidden states.
  */
 import { divExact } from "../base/integers.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -165,7 +167,8 @@ function backward(layers: ModelLayers, pass: Pass, turn: Turn): readonly HeadLos
   const { rows, columns } = trunk.out;
   const gradScale = (options.lossScale ?? 1) / rows;
   const headLoss: HeadLoss[] = [];
-  // What is known of the gradient of the module's output, and where its input's will go; they change places.
+  // What is known of the gradient of the module's output, and where its input's will go; they
+  // change places.
   let dOut = pass.saved.allocate(pass.floatType, [rows, columns]);
   let dHidden = pass.saved.allocate(pass.floatType, [rows, columns]);
   for (let index = mtpModules.length - 1; index >= 0; index--) {

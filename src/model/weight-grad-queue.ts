@@ -1,12 +1,14 @@
 /**
- * @file The queue of weight gradients: backward passes put work here, a schedule decides when it runs.
+ * @file The queue of weight gradients: backward passes put work here, a schedule decides when it
+ * runs.
  *
  *     gradient_MN += a_TMᵀ · b_TN            a: gradient of a layer's output, b: its input
  *     gradient_GMN[g] += the same over the rows of expert g       with `offsets`
  *
- * The queue owns the memory of the operands: layers allocate them from `arena`, and `run` gives it back. Operands from
- * elsewhere must keep their values until then. `settle` marks a good moment: it runs the queue unless a schedule
- * defers it (zero-bubble pipelines fill their bubbles with `run`). Order of execution is order of pushing.
+ * The queue owns the memory of the operands: layers allocate them from `arena`, and `run` gives it
+ * back. Operands from elsewhere must keep their values until then. `settle` marks a good moment: it
+ * runs the queue unless a schedule defers it (zero-bubble pipelines fill their bubbles with `run`).
+ * Order of execution is order of pushing.
  */
 import { assert } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";

@@ -36,7 +36,7 @@ function near(actual: number, expected: number, digits: number): void {
   assert.ok(error < 10 ** -digits, `${actual} is not ${expected} to ${digits} digits`);
 }
 
-test("DeepSeek-V3's frequencies fade from plain to forty times slower between pairs 10 and 23", () => {
+test("DeepSeek-V3's frequencies become forty times slower between pairs 10 and 23", () => {
   assert.deepEqual(correctionRange(64, 10000, V3_SCALING), { low: 10, high: 23 });
   const frequencies = ropeFrequencies(V3);
   const known = [
@@ -60,7 +60,7 @@ test("the attention scale is sharpened by the square of the temperature", () => 
   near(attentionScale({ ...V3, ropeScaling: lite }), 0.1147214, 6);
 });
 
-test("cos and sin are multiplied by the ratio of the temperatures, 1 where both fields agree", () => {
+test("cos and sin are multiplied by the ratio of the temperatures", () => {
   assert.equal(rotaryMultiplier(null), 1);
   assert.equal(rotaryMultiplier(V3_SCALING), 1);
   near(rotaryMultiplier({ ...V3_SCALING, mscaleAllDim: 0 }), 1.3688879, 7);

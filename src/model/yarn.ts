@@ -1,17 +1,21 @@
 /**
- * @file The frequencies of RoPE, stretched by YaRN for long contexts, and the temperatures that go with it.
+ * @file The frequencies of RoPE, stretched by YaRN for long contexts, and the temperatures that go
+ * with it.
  *
  *     f_i = θ^(−2i/R)                                   i < R/2
- *     turns r fit into the original context at dimension  dim(r) = R · ln(L / 2πr) / (2 ln θ)
- *     ramp_i = clamp((i − low) / (high − low), 0, 1)     low = ⌊dim(betaFast)⌋, high = ⌈dim(betaSlow)⌉
+ *     dim(r) = R · ln(L / 2πr) / (2 ln θ)               where r turns fit into the old context
+ *     ramp_i = clamp((i − low) / (high − low), 0, 1)
+ *     low = ⌊dim(betaFast)⌋,  high = ⌈dim(betaSlow)⌉
  *     frequency_i = f_i · (1 − ramp_i) + f_i / factor · ramp_i
  *     m(s) = 0.1 · s · ln(factor) + 1
- *     attention scale = (N + R)^(−1/2) · m(mscaleAllDim)²,   cos and sin × m(mscale) / m(mscaleAllDim)
+ *     attention scale = (N + R)^(−1/2) · m(mscaleAllDim)²
+ *     cos and sin are multiplied by m(mscale) / m(mscaleAllDim)
  *
- *   R RoPE columns of a head, N its other columns, L the context length that the model was trained with before
+ *   R RoPE columns of a head, N its other columns, L the context length that the model was trained
+ *   with before
  *
- * Applied whenever the configuration has it, at every length. Source: YaRN paper §3; the released DeepSeek-V2 and V3
- * configurations and the numbers of docs/numerics.md, which the test repeats.
+ * Applied whenever the configuration has it, at every length. Source: YaRN paper §3; the released
+ * DeepSeek-V2 and V3 configurations, whose numbers the test repeats.
  */
 import { divExact } from "../base/integers.ts";
 import type { ModelConfig, RopeScaling } from "./config.ts";
