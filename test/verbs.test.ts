@@ -1,0 +1,134 @@
+/** @file The verbs as a user runs them: a model trained, resumed, completed with, measured, inspected, exported. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { openGguf } from "../src/checkpoint/gguf-reader.ts";
+
+const HADAL = fileURLToPath(new URL("../bin/hadal.js", import.meta.url));
+
+let folder: string;
+let runPath: string;
+
+interface Finished {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function hadal(...args: string[]): Finished {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [HADAL, ...args], {
+    cwd: folder,
+    encoding: "utf8",
+  });
+  return { code: status, stdout, stderr };
+}
+
+/** The object on the last line of a run that must succeed. */
+function resultOf(...args: string[]): Record<string, unknown> {
+  const { code, stdout, stderr } = hadal(...args, "--json");
+  assert.equal(code, 0, stderr);
+  const lines = stdout.trimEnd().split("\n");
+  return JSON.parse(lines.at(-1)!) as Record<string, unknown>;
+}
+
+before(() => {
+  folder = mkdtempSync(join(tmpdir(), "hadal-verbs-"));
+  runPath = join(folder, "run");
+  const data = join(folder, "data");
+  mkdirSync(data);
+  for (let file = 0; file < 12; file++) {
+    const lines = Array.from(
+      { length: 150 },
+      (_, line) => `export function step${file}of${line % 9}(value: number): string;\n`,
+    );
+    writeFileSync(join(data, `part${file}.ts`), lines.join(""));
+  }
+  const args = ["--data", data, "--preset", "tiny", "--set", "model.vocabSize=320"];
+  const trained = resultOf("train", ...args, "--steps", "4", "--out", runPath);
+  assert.equal(trained["steps"], 4);
+});
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+test("train writes a run folder with its settings, metrics and checkpoints", () => {
+  const settings = JSON.parse(readFileSync(join(runPath, "config.json"), "utf8"));
+  assert.equal(settings.model.hiddenDim, 192);
+  assert.equal(readFileSync(join(runPath, "metrics.jsonl"), "utf8").trim().split("\n").length, 4);
+  assert.ok(existsSync(join(runPath, "checkpoints", "step-4", "model.safetensors")));
+});
+
+test("train --resume carries on where the run stopped", () => {
+  const result = resultOf("train", "--out", runPath, "--resume", "--steps", "6");
+  assert.equal(result["steps"], 6);
+  const lines = readFileSync(join(runPath, "metrics.jsonl"), "utf8").trim().split("\n");
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line).step),
+    [0, 1, 2, 3, 4, 5],
+  );
+});
+
+test("train refuses a run folder that exists, and says what to do", () => {
+  const { code, stderr } = hadal("train", "--data", "data", "--steps", "1", "--out", runPath);
+  assert.equal(code, 1);
+  assert.match(stderr, /--resume/);
+});
+
+test("complete continues a text, and the same seed gives the same text", () => {
+  const args = ["complete", "--model", runPath, "--prefix", "export ", "--max-tokens", "8"];
+  const warm = [...args, "--temperature", "1", "--seed", "5"];
+  assert.equal(typeof resultOf(...args)["text"], "string");
+  assert.equal(resultOf(...warm)["text"], resultOf(...warm)["text"]);
+});
+
+test("complete fills a line of a file", () => {
+  const result = resultOf(
+    ...["complete", "--model", runPath, "--file", join(folder, "data", "part0.ts")],
+    ...["--line", "3", "--max-tokens", "4"],
+  );
+  assert.ok((result["promptTokens"] as number) > 20);
+});
+
+test("complete refuses a line beyond the file and a model that is not there", () => {
+  const file = join(folder, "data", "part0.ts");
+  const beyond = hadal("complete", "--model", runPath, "--file", file, "--line", "999");
+  assert.match(beyond.stderr, /--line 999 is beyond the 151 lines/);
+  const missing = hadal("complete", "--model", join(folder, "none"), "--prefix", "x");
+  assert.equal(missing.code, 1);
+  assert.doesNotMatch(missing.stderr, /at file:/);
+});
+
+test("evaluate bpb counts every byte of the files once", () => {
+  const file = join(folder, "data", "part3.ts");
+  const result = resultOf("evaluate", "bpb", "--model", runPath, "--data", file);
+  assert.equal(result["bytes"], readFileSync(file).length);
+  const bitsPerByte = result["bitsPerByte"] as number;
+  assert.ok(bitsPerByte > 0 && bitsPerByte < 8, `${bitsPerByte}`);
+});
+
+test("inspect counts what the checkpoint holds", () => {
+  const { parameters, tensors } = resultOf("inspect", runPath) as {
+    parameters: { total: number; embedding: number; head: number };
+    tensors: { shape: number[] }[];
+  };
+  const stored = tensors.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const config = JSON.parse(
+    readFileSync(join(runPath, "checkpoints", "step-4", "config.json"), "utf8"),
+  );
+  // Files hold the MTP module's own copies of embedding and head, and the routing biases, which are not trained.
+  const { num_hidden_layers, first_k_dense_replace, n_routed_experts } = config;
+  const biases = (num_hidden_layers - first_k_dense_replace + 1) * n_routed_experts;
+  assert.equal(stored, parameters.total + parameters.embedding + parameters.head + biases);
+});
+
+test("export writes a GGUF file that reads back", () => {
+  const out = join(folder, "model.gguf");
+  resultOf("export", "--model", runPath, "--format", "gguf", "--out", out, "--dtype", "f32");
+  using file = openGguf(out);
+  assert.deepEqual(file.metadata.get("general.architecture"), {
+    type: "string",
+    value: "deepseek2",
+  });
+});
