@@ -6,9 +6,9 @@
  *             file_version = 3, summary = 5 { value = 1 { tag = 1, simple_value = 2 } },
  *             session_log = 7 { status = 1 }
  *
- * The first frame of a file gives the version. A resumed run writes a new file whose second frame
- * is a session start: TensorBoard then drops what older files of the folder say about this step and
- * later ones.
+ * The first frame of a file gives the version, the second announces a session at its first step. A
+ * resumed run writes a new file, and TensorBoard drops what older files of the folder say about
+ * that step and later ones.
  *
  * Sources: tensorflow/core/util/event.proto, framework/summary.proto, lib/io/record_writer (field
  * numbers and framing).
@@ -22,13 +22,12 @@ const SESSION_START = 1;
 /** Names are shown as groups by what stands before the slash: "loss/train". */
 export type Scalars = Readonly<Record<string, number>>;
 
-/** The beginning of an event file; `resumeStep` for a run that goes on from there. */
-export function encodeFileStart(wallSeconds: number, resumeStep?: number): Uint8Array {
+/** The beginning of an event file whose first scalars are of `step`. */
+export function encodeFileStart(wallSeconds: number, step: number): Uint8Array {
   const version = new MessageWriter().double(1, wallSeconds).text(3, FILE_VERSION).finish();
-  if (resumeStep === undefined) return frame(version);
   const start = new MessageWriter()
     .double(1, wallSeconds)
-    .varint(2, resumeStep)
+    .varint(2, step)
     .bytes(7, new MessageWriter().varint(1, SESSION_START).finish())
     .finish();
   return concatenate([frame(version), frame(start)]);

@@ -212,7 +212,7 @@ export class RunFolder implements Disposable {
     for (let sequence = 0; ; sequence++) {
       const path = join(this.path, eventFileName(wallSeconds, sequence));
       if (existsSync(path)) continue;
-      appendFileSync(path, encodeFileStart(wallSeconds, nextStep > 0 ? nextStep : undefined));
+      appendFileSync(path, encodeFileStart(wallSeconds, nextStep));
       this.#events = path;
       return;
     }
