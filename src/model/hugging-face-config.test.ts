@@ -6,7 +6,7 @@ import type { ModelConfig } from "./config.ts";
 import { countParameters } from "./counts.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
 import { PRESETS, presetConfig } from "./presets.ts";
-import { DEEPSEEK_V2_LITE, DEEPSEEK_V3, MOONLIGHT } from "./test-configs.ts";
+import { DEEPSEEK_V2_LITE, DEEPSEEK_V3, MOONLIGHT } from "./released-configs.fixture.ts";
 import { TINY } from "./test-support.ts";
 
 test("DeepSeek-V3 has 671.03 billion parameters, 37.55 active, and 11.61 in its MTP module", () => {

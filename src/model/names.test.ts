@@ -15,8 +15,8 @@ import { parseHuggingFaceConfig } from "./hugging-face-config.ts";
 import { Model } from "./model.ts";
 import { checkTensorNames, huggingFaceTensors } from "./names.ts";
 import { declareParameters } from "./parameter-declarations.ts";
+import { DEEPSEEK_V3 } from "./released-configs.fixture.ts";
 import { type TensorPlace, viewAt } from "./tensor-source.ts";
-import { DEEPSEEK_V3 } from "./test-configs.ts";
 import { fillNormal, openReferenceDevice, TINY } from "./test-support.ts";
 
 const WITH_MTP: ModelConfig = { ...TINY, numMtpModules: 1, numSharedExperts: 2 };

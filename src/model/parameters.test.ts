@@ -52,7 +52,8 @@ test("initial values depend on the seed and the name alone, gains are 1", async 
 });
 
 for (const tieWordEmbeddings of [false, true]) {
-  test(`products read rounded copies ${tieWordEmbeddings ? "with" : "without"} tied embeddings`, async () => {
+  const which = tieWordEmbeddings ? "tied embeddings" : "a head of its own";
+  test(`products read rounded copies in a model with ${which}`, async () => {
     await using device = await openReferenceDevice();
     const config = { ...CONFIG, tieWordEmbeddings };
     const { parameters } = new Model(device, config, { precision: "bf16", seed: 1 });
