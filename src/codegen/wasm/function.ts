@@ -2,8 +2,8 @@
  * @file Builds the body of one WebAssembly function, instruction by instruction, under the
  * specification's names.
  *
- * A stack machine's code is written in the order it runs. The structured helpers (`block`, `loop`,
- * `when`) are the whole control flow that kernels need. Knows no tensors. Alignment hints are
+ * A stack machine's code is written in the order it runs. The structured helpers (`loop`, `when`,
+ * `countdown`) are the whole control flow that kernels need. Knows no tensors. Alignment hints are
  * always 1 byte: rows may start anywhere.
  */
 import { assert } from "../../base/errors.ts";
@@ -27,12 +27,10 @@ export type ValueType = keyof typeof VALUE_TYPES;
 export type Local = number;
 
 const VECTOR_PREFIX = 0xfd;
-const BLOCK = 0x02;
 const LOOP = 0x03;
 const IF = 0x04;
 const ELSE = 0x05;
 const END = 0x0b;
-const BR = 0x0c;
 const BR_IF = 0x0d;
 const NO_RESULT = 0x40;
 
@@ -102,14 +100,11 @@ export class WasmFunction {
     return this.shuffle8(lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => lane * 4 + byte)));
   }
 
-  /** `br 0` in the body would leave the block. */
-  block(body: () => void): this {
-    return this.#structured(BLOCK, body);
-  }
-
-  /** `br 0` in the body starts it again. */
+  /** `brIf(0)` at the end of the body starts it again. */
   loop(body: () => void): this {
-    return this.#structured(LOOP, body);
+    this.#emit(LOOP, NO_RESULT);
+    body();
+    return this.#emit(END);
   }
 
   /** Runs `body` where the i32 on the stack is not zero. */
@@ -121,10 +116,6 @@ export class WasmFunction {
       otherwise();
     }
     return this.#emit(END);
-  }
-
-  br(depth: number): this {
-    return this.#emit(BR, ...unsigned(depth));
   }
 
   brIf(depth: number): this {
@@ -162,12 +153,6 @@ export class WasmFunction {
   get codeBytes(): number[] {
     const locals = vector(this.#locals.map((type) => [1, VALUE_TYPES[type]]));
     return [...unsigned(locals.length + this.#bytes.length + 1), ...locals, ...this.#bytes, END];
-  }
-
-  #structured(opcode: number, body: () => void): this {
-    this.#emit(opcode, NO_RESULT);
-    body();
-    return this.#emit(END);
   }
 
   #emit(...bytes: number[]): this {

@@ -21,7 +21,6 @@ export const SCALAR_OPS = {
   "i32.xor": 0x73,
   "i32.shl": 0x74,
   "i32.shr_s": 0x75,
-  "i32.shr_u": 0x76,
   "f32.add": 0x92,
   "i32.trunc_f64_u": 0xab,
   "f32.demote_f64": 0xb6,
@@ -88,7 +87,6 @@ export const LANE_MEMORY_OPS = {
 /** Instructions with a lane as their only immediate. */
 export const LANE_OPS = {
   "i32x4.extract_lane": 0x1b,
-  "f32x4.extract_lane": 0x1f,
 } as const;
 
 export type ScalarOp = keyof typeof SCALAR_OPS;
