@@ -65,7 +65,7 @@ export function instruction(op: VectorOp): ParsedInstruction {
   return row;
 }
 
-const SHARES: Readonly<Record<string, number>> = { half: 2, quarter: 4, eighth: 8 };
+const SHARES: Readonly<Record<string, number>> = { half: 2, quarter: 4 };
 
 /** Bytes that a memory operand of this width moves; `vectorBytes` is the vector's own length. */
 function memoryBytes(width: MemoryWidth, vectorBytes: number, broadcast: boolean): number {

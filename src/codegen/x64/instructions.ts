@@ -46,7 +46,7 @@ export type Form = keyof OperandsByForm;
  * `half` … its parts, a number of bytes is fixed, `none` takes no memory.
  */
 export type MemoryWidth =
-  | ("full" | "full32" | "full64" | "half" | "quarter" | "eighth" | "none")
+  | ("full" | "full32" | "full64" | "half" | "quarter" | "none")
   | ("2" | "4" | "8" | "16" | "32");
 
 /** A row of the table: form, encoding, memory operand, meaning. */
