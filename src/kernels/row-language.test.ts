@@ -1,5 +1,6 @@
 /**
- * @file What the vector language promises, on every target: rules that the kernels' own tests do not single out.
+ * @file What the vector language promises, on every target: rules that the kernels' own tests do
+ * not single out.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -102,7 +103,7 @@ test("min and max take the second operand where either is NaN, on every target",
   );
 });
 
-test("a row's maximum ignores NaN, its sum does not, and neither sees beyond the last column", () => {
+test("a row's maximum ignores NaN, its sum does not; neither sees beyond the last column", () => {
   const program = rowProgram({
     name: "reductions",
     operands: { x: row(), top: perRow(), total: perRow() },
@@ -275,7 +276,7 @@ test("an absent row loads as zeros and is never written; limits are clamped to t
   );
 });
 
-test("single elements are read and written by index, and an index that is no column is passed over", () => {
+test("single elements go by index, and an index that is no column is passed over", () => {
   const program = rowProgram({
     name: "elements",
     operands: { x: row(), index: perRow("i32"), found: perRow() },

@@ -205,42 +205,57 @@ function packColumns(width: number, dtype: WasmInputDType): WasmFunction {
   return w;
 }
 
+const TILE_VECTORS = PANEL_COLUMNS / LANES;
+
+/** The locals of the product's inner loop. */
+interface Tile {
+  readonly w: WasmFunction;
+  readonly relaxedSimd: boolean;
+  readonly aAt: Local;
+  readonly bAt: Local;
+  readonly sums: readonly Local[];
+  readonly bVectors: readonly Local[];
+  readonly aSplat: Local;
+}
+
+/** sums += a · b for the k that stands `index` after the pointers. */
+function multiplyStep(tile: Tile, index: number): void {
+  const { w, relaxedSimd, aAt, bAt, sums, bVectors, aSplat } = tile;
+  for (const [vector, local] of bVectors.entries()) {
+    w.get(bAt)
+      .memory("v128.load", (index * TILE_VECTORS + vector) * 16)
+      .set(local);
+  }
+  for (let row = 0; row < PANEL_ROWS; row++) {
+    w.get(aAt)
+      .memory("v128.load32_splat", (index * PANEL_ROWS + row) * 4)
+      .set(aSplat);
+    for (const [vector, local] of bVectors.entries()) {
+      const sum = sums[row * TILE_VECTORS + vector]!;
+      w.get(aSplat).get(local);
+      if (relaxedSimd) w.get(sum).op("f32x4.relaxed_madd").set(sum);
+      else w.op("f32x4.mul").get(sum).op("f32x4.add").set(sum);
+    }
+  }
+}
+
 function multiplyPanels(relaxedSimd: boolean): WasmFunction {
   const w = new WasmFunction(["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"]);
   const [a, b, out, outStride, m, n, k, accumulate] = [0, 1, 2, 3, 4, 5, 6, 7];
   const i32 = (): Local => w.local("i32");
   const [aAt, bAt, left, rowsLeft, outRow] = [i32(), i32(), i32(), i32(), i32()];
-  const vectors = PANEL_COLUMNS / LANES;
-  const sums = Array.from({ length: PANEL_ROWS * vectors }, () => w.local("v128"));
-  const bVectors = Array.from({ length: vectors }, () => w.local("v128"));
-  const aSplat = w.local("v128");
-  const step = (index: number): void => {
-    for (const [vector, local] of bVectors.entries()) {
-      w.get(bAt)
-        .memory("v128.load", (index * vectors + vector) * 16)
-        .set(local);
-    }
-    for (let row = 0; row < PANEL_ROWS; row++) {
-      w.get(aAt)
-        .memory("v128.load32_splat", (index * PANEL_ROWS + row) * 4)
-        .set(aSplat);
-      for (const [vector, local] of bVectors.entries()) {
-        const sum = sums[row * vectors + vector]!;
-        w.get(aSplat).get(local);
-        if (relaxedSimd) w.get(sum).op("f32x4.relaxed_madd").set(sum);
-        else w.op("f32x4.mul").get(sum).op("f32x4.add").set(sum);
-      }
-    }
-  };
+  const sums = Array.from({ length: PANEL_ROWS * TILE_VECTORS }, () => w.local("v128"));
+  const bVectors = Array.from({ length: TILE_VECTORS }, () => w.local("v128"));
+  const tile = { w, relaxedSimd, aAt, bAt, sums, bVectors, aSplat: w.local("v128") };
   const steps = (count: number): void => {
     w.countdown(left, count, () => {
-      for (let index = 0; index < count; index++) step(index);
+      for (let index = 0; index < count; index++) multiplyStep(tile, index);
       w.addConst(aAt, count * PANEL_ROWS * 4).addConst(bAt, count * PANEL_COLUMNS * 4);
     });
   };
   const storeRow = (row: number): void => {
-    for (let vector = 0; vector < vectors; vector++) {
-      const sum = sums[row * vectors + vector]!;
+    for (let vector = 0; vector < TILE_VECTORS; vector++) {
+      const sum = sums[row * TILE_VECTORS + vector]!;
       w.get(accumulate);
       w.when(() =>
         w
