@@ -9,7 +9,7 @@
  * loss is not finite. A loss far above its recent mean is only reported.
  */
 import { OperationalError } from "../base/errors.ts";
-import type { TrainableModel } from "../model/model-types.ts";
+import type { Batch, TrainableModel } from "../model/model-types.ts";
 import type { Parameter } from "../model/parameters.ts";
 import { view } from "../tensor/view.ts";
 
@@ -31,18 +31,19 @@ export function layerOf(tensor: string): string {
   return part === "mtp" ? `MTP module ${index}` : "";
 }
 
-/** The error for a step with a loss or a gradient that is not finite. */
+/** The error for a step with a loss or a gradient that is not finite; `batch` if it was the loss. */
 export function nonFiniteError(
-  model: Pick<TrainableModel, "parameters">,
+  model: Pick<TrainableModel, "parameters" | "evaluate">,
   step: number,
   values: { readonly loss: number; readonly gradNorm: number | undefined },
+  batch?: Batch,
 ): OperationalError {
   const { list } = model.parameters;
   const culprit = firstNonFinite(list, "value") ?? firstNonFinite([...list].reverse(), "gradient");
   const subject =
-    values.gradNorm === undefined || !Number.isFinite(values.loss)
-      ? `the loss (${values.loss})`
-      : `the gradient norm (${values.gradNorm})`;
+    batch === undefined
+      ? `the gradient norm (${values.gradNorm})`
+      : `the loss (${values.loss}, ${firstPosition(model, batch)})`;
   const where =
     culprit === undefined
       ? "no single parameter or gradient is to blame: the sum is out of range"
@@ -53,6 +54,15 @@ export function nonFiniteError(
       "last checkpoint with a lower learningRate.peak or optimizer.clipNorm",
     { step, ...values, ...culprit },
   );
+}
+
+/** Where in the batch the loss is not finite first. */
+function firstPosition(model: Pick<TrainableModel, "evaluate">, batch: Batch): string {
+  const losses = model.evaluate(batch);
+  const at = losses.findIndex((loss) => !Number.isFinite(loss));
+  if (at < 0) return "finite for the main head alone";
+  const sequence = Math.floor(at / batch.seqLength);
+  return `first at position ${at % batch.seqLength} of sequence ${sequence}`;
 }
 
 function describe({ tensor, layer, finding }: Culprit): string {

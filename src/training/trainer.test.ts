@@ -128,7 +128,8 @@ test("a step with a NaN names its tensor and layer, and changes no parameter", a
       error.code === "training.nonfinite" &&
       error.details["tensor"] === "layers.1.attention.output" &&
       error.message.includes("step 1") &&
-      error.message.includes("layer 1"),
+      error.message.includes("layer 1") &&
+      error.message.includes("position 0 of sequence 0"),
   );
   assert.deepEqual(view(parameters.decayed.values), before);
   assert.equal(trainer.position.step, 1);

@@ -172,13 +172,12 @@ export class Trainer implements AsyncDisposable {
     };
   }
 
-  /** The global gradient norm of a step whose loss and gradients are finite. */
+  /** The global gradient norm, which is finite. */
   #checkedNorm(loss: number): number {
-    const { step } = this.#position;
-    if (!Number.isFinite(loss))
-      throw nonFiniteError(this.model, step, { loss, gradNorm: undefined });
     const gradNorm = gradientNorm(this.#device, this.#scratch, this.model.parameters);
-    if (!Number.isFinite(gradNorm)) throw nonFiniteError(this.model, step, { loss, gradNorm });
+    if (!Number.isFinite(gradNorm)) {
+      throw nonFiniteError(this.model, this.#position.step, { loss, gradNorm });
+    }
     return gradNorm;
   }
 
@@ -200,7 +199,12 @@ export class Trainer implements AsyncDisposable {
       const { tokens } = this.#loader.next(batch.microBatch);
       const { microBatch: sequences } = batch;
       const part = { tokens, numSequences: sequences, seqLength: data.sequenceLength };
-      results.push(this.model.forwardBackward(part, options));
+      const result = this.model.forwardBackward(part, options);
+      if (!Number.isFinite(result.loss)) {
+        const values = { loss: result.loss, gradNorm: undefined };
+        throw nonFiniteError(this.model, this.#position.step, values, part);
+      }
+      results.push(result);
     }
     return meanResult(results);
   }
