@@ -16,6 +16,12 @@ import { makeTensor, type Tensor } from "./tensor.ts";
 /** Tensors start on cache lines, so that no two threads write the same one by accident. */
 const ALIGNMENT = 64;
 const CHUNK_BYTES = 16 * 2 ** 20;
+/**
+ * Chunks begin at different places of a page: streams that keep the same distance modulo 4096 share sets of the
+ * first-level cache, and AdamW over four such streams was measured at a quarter to two thirds of its speed.
+ */
+const PAGE_BYTES = 4096;
+const STAGGER_BYTES = 5 * ALIGNMENT;
 
 interface Chunk {
   readonly byteOffset: number;
@@ -93,7 +99,9 @@ export class Arena {
     }
     if (chunk === undefined) {
       const byteLength = Math.max(bytes, CHUNK_BYTES);
-      chunk = { byteOffset: this.#memory.reserve(byteLength), byteLength };
+      const page = this.#memory.reserve(byteLength + PAGE_BYTES);
+      const stagger = (this.#memory.numReservations * STAGGER_BYTES) % PAGE_BYTES;
+      chunk = { byteOffset: page + stagger, byteLength };
       this.#chunks.push(chunk);
     }
     const byteOffset = chunk.byteOffset + this.#used;

@@ -31,6 +31,7 @@ export class CpuMemory {
   readonly baseAddress: number;
   #views: Views;
   #reservedBytes: number;
+  #numReservations = 0;
 
   private constructor(wasm: WebAssembly.Memory, baseAddress: number) {
     this.wasm = wasm;
@@ -64,6 +65,11 @@ export class CpuMemory {
     return this.#reservedBytes;
   }
 
+  /** Spans handed out so far. */
+  get numReservations(): number {
+    return this.#numReservations;
+  }
+
   /** A fresh span of zeros, never to be returned. Only the thread that created the memory may call this. */
   reserve(byteLength: number): number {
     assert(
@@ -75,6 +81,7 @@ export class CpuMemory {
     const missing = end - this.byteLength;
     if (missing > 0) this.#grow(missing);
     this.#reservedBytes = end;
+    this.#numReservations++;
     return byteOffset;
   }
 

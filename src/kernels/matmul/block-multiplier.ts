@@ -3,8 +3,9 @@
  *
  *     out_MN (=|+=) A · B        A_MK or A_KM (tn), B_KN or B_NK (nt)
  *
- * Offsets are in bytes, strides in elements of the operand. The order in which an element is summed depends on K alone:
- * never on M, N, the strides or the block's place in a larger product. Nothing outside the operands is touched.
+ * Offsets are in bytes, strides in elements of the operand. The order in which an element is summed
+ * depends on K alone: never on M, N, the strides or the block's place in a larger product. Nothing
+ * outside the operands is touched.
  */
 export type BlockMultiplier = (
   aOffset: number,

@@ -1,11 +1,16 @@
-/** @file From blocks to products: walks the tasks of a launch and hands each block to a multiplier. */
+/**
+ * @file From blocks to products: walks the tasks of a launch and hands each block to a multiplier.
+ */
 import { ceilDiv, floorDiv } from "../../base/integers.ts";
 import type { KernelBody } from "../../device/program.ts";
 import { slot } from "../kernel.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { MATMUL_AT as AT } from "./contract.ts";
 
-/** The body of `matmul` over one thread's multiplier. `inputBytes` is the size of an element of a and b. */
+/**
+ * The body of `matmul` over one thread's multiplier. `inputBytes` is the size of an element of a
+ * and b.
+ */
 export function matmulBody(
   multiply: BlockMultiplier,
   transposition: Transposition,

@@ -7,11 +7,12 @@
  *   a, b   f32 or bf16, both the same; f64 for gradient checks
  *   out    f32 (f64 for f64), overwritten, or added to with `accumulate`
  *
- * The order in which an output element is summed depends on K alone, so a row's result does not depend on what else
- * stands in the product, on strides, or on the number of threads. K = 0 gives zeros (or leaves `out`). NaN and
- * infinities propagate as IEEE 754 has it.
+ * The order in which an output element is summed depends on K alone, so a row's result does not
+ * depend on what else stands in the product, on strides, or on the number of threads. K = 0 gives
+ * zeros (or leaves `out`). NaN and infinities propagate as IEEE 754 has it.
  *
- * Differs: the reference sums in f64; other implementations in f32, bf16 products exact before the sum.
+ * Differs: the reference sums in f64; other implementations in f32, bf16 products exact before the
+ * sum.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
@@ -59,8 +60,8 @@ export interface MatmulCall {
   /** Add to `out` instead of overwriting it. */
   readonly accumulate?: boolean;
   /**
-   * The same product at `count` places: elements from one place to the next in each operand. The tensors above give
-   * the first place; 0 repeats an operand.
+   * The same product at `count` places: elements from one place to the next in each operand. The
+   * tensors above give the first place; 0 repeats an operand.
    */
   readonly batch?: {
     readonly count: number;

@@ -1,4 +1,6 @@
-/** @file Matrix product, plainly: three loops and an f64 sum. The oracle for every implementation. */
+/**
+ * @file Matrix product, plainly: three loops and an f64 sum. The oracle for every implementation.
+ */
 import { assert } from "../../base/errors.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import type { DType } from "../../tensor/dtype.ts";

@@ -4,7 +4,6 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { Random } from "../../base/random.ts";
 import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
@@ -12,7 +11,6 @@ import { type BlockMultiplier, TRANSPOSITIONS, type Transposition } from "./bloc
 import { testMultiplier } from "./multiplier-test-support.ts";
 import { createMultiplierOver, createX64Multiplier, x64MultiplierRefusal } from "./x64.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, tileCore, type X64Core } from "./x64-core.ts";
-import { createPackedMultiplierOver } from "./x64-packed.ts";
 import {
   EMULATION_BYTES,
   EMULATION_CONFIGURATION,
@@ -67,63 +65,8 @@ for (const { core, name, refusal } of CORES) {
         refusal,
         make: () => make(transposition),
       });
-      it(`${transposition} has the same bits with b packed ahead`, {
-        skip: refusal || false,
-      }, () => {
-        comparePacked(core, transposition, make(transposition));
-      });
     }
   });
-}
-
-/** Packed products of whole and partial column ranges against the block multiplier, bit by bit. */
-function comparePacked(
-  core: X64Core,
-  transposition: Transposition,
-  multiply: BlockMultiplier,
-): void {
-  const packed = createPackedMultiplierOver(core, transposition, context, context.scratch);
-  const random = new Random(3, `${core.name} ${transposition}`);
-  for (const [m, n, k] of [
-    [1, 100, 64],
-    [3, 300, 1100],
-    [13, 33, 2051],
-    [2, 40, 0],
-  ] as const) {
-    const [a, b] = [memory.reserve(m * k * 4 + 4), memory.reserve(n * k * 4 + 4)];
-    for (const [offset, count] of [
-      [a, m * k],
-      [b, n * k],
-    ] as const) {
-      for (let i = 0; i < count; i++) {
-        const value = random.uniform() - 0.5;
-        if (core.dtype === "f32") memory.f32[offset / 4 + i] = value;
-        else memory.u16[offset / 2 + i] = 0x3f00 + ((value * 512) & 0x80ff);
-      }
-    }
-    const [expected, out] = [memory.reserve(m * n * 4), memory.reserve(m * n * 4)];
-    const [aStride, bStride] = [transposition === "tn" ? m : k, transposition === "nt" ? k : n];
-    multiply(a, aStride, b, bStride, expected, n, m, n, k, false);
-    const packedBytes = packed.packedBytes(n, k);
-    const room = memory.reserve(packedBytes + 4096);
-    memory.u8.fill(0xff, room, room + packedBytes + 4096);
-    packed.pack(b, bStride, n, k, room);
-    const beyond = memory.u8.subarray(room + packedBytes, room + packedBytes + 4096);
-    assert.ok(
-      beyond.every((byte) => byte === 0xff),
-      "packing stays within packedBytes",
-    );
-    memory.f32.fill(Number.NaN, out / 4, out / 4 + m * n);
-    for (let firstColumn = 0; firstColumn < n; firstColumn += 2 * packed.columnUnit) {
-      const columns = Math.min(2 * packed.columnUnit, n - firstColumn);
-      const outOffset = out + firstColumn * 4;
-      const rest = { aRowStride: aStride, outRowStride: n, m, n, k, accumulate: false };
-      const where = { aOffset: a, packedOffset: room, outOffset, firstColumn, columns };
-      packed.multiply({ ...rest, ...where });
-    }
-    const words = (offset: number): Int32Array => memory.i32.slice(offset / 4, offset / 4 + m * n);
-    assert.deepEqual(words(out), words(expected), `${m}×${n}×${k}`);
-  }
 }
 
 describe("the x64 multiplier", () => {
