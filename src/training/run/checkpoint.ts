@@ -13,7 +13,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { OperationalError } from "../../base/errors.ts";
+import { assert, OperationalError } from "../../base/errors.ts";
 import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import {
   openCheckpointTensors,
@@ -21,7 +21,7 @@ import {
 } from "../../checkpoint/checkpoint-tensors.ts";
 import { encodeFloats } from "../../checkpoint/float-codec.ts";
 import { fp8WeightSources, readWeightInto, scaleName } from "../../checkpoint/fp8-weights.ts";
-import type { TensorReader, TensorSource } from "../../checkpoint/tensors.ts";
+import type { TensorInfo, TensorReader, TensorSource } from "../../checkpoint/tensors.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging-face-config.ts";
@@ -101,8 +101,9 @@ function listSources(
     .flatMap((tensor): TensorSource[] => {
       const values = (): Float32Array => viewAt(state, tensor.place);
       const [rows, columns] = tensor.shape;
-      if (dtype === "fp8" && tensor.isQuantisable && columns !== undefined) {
-        return fp8WeightSources(tensor.name, { rows: rows!, columns }, values);
+      if (dtype === "fp8" && tensor.isQuantisable) {
+        assert(rows !== undefined && columns !== undefined, `${tensor.name} is a matrix`);
+        return fp8WeightSources(tensor.name, { rows, columns }, values);
       }
       const stored = tensor.isFloat32 || dtype === "f32" ? "F32" : "BF16";
       const { name, shape } = tensor;
@@ -175,9 +176,22 @@ export function readWeights(
     names.filter((name) => !scales.has(name)),
   );
   for (const tensor of huggingFaceTensors(model.config)) {
-    if (reader.tensors.has(tensor.name)) readTensor(path, reader, tensor, model);
+    const stored = reader.tensors.get(tensor.name);
+    if (stored === undefined) continue;
+    checkShape(path, tensor, stored);
+    readTensor(path, reader, tensor, model);
   }
   model.parameters.refreshCompute();
+}
+
+function checkShape(path: string, tensor: HuggingFaceTensor, stored: TensorInfo): void {
+  if (stored.shape.join() === tensor.shape.join()) return;
+  throw new OperationalError(
+    "checkpoint.shape",
+    `${path}: ${tensor.name} has shape [${stored.shape.join(", ")}]; config.json wants ` +
+      `[${tensor.shape.join(", ")}]`,
+    { path, name: tensor.name },
+  );
 }
 
 function readTensor(
@@ -186,15 +200,6 @@ function readTensor(
   tensor: HuggingFaceTensor,
   model: ModelState,
 ): void {
-  const stored = reader.tensors.get(tensor.name)!;
-  if (stored.shape.join() !== tensor.shape.join()) {
-    throw new OperationalError(
-      "checkpoint.shape",
-      `${path}: ${tensor.name} has shape [${stored.shape.join(", ")}]; config.json wants ` +
-        `[${tensor.shape.join(", ")}]`,
-      { path, name: tensor.name },
-    );
-  }
   const target = viewAt(model, tensor.place);
   if (tensor.presence === "required") {
     readWeightInto(reader, tensor.name, target);

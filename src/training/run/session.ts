@@ -6,6 +6,8 @@
  * be resumed. The clock decides when a checkpoint is due and, once, how long a run in minutes will
  * be; it changes no number of a step.
  */
+
+import { defined } from "../../base/errors.ts";
 import type { Model } from "../../model/model.ts";
 import { type Budget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
@@ -127,7 +129,7 @@ export class Session {
   /** The plan already made for this budget; else a new one, at once or when the speed is known. */
   #choosePlan(): void {
     const { settings } = this.#data;
-    const budget = budgetOf(settings)!;
+    const budget = defined(budgetOf(settings), "the budget");
     const stored = this.#folder.readPlan() as StoredPlan | undefined;
     if (stored !== undefined && JSON.stringify(stored.budget) === JSON.stringify(budget)) {
       this.#trainer.plan = stored.plan;
@@ -141,8 +143,8 @@ export class Session {
   }
 
   #keepPlan(plan: RunPlan): void {
-    const stored: StoredPlan = { budget: budgetOf(this.#data.settings)!, plan };
-    this.#folder.writePlan(stored);
+    const budget = defined(budgetOf(this.#data.settings), "the budget");
+    this.#folder.writePlan({ budget, plan } satisfies StoredPlan);
     this.#trainer.plan = plan;
     this.#observer.onPlan?.(plan);
   }
