@@ -1,4 +1,4 @@
-/** @file The sequence-wise balance loss against its formula, where bias and groups choose others. */
+/** @file The sequence-wise balance loss against its formula, where bias and groups choose else. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../base/random.ts";
