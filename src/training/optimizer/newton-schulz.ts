@@ -8,7 +8,8 @@
  *   (a, b, c) = (3.4445, −4.7750, 2.0315): singular values end between about 0.7 and 1.2, not at 1
  *   exactly.
  *
- * The first X must have no singular value above 1; it is X/‖X‖_F. The trace of the first A is
+ * Operands of the products are rounded to bf16, as published: the result is approximate anyway. The
+ * first X must have no singular value above 1; it is X/‖X‖_F. The trace of the first A is
  * ‖X‖_F², so the division is folded into the first polynomial and costs no pass over X. A matrix of
  * zeros stays one.
  *
@@ -16,6 +17,7 @@
  */
 import { assert } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import { castRows } from "../../kernels/cast-rows/contract.ts";
 import { matmul } from "../../kernels/matmul/contract.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { isContiguous, makeTensor, type Tensor } from "../../tensor/tensor.ts";
@@ -47,45 +49,48 @@ export function orthogonalize(device: Device, { x, count, arena }: Orthogonalize
   const isTall = rows > columns;
   const side = Math.min(rows, columns);
   using _mark = arena.mark();
+  const rounded = arena.allocate("bf16", [x.rows, columns]);
   const gram = arena.allocate("f32", [count * side, side]);
   const square = arena.allocate("f32", [count * side, side]);
-  const other = arena.allocate("f32", [x.rows, columns]);
-  const first = (tensor: Tensor<"f32">, matrixRows: number): Tensor<"f32"> =>
-    makeTensor(tensor.memory, "f32", [matrixRows, tensor.columns], tensor.byteOffset);
-  const batch = (aStride: number, bStride: number, outStride: number) => ({
-    count,
-    aStride,
-    bStride,
-    outStride,
+  const polynomial = arena.allocate("bf16", [count * side, side]);
+  const [area, sideArea] = [rows * columns, side * side];
+  const strides = (aStride: number, bStride: number, outStride: number) => ({
+    batch: { count, aStride, bStride, outStride },
   });
-  const area = rows * columns;
-  let [from, to] = [x, other];
+  const [a, p] = [first(rounded, rows), first(polynomial, side)];
   for (let iteration = 0; iteration < ITERATIONS; iteration++) {
-    const [a, out] = [first(from, rows), first(to, rows)];
-    const gramOut = first(gram, side);
-    const transposition = isTall ? "tn" : "nt";
-    matmul(device, { transposition, a, b: a, out: gramOut, batch: batch(area, area, side * side) });
+    castRows(device, { x, out: rounded });
+    matmul(device, {
+      transposition: isTall ? "tn" : "nt",
+      a,
+      b: a,
+      out: first(gram, side),
+      ...strides(area, area, sideArea),
+    });
+    castRows(device, { x: gram, out: polynomial });
     matmul(device, {
       transposition: "nn",
-      a: gramOut,
-      b: gramOut,
+      a: p,
+      b: p,
       out: first(square, side),
-      batch: batch(side * side, side * side, side * side),
+      ...strides(sideArea, sideArea, sideArea),
     });
     for (let index = 0; index < count; index++) {
-      formPolynomial(view(gram), view(square), index * side * side, side, iteration === 0);
+      formPolynomial(view(gram), view(square), index * sideArea, side, iteration === 0);
     }
-    if (isTall) {
-      const strides = batch(area, side * side, area);
-      matmul(device, { transposition: "nn", a, b: gramOut, out, batch: strides });
-    } else {
-      const strides = batch(side * side, area, area);
-      matmul(device, { transposition: "nn", a: gramOut, b: a, out, batch: strides });
-    }
-    [from, to] = [to, from];
+    castRows(device, { x: gram, out: polynomial });
+    matmul(device, {
+      transposition: "nn",
+      ...(isTall ? { a, b: p } : { a: p, b: a }),
+      out: first(x, rows),
+      ...(isTall ? strides(area, sideArea, area) : strides(sideArea, area, area)),
+    });
   }
-  // An odd number of swaps leaves the result in the scratch.
-  if (from !== x) view(x).set(view(from));
+}
+
+/** The first matrix of a batch. */
+function first<D extends "f32" | "bf16">(tensor: Tensor<D>, rows: number): Tensor<D> {
+  return makeTensor(tensor.memory, tensor.dtype, [rows, tensor.columns], tensor.byteOffset);
 }
 
 /**

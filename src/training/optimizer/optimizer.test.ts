@@ -217,10 +217,10 @@ test("both optimizers descend a quadratic", () => {
     };
     const first = distance();
     for (let step = 1; step <= 40; step++) {
-      optimizer.update({ learningRate: 0.01, gradientScale: 1, step });
+      optimizer.update({ learningRate: 0.02 * (1 - step / 41), gradientScale: 1, step });
       distance();
     }
-    assert.ok(distance() < 0.25 * first, `${name}: ${distance()} after ${first}, seed ${SEED}`);
+    assert.ok(distance() < 0.4 * first, `${name}: ${distance()} after ${first}, seed ${SEED}`);
   }
 });
 
