@@ -1,4 +1,6 @@
-/** @file Bits per byte counts every byte once, by document, and agrees with what training reports. */
+/**
+ * @file Bits per byte counts every byte once, by document, and agrees with what training reports.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { openCpuDevice } from "../kernels/cpu.ts";

@@ -1,11 +1,13 @@
 /**
- * @file Bits per byte of documents under a model: what an arithmetic coder led by it would spend on each byte.
+ * @file Bits per byte of documents under a model: what an arithmetic coder led by it would spend on
+ * each byte.
  *
  *     bits = Σ −ln p(token) ÷ ln 2 over the tokens of text,  bits per byte = bits ÷ UTF-8 bytes
  *
- * The windows are the trainer's (training/data/validation-batches.ts), so the total is the number that training
- * reports for the same documents. Every byte is counted exactly once, which is asserted; markers have no bytes and cost
- * nothing. Independent of the tokenizer: models and compressors compare. Refuses documents without any text.
+ * The windows are the trainer's (training/data/validation-batches.ts), so the total is the number
+ * that training reports for the same documents. Every byte is counted exactly once, which is
+ * asserted; markers have no bytes and cost nothing. Independent of the tokenizer: models and
+ * compressors compare. Refuses documents without any text.
  */
 import { assert, OperationalError } from "../base/errors.ts";
 import { ceilDiv } from "../base/integers.ts";
@@ -83,7 +85,9 @@ class Tally {
   readonly bytes: Float64Array;
   tokens = 0;
   #document = 0;
-  /** Targets left of the present document's frame; the first one's <bos> is read, never predicted. */
+  /**
+   * Targets left of the present document's frame; the first one's <bos> is read, never predicted.
+   */
   #left: number;
   readonly #source: TokenSource;
 
@@ -94,7 +98,10 @@ class Tally {
     this.#left = this.#frameTokens() - 1;
   }
 
-  /** The next target of the stream; what fills up the last window belongs to no document and has no bytes. */
+  /**
+   * The next target of the stream; what fills up the last window belongs to no document and has no
+   * bytes.
+   */
   add(nats: number, bytes: number): void {
     while (this.#left === 0) {
       this.#document++;

@@ -1,16 +1,18 @@
 /**
- * @file Multi-head latent attention over the latent cache, absorbed: keys and values are never expanded.
+ * @file Multi-head latent attention over the latent cache, absorbed: keys and values are never
+ * expanded.
  *
- *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent (C) | turned key (R)]
- *     p_TH_S       = softmax(scale · query · rowᵀ)                        a token sees the rows up to its own
+ *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent | key]
+ *     p_TH_S       = softmax(scale · query · rowᵀ)                       rows up to the token's own
  *     mixed_T_HC   = p · row[:, :C],   head h's output = mixed · W_UV[h]ᵀ,   out_TD += heads · W_Oᵀ
  *
  *   T new tokens of all sequences, S rows of one sequence's cache, H heads
  *
- * Projections are rounded as in training; scores, probabilities and both absorbed products are in the float type, from the
- * master values of W_UK and W_UV. A token's result has the same bits whatever else is in the pass: products sum in an
- * order that depends on their depth alone, hidden keys have probability 0 exactly, and zeros appended to a sum do not
- * change it. Source: DeepSeek-V2 report §2.1.2 (absorption), fact sheet §1.3.
+ * Projections are rounded as in training; scores, probabilities and both absorbed products are in
+ * the float type, from the master values of W_UK and W_UV. A token's result has the same bits
+ * whatever else is in the pass: products sum in an order that depends on their depth alone, hidden
+ * keys have probability 0 exactly, and zeros appended to a sum do not change it. Source:
+ * DeepSeek-V2 report §2.1.2 (absorption), fact sheet §1.3.
  */
 import { divExact, floorDiv } from "../base/integers.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -25,7 +27,10 @@ import { reshape, sliceColumns, sliceRows, type Tensor } from "../tensor/tensor.
 import { view } from "../tensor/view.ts";
 import type { LatentCache } from "./latent-cache.ts";
 
-/** The tokens of one sequence within a pass: `count` rows from `firstRow` on, the next positions of `cache`. */
+/**
+ * The tokens of one sequence within a pass: `count` rows from `firstRow` on, the next positions of
+ * `cache`.
+ */
 export interface SequenceRows {
   readonly cache: LatentCache;
   readonly firstRow: number;
@@ -40,7 +45,10 @@ export interface AbsorbedCall {
   readonly out: Tensor<FloatType>;
 }
 
-/** Scores that exist at once; more tokens are taken in blocks. By feel: 16 MiB, about what caches hold. */
+/**
+ * Scores that exist at once; more tokens are taken in blocks. By feel: 16 MiB, about what caches
+ * hold.
+ */
 const SCORE_ELEMENTS_MAX = 2 ** 22;
 
 /** Write the new tokens' rows into their caches and add the attention's output to `out`. */
@@ -90,7 +98,7 @@ function absorbQuery(
   const qRope = layer.ropeOfHeads(q);
   turn(device, pass.positions, qRope, "forward");
   castRows(device, { x: qRope, out: layer.ropeOf(query) });
-  const { keyUp, headStride } = upProjections(layer);
+  const { keyUp, headStride } = layer.absorbedWeights;
   const perToken = reshape(query, [x.rows, numHeads * query.columns]);
   matmul(device, {
     transposition: "nn",
@@ -158,7 +166,7 @@ function attendSequence(
 /** [T, H·V]: each head's output from its mixed latents. */
 function expandValues(layer: MlaLayer, pass: Pass, mixed: Tensor<FloatType>): Tensor<FloatType> {
   const { numHeads, kvLoraRank, vHeadDim } = layer.config;
-  const { valueUp, headStride } = upProjections(layer);
+  const { valueUp, headStride } = layer.absorbedWeights;
   const perToken = reshape(mixed, [divExact(mixed.rows, numHeads), numHeads * kvLoraRank]);
   const heads = pass.scratch.allocate(pass.floatType, [perToken.rows, numHeads * vHeadDim]);
   matmul(pass.device, {
@@ -169,20 +177,4 @@ function expandValues(layer: MlaLayer, pass: Pass, mixed: Tensor<FloatType>): Te
     batch: { count: numHeads, aStride: kvLoraRank, bStride: headStride, outStride: vHeadDim },
   });
   return heads;
-}
-
-/** Head 0's W_UK [N, C] and W_UV [V, C]; head h stands h · headStride elements further. */
-function upProjections(layer: MlaLayer): {
-  readonly keyUp: Tensor<FloatType>;
-  readonly valueUp: Tensor<FloatType>;
-  readonly headStride: number;
-} {
-  const { qkNopeHeadDim, vHeadDim, kvLoraRank } = layer.config;
-  const weight = layer.keyValueUp.weight.value;
-  const rows = qkNopeHeadDim + vHeadDim;
-  return {
-    keyUp: sliceRows(weight, 0, qkNopeHeadDim),
-    valueUp: sliceRows(weight, qkNopeHeadDim, rows),
-    headStride: rows * kvLoraRank,
-  };
 }

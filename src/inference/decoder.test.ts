@@ -1,4 +1,7 @@
-/** @file Absorbed decoding agrees with the training forward, and its bits do not depend on how tokens are fed. */
+/**
+ * @file Absorbed decoding agrees with the training forward, and its bits do not depend on how
+ * tokens are fed.
+ */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { Random } from "../base/random.ts";
@@ -9,7 +12,7 @@ import { Model } from "../model/model.ts";
 import type { Precision } from "../model/model-types.ts";
 import { randomBatch, TINY } from "../model/test-support.ts";
 import { decodeBf16, encodeBf16 } from "../numerics/bf16.ts";
-import { mismatch, toleranceFor } from "../numerics/tolerance.ts";
+import { mismatch, type Tolerance, toleranceFor } from "../numerics/tolerance.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import { Decoder } from "./decoder.ts";
@@ -88,6 +91,12 @@ function losses(logits: Float32Array, targets: Int32Array, vocabSize: number): F
   });
 }
 
+/** What attention may differ by, once for each layer: the errors of the layers add up. */
+function throughLayers({ numLayers }: ModelConfig, precision: Precision): Tolerance {
+  const { scaledError, difference } = toleranceFor("attention", precision, 33);
+  return { scaledError: numLayers * scaledError, difference: numLayers ** 2 * difference };
+}
+
 for (const kernels of ["reference", "auto", "wasm"] as const) {
   describe(`decoder on ${kernels} kernels`, () => {
     let device: Device;
@@ -114,8 +123,7 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
             const logits = logitsInChunks(decoder, cache, tokens.subarray(0, 33), 7);
             const decoded = losses(logits, tokens.subarray(1), config.vocabSize);
             const expected = trained.subarray(sequence * 33, (sequence + 1) * 33);
-            const allowed = toleranceFor("attention", precision, 33);
-            assert.equal(mismatch(decoded, expected, allowed), undefined);
+            assert.equal(mismatch(decoded, expected, throughLayers(config, precision)), undefined);
           }
         });
       }
@@ -173,6 +181,22 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
 }
 
 describe("decoder", () => {
+  it("computes the function of the training forward: in f64 they are equal", async () => {
+    await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+    for (const [name, config] of Object.entries(VARIANTS)) {
+      const options = { precision: "f32", floatType: "f64", seed: 5 } as const;
+      const model = new Model(device, config, options);
+      const decoder = new Decoder(device, model);
+      const { tokens } = randomBatch(config, { numSequences: 1, seqLength: 20, seed: 9 });
+      const trained = model.evaluate({ tokens, numSequences: 1, seqLength: 20 });
+      const cache = decoder.openCache(20);
+      const logits = logitsInChunks(decoder, cache, tokens.subarray(0, 20), 3);
+      const decoded = losses(logits, tokens.subarray(1, 21), config.vocabSize);
+      const allowed = toleranceFor("elementwise", "f32");
+      assert.equal(mismatch(decoded, trained, allowed), undefined, name);
+    }
+  });
+
   it("gives the same bits on one thread as on two", async () => {
     const tokens = randomTokens(90, 3);
     const results: Float32Array[] = [];

@@ -1,11 +1,13 @@
 /**
  * @file The forward pass over new tokens of one or more sequences, over their latent caches.
  *
- *     x = embedding(tokens);  per layer  x += attention(RMSNorm(x)), x += FFN(RMSNorm(x));  logits = head(RMSNorm(x))
+ *     x = embedding(tokens);  per layer  x += attention(RMSNorm(x)), x += FFN(RMSNorm(x));  logits
+ *     = head(RMSNorm(x))
  *
- * The layers are the model's own; only attention takes its absorbed form, for prompts too. So that a token's logits
- * have the same bits alone, in a batch, at any chunking and after any part was taken from a cache: nothing here
- * depends on which tokens share a pass. Refuses tokens outside the vocabulary and positions beyond the caches.
+ * The layers are the model's own; only attention takes its absorbed form, for prompts too. So that
+ * a token's logits have the same bits alone, in a batch, at any chunking and after any part was
+ * taken from a cache: nothing here depends on which tokens share a pass. Refuses tokens outside the
+ * vocabulary and positions beyond the caches.
  */
 import { assert, OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
@@ -30,7 +32,10 @@ export interface Feed {
   readonly logits: "none" | "last" | "all";
 }
 
-/** Tokens of a prompt that one pass takes, where the caller has no opinion. By feel: large products, small scratch. */
+/**
+ * Tokens of a prompt that one pass takes, where the caller has no opinion. By feel: large products,
+ * small scratch.
+ */
 export const CHUNK_TOKENS = 256;
 /** Rows of logits that exist on the device at once. */
 const LOGIT_ROWS = 64;
@@ -49,7 +54,10 @@ export class Decoder {
     this.#weightGrads = new WeightGradQueue(device, new Arena(device.memory, "no gradients"));
   }
 
-  /** A cache for `capacity` positions, at most what the model was made for. It lives as long as the decoder: reuse it. */
+  /**
+   * A cache for `capacity` positions, at most what the model was made for. It lives as long as the
+   * decoder: reuse it.
+   */
   openCache(capacity: number): LatentCache {
     const { config, floatType, ropeTables } = this.model;
     const most = config.maxPositionEmbeddings;
@@ -63,7 +71,10 @@ export class Decoder {
     return new LatentCache(this.#caches, config, capacity, floatType);
   }
 
-  /** One pass over all feeds. Returns the wanted logits of each feed, row after row, and advances the caches. */
+  /**
+   * One pass over all feeds. Returns the wanted logits of each feed, row after row, and advances
+   * the caches.
+   */
   forward(feeds: readonly Feed[]): Float32Array[] {
     const sequences = this.#layOut(feeds);
     const numTokens = sequences.reduce((sum, { count }) => sum + count, 0);

@@ -1,10 +1,11 @@
 /**
  * @file A model with its tokenizer as one GGUF file of llama.cpp's `deepseek2` architecture.
  *
- * Tensors and architecture keys are model/gguf-map.ts and model/gguf-metadata.ts; this adds the tokenizer and writes. Values are made
- * one tensor at a time. F32 loses nothing; BF16 rounds the matrices, norms, gates and routing biases stay F32.
- * Refuses a tokenizer with more tokens than the model and what llama.cpp could not compute.
- * Source of the tokenizer's keys and codes: docs/gguf.md of the ggml project, llama.cpp's loader.
+ * Tensors and architecture keys are model/gguf-map.ts and model/gguf-metadata.ts; this adds the
+ * tokenizer and writes. Values are made one tensor at a time. F32 loses nothing; BF16 rounds the
+ * matrices, norms, gates and routing biases stay F32. Refuses a tokenizer with more tokens than the
+ * model and what llama.cpp could not compute. Source of the tokenizer's keys and codes:
+ * docs/gguf.md of the ggml project, llama.cpp's loader.
  */
 import { OperationalError } from "../base/errors.ts";
 import { encodeFloats } from "../checkpoint/float-codec.ts";
@@ -19,7 +20,10 @@ export const GGUF_DTYPES = ["f32", "bf16"] as const;
 export type GgufDtype = (typeof GGUF_DTYPES)[number];
 
 const FILE_TYPES: Readonly<Record<GgufDtype, number>> = { f32: 0, bf16: 32 };
-/** What llama.cpp is told of a token: text, a marker that is never text, a marker that is, or no token at all. */
+/**
+ * What llama.cpp is told of a token: text, a marker that is never text, a marker that is, or no
+ * token at all.
+ */
 const TOKEN_TYPES = { normal: 1, control: 3, userDefined: 4, unused: 5 } as const;
 /** How llama.cpp calls the three splits of DeepSeek-V3's pre-tokenizer. */
 const PRE_TOKENIZER = "deepseek-v3";
@@ -56,7 +60,7 @@ function tokenizerEntries(tokenizer: Tokenizer, vocabSize: number): [string, Ggu
   if (tokenizer.vocabSize > vocabSize) {
     throw new OperationalError(
       "model.export",
-      `the tokenizer has ${tokenizer.vocabSize} tokens, the model's vocabulary only ${vocabSize}; ` +
+      `the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${vocabSize}; ` +
         "export a model with the tokenizer it was trained with",
     );
   }

@@ -1,10 +1,11 @@
 /**
  * @file Generation: a prompt in, tokens and text out, one token at a time.
  *
- * Ends with a reason: an end token, a stop string, the length asked for, the end of the context, or the caller's
- * abort. A prompt that leaves no room for a single token is an error, never cut. Text is given out as soon as it is decided:
- * whole characters only, nothing that could still become a stop string. Special tokens have no text. Ids that the
- * tokenizer does not have (models are padded) are never chosen.
+ * Ends with a reason: an end token, a stop string, the length asked for, the end of the context, or
+ * the caller's abort. A prompt that leaves no room for a single token is an error, never cut. Text
+ * is given out as soon as it is decided: whole characters only, nothing that could still become a
+ * stop string. Special tokens have no text. Ids that the tokenizer does not have (models are
+ * padded) are never chosen.
  */
 import { OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
@@ -23,7 +24,10 @@ export interface GenerateOptions {
   readonly maxTokens: number;
   /** Neither these nor what follows is in the text. */
   readonly stopStrings?: readonly string[];
-  /** Tokens that end the text and are not part of the result; the tokenizer's end of sequence if left out. */
+  /**
+   * Tokens that end the text and are not part of the result; the tokenizer's end of sequence if
+   * left out.
+   */
   readonly endTokens?: readonly number[];
   readonly signal?: AbortSignal;
 }
@@ -32,7 +36,10 @@ export type StopReason = "end" | "stop" | "length" | "context" | "aborted";
 
 export interface Generation {
   readonly text: string;
-  /** Generated tokens, without the end token; with a stop string, up to and with the token that completed it. */
+  /**
+   * Generated tokens, without the end token; with a stop string, up to and with the token that
+   * completed it.
+   */
   readonly tokens: readonly number[];
   /** ln of the model's probability of each of them. */
   readonly logProbabilities: readonly number[];

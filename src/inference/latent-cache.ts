@@ -3,9 +3,10 @@
  *
  *     row_p = [normalised latent (C) | rotated key (R)]        one a layer and position p
  *
- * The latent is rounded as products take it (bf16 in training), and held in the float type. Positions of one layer
- * stand one after another. A pass over new tokens writes their rows layer by layer and then `advance`s; until then the
- * rows of no layer count. Refuses to hold more than its capacity.
+ * The latent is rounded as products take it (bf16 in training), and held in the float type.
+ * Positions of one layer stand one after another. A pass over new tokens writes their rows layer by
+ * layer and then `advance`s; until then the rows of no layer count. Refuses to hold more than its
+ * capacity.
  */
 import { assert } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";

@@ -1,8 +1,8 @@
 /**
  * @file Indexes by falling weight, equal weights by rising index, as far as the caller reads.
  *
- * A binary heap: building it costs one pass over the vocabulary, each index read log₂ of its size, so that the few likeliest of
- * 129,280 tokens are found without sorting all.
+ * A binary heap: building it costs one pass over the vocabulary, each index read log₂ of its size,
+ * so that the few likeliest of 129,280 tokens are found without sorting all.
  */
 
 /** The first `count` indexes, or all, of `weights`, none of which may be NaN. */

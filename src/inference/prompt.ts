@@ -1,12 +1,13 @@
 /**
- * @file Prompts that fit: the text before a cursor, or before and after a gap, cut to a number of tokens.
+ * @file Prompts that fit: the text before a cursor, or before and after a gap, cut to a number of
+ * tokens.
  *
- *     continuation   <bos> prefix                                          the last tokens of the prefix are kept
- *     gap            <bos> <fim_begin> prefix <fim_hole> suffix <fim_end>  the tokens nearest the gap are kept
+ *     continuation   <bos> prefix
+ *     gap            <bos> <fim_begin> prefix <fim_hole> suffix <fim_end>
  *
- * What was cut is told; nothing is cut silently, and nothing if it all fits. Of a gap's room the suffix may have a
- * quarter, and whatever the prefix does not need. A continuation that was cut begins without <bos>: it is not the
- * beginning of a document.
+ * Kept is what is nearest to the cursor. What was cut is told; nothing is cut silently, and nothing
+ * if it all fits. Of a gap's room the suffix may have a quarter, and whatever the prefix does not
+ * need. A continuation that was cut begins without <bos>: it is not the beginning of a document.
  */
 import { assert } from "../base/errors.ts";
 import { floorDiv } from "../base/integers.ts";

@@ -1,4 +1,7 @@
-/** @file Tokens are drawn from exactly the distribution that the options describe, and from the seed alone. */
+/**
+ * @file Tokens are drawn from exactly the distribution that the options describe, and from the seed
+ * alone.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../base/random.ts";
@@ -11,7 +14,10 @@ function logitsOf(probabilities: readonly number[]): Float32Array {
   return Float32Array.from(probabilities, (p) => Math.log(p));
 }
 
-/** Probabilities by the definition of each option, one filter after another, renormalised between them. */
+/**
+ * Probabilities by the definition of each option, one filter after another, renormalised between
+ * them.
+ */
 function expectedProbabilities(logits: Float32Array, options: SamplingOptions): number[] {
   const { temperature, topK, topP, minP } = options;
   const normalise = (weights: readonly number[]): number[] => {

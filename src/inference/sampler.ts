@@ -3,13 +3,15 @@
  *
  *     temperature → top-k → top-p → min-p → one draw
  *
- * Each filter sees the distribution that the one before it left, renormalised; this is the order of Hugging Face
- * transformers (llama.cpp has the temperature last, vLLM min-p before top-k). top-k keeps the k most likely tokens, top-p the
- * fewest most likely ones that together reach p, min-p those at least as likely as minP times the likeliest; the
- * likeliest is always kept. Equal logits go to the lower id. Temperature 0 takes the likeliest token and draws nothing.
+ * Each filter sees the distribution that the one before it left, renormalised; this is the order of
+ * Hugging Face transformers (llama.cpp has the temperature last, vLLM min-p before top-k). top-k
+ * keeps the k most likely tokens, top-p the fewest most likely ones that together reach p, min-p
+ * those at least as likely as minP times the likeliest; the likeliest is always kept. Equal logits
+ * go to the lower id. Temperature 0 takes the likeliest token and draws nothing.
  *
- * A token takes exactly one number from the request's own stream of random numbers, so a seed gives the same tokens
- * whatever else is being generated. The log-probability told is the model's own: temperature 1, nothing filtered.
+ * A token takes exactly one number from the request's own stream of random numbers, so a seed gives
+ * the same tokens whatever else is being generated. The log-probability told is the model's own:
+ * temperature 1, nothing filtered.
  */
 import { assert, OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
@@ -86,7 +88,10 @@ export class Sampler {
   }
 }
 
-/** The index of the largest logit, the lowest of equal ones; refuses logits that no distribution has. */
+/**
+ * The index of the largest logit, the lowest of equal ones; refuses logits that no distribution
+ * has.
+ */
 function findLikeliest(logits: Float32Array): number {
   assert(logits.length > 0, "a token is chosen among at least one");
   let likeliest = 0;
@@ -139,7 +144,10 @@ function weightsOf(logits: Float32Array, temperature: number): Float64Array {
   return Float64Array.from(logits, (logit) => Math.exp((logit - largest) / temperature));
 }
 
-/** The tokens that the filters keep, likeliest first. All three cut the same order, so the shortest cut holds. */
+/**
+ * The tokens that the filters keep, likeliest first. All three cut the same order, so the shortest
+ * cut holds.
+ */
 export function keepTokens(
   weights: Float64Array,
   { topK, topP, minP }: Omit<SamplingOptions, "temperature">,

@@ -1,8 +1,9 @@
 /**
  * @file A session: one sequence's latent cache and the tokens in it.
  *
- * A request keeps the longest beginning that its prompt shares with what is cached, and reads only the rest. That changes no bit of what follows (decoder.ts), so asking twice with a longer prompt is only
- * faster. A session is one conversation; it is used by one request at a time.
+ * A request keeps the longest beginning that its prompt shares with what is cached, and reads only
+ * the rest. That changes no bit of what follows (decoder.ts), so asking twice with a longer prompt
+ * is only faster. A session is one conversation; it is used by one request at a time.
  */
 import { assert } from "../base/errors.ts";
 import { CHUNK_TOKENS, type Decoder } from "./decoder.ts";
@@ -47,8 +48,8 @@ export class Session {
   }
 
   /**
-   * Read `tokens` from where `keepCommon` left off; returns the logits after the last. The event loop has a turn between
-   * chunks, and `isAborted` is asked before each: null if it said yes.
+   * Read `tokens` from where `keepCommon` left off; returns the logits after the last. The event
+   * loop has a turn between chunks, and `isAborted` is asked before each: null if it said yes.
    */
   async read(tokens: Int32Array, isAborted: () => boolean): Promise<Float32Array | null> {
     for (;;) {

@@ -1,9 +1,11 @@
 /**
- * @file Stop strings: the text before the first one is given out, the string itself and what follows never.
+ * @file Stop strings: the text before the first one is given out, the string itself and what
+ * follows never.
  *
- * A text that could become a stop string is held back until it is decided. Of several strings the one that is complete
- * first ends the text (of those that end together the longest), so the result does not depend on how the text is cut
- * into pieces: a stream gives the same text as the whole. Refuses empty and malformed strings.
+ * A text that could become a stop string is held back until it is decided. Of several strings the
+ * one that is complete first ends the text (of those that end together the longest), so the result
+ * does not depend on how the text is cut into pieces: a stream gives the same text as the whole.
+ * Refuses empty and malformed strings.
  */
 import { OperationalError } from "../base/errors.ts";
 

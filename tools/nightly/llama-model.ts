@@ -1,8 +1,10 @@
 /**
  * @file llama.cpp as the proof sees it: a model file in, logits and greedy continuations out.
  *
- * Over `node-llama-cpp`, found from HADAL_LLAMA_DIR; only the few parts of its interface used here are declared. The
- * prebuilt binary is used, never a build. The KV cache is F32 (F16 is the default), flash attention is off.
+ * Over `node-llama-cpp`, found from HADAL_LLAMA_DIR; only the few parts of its interface used here
+ * are declared. The prebuilt binary is used, never a build. The KV cache is F32 (F16 is the
+ * default), flash attention is off. One thread: its threads spin while they wait for each other,
+ * and on a busy machine two take a hundred times as long as one.
  */
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -52,11 +54,13 @@ export class LlamaModel implements AsyncDisposable {
       gpu: false,
       progressLogs: false,
       logLevel: "error",
+      maxThreads: 1,
     });
     const model = await llama.loadModel({ modelPath });
     const context = await model.createContext({
       contextSize,
       sequences: 1,
+      threads: 1,
       flashAttention: false,
       experimentalKvCacheKeyType: "F32",
       experimentalKvCacheValueType: "F32",

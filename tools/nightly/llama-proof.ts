@@ -1,20 +1,25 @@
 /**
- * @file The independent proof: llama.cpp runs a model that was trained here and must agree with our decoder.
+ * @file The independent proof: llama.cpp runs a model that was trained here and must agree with our
+ * decoder.
  *
- *     HADAL_LLAMA_DIR=DIR node tools/nightly/llama-proof.ts --model CHECKPOINT [--windows N] [--json] FILE…
+ *     HADAL_LLAMA_DIR=DIR node tools/nightly/llama-proof.ts --model CHECKPOINT [--windows N]
+ *     [--json] FILE…
  *
- * The checkpoint is exported as F32 GGUF; llama.cpp, through `node-llama-cpp` with an F32 KV cache, reads windows of real
- * text, and after every token both programs' next-token probabilities are compared (at most 1e-3 apart); then both
- * continue several prompts greedily and must say the same. Also compared: how both cut the text into tokens.
+ * The checkpoint is exported as F32 GGUF; llama.cpp, through `node-llama-cpp` with an F32 KV cache,
+ * reads windows of real text, and after every token both programs' next-token probabilities are
+ * compared (at most 1e-3 apart); then both continue several prompts greedily and must say the same.
+ * Also compared: how both cut the text into tokens.
  *
- * A nightly check: nothing here installs anything. `node-llama-cpp` is no dependency; DIR is a folder where
- * `npm install node-llama-cpp --ignore-scripts` was run. Exit codes: 0 agreement, 1 disagreement, 2 it could not run.
+ * A nightly check: nothing here installs anything. `node-llama-cpp` is no dependency; DIR is a
+ * folder where `npm install node-llama-cpp --ignore-scripts` was run. Exit codes: 0 agreement, 1
+ * disagreement, 2 it could not run.
  */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { OperationalError } from "../../src/base/errors.ts";
+import { cpuOptionsFromEnvironment } from "../../src/device/cpu/cpu-device.ts";
 import { Decoder } from "../../src/inference/decoder.ts";
 import { exportGguf } from "../../src/inference/export-gguf.ts";
 import { generate } from "../../src/inference/generate.ts";
@@ -42,7 +47,10 @@ interface Agreement {
   readonly sameTokenization: number;
   readonly continuations: number;
   readonly sameContinuations: number;
-  /** Where continuations part, how much likelier the first token was than the second: a tie explains it. */
+  /**
+   * Where continuations part, how much likelier the first token was than the second: a tie explains
+   * it.
+   */
   readonly partingGaps: readonly number[];
 }
 
@@ -59,7 +67,7 @@ async function main(): Promise<number> {
   if (path === undefined || files.length === 0) {
     throw new OperationalError("usage.flag", "give --model CHECKPOINT and at least one text file");
   }
-  await using device = await openCpuDevice();
+  await using device = await openCpuDevice(cpuOptionsFromEnvironment(process.env));
   const loaded = loadCheckpoint(device, resolveCheckpoint(path), { precision: "f32" });
   const folder = mkdtempSync(join(tmpdir(), "hadal-proof-"));
   try {
