@@ -32,10 +32,28 @@ export function updateRouterBiases(
   }
 }
 
+/** Steps that recent loads look back over. */
+const RECENT_STEPS = 20;
+
+/**
+ * Recent mean loads with one more step in them, layer by layer: one batch is few documents, and its
+ * MaxVio mostly says which ones they were.
+ */
+export function extendRecentLoads(
+  recent: readonly (readonly number[])[],
+  load: readonly Int32Array[],
+): readonly (readonly number[])[] {
+  return load.map((layer, order) => {
+    const before = recent[order];
+    if (before === undefined) return [...layer];
+    return before.map((value, expert) => value + (layer[expert]! - value) / RECENT_STEPS);
+  });
+}
+
 /** How far the busiest expert exceeds the mean; 0 is perfect balance. */
-export function maxVio(load: Int32Array): number {
+export function maxVio(load: ArrayLike<number>): number {
   const mean = sum(load) / load.length;
-  return mean === 0 ? 0 : load.reduce((most, value) => Math.max(most, value), 0) / mean - 1;
+  return mean === 0 ? 0 : Math.max(...Array.from(load)) / mean - 1;
 }
 
 /** Loads of several micro-batches added up, layer by layer. */
@@ -54,6 +72,8 @@ export function addExpertLoads(
   return total;
 }
 
-function sum(load: Int32Array): number {
-  return load.reduce((total, value) => total + value, 0);
+function sum(load: ArrayLike<number>): number {
+  let total = 0;
+  for (let expert = 0; expert < load.length; expert++) total += load[expert]!;
+  return total;
 }

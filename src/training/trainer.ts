@@ -21,7 +21,7 @@ import { AdamW } from "./optimizer/adamw.ts";
 import { clipScale, gradientNorm } from "./optimizer/clip.ts";
 import { Muon } from "./optimizer/muon.ts";
 import type { Optimizer } from "./optimizer/optimizer.ts";
-import { addExpertLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
+import { addExpertLoads, extendRecentLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
 import {
   type LearningRateSchedule,
   learningRateAt,
@@ -41,7 +41,9 @@ export interface StepOutcome {
   readonly balanceLoss: number;
   readonly learningRate: number;
   readonly gradNorm: number;
+  /** Per MoE layer: of this step's load, and of the mean load of recent steps. */
   readonly maxVio: readonly number[];
+  readonly recentMaxVio: readonly number[];
   readonly expertLoad: readonly Int32Array[];
   readonly isSpike: boolean;
 }
@@ -55,6 +57,8 @@ export interface TrainerState {
   readonly tokens: number;
   readonly loader: LoaderState;
   readonly trend: LossTrend;
+  /** Mean load of each expert over recent steps, per MoE layer. */
+  readonly recentLoads: readonly (readonly number[])[];
 }
 
 export interface TrainerParts {
@@ -78,6 +82,7 @@ export class Trainer implements AsyncDisposable {
   readonly #scratch: Arena;
   #position: Position = { step: 0, tokens: 0 };
   #trend: LossTrend = EMPTY_TREND;
+  #recentLoads: readonly (readonly number[])[] = [];
 
   private constructor(
     parts: TrainerParts,
@@ -119,7 +124,12 @@ export class Trainer implements AsyncDisposable {
   /** Waits for the average: after this, the tensors are those of `state.step`. */
   get state(): TrainerState {
     this.average?.finish();
-    return { ...this.#position, loader: this.#loader.state, trend: this.#trend };
+    return {
+      ...this.#position,
+      loader: this.#loader.state,
+      trend: this.#trend,
+      recentLoads: this.#recentLoads,
+    };
   }
 
   /** Go on from `state`; the tensors were filled by the caller. */
@@ -127,6 +137,7 @@ export class Trainer implements AsyncDisposable {
     this.#loader.restore(state.loader);
     this.#position = { step: state.step, tokens: state.tokens };
     this.#trend = state.trend;
+    this.#recentLoads = state.recentLoads;
     this.model.parameters.refreshCompute();
   }
 
@@ -155,6 +166,7 @@ export class Trainer implements AsyncDisposable {
     this.average?.begin(step + 1);
     const spikes = isSpike(this.#trend, result.loss, this.#settings.health.spikeDeviations);
     this.#trend = extendTrend(this.#trend, result.loss);
+    this.#recentLoads = extendRecentLoads(this.#recentLoads, result.expertLoad);
     const stepTokens = numSequences * this.#settings.data.sequenceLength;
     this.#position = { step: step + 1, tokens: tokens + stepTokens };
     return {
@@ -167,6 +179,7 @@ export class Trainer implements AsyncDisposable {
       learningRate,
       gradNorm,
       maxVio: result.expertLoad.map(maxVio),
+      recentMaxVio: this.#recentLoads.map(maxVio),
       expertLoad: result.expertLoad,
       isSpike: spikes,
     };

@@ -15,8 +15,10 @@ export interface StepRecord {
   readonly learningRate: number;
   /** Before clipping. */
   readonly gradNorm: number;
-  /** Per MoE layer; empty for a dense model. */
+  /** (Busiest expert − mean) ÷ mean of this step's load, per MoE layer; empty for a dense model. */
   readonly maxVio: readonly number[];
+  /** The same of the mean load of recent steps: without the noise of single batches. */
+  readonly recentMaxVio: readonly number[];
   /** Tokens that chose each expert, per MoE layer. */
   readonly expertLoad: readonly (readonly number[])[];
   readonly tokensPerSecond: number;
@@ -39,8 +41,9 @@ export function toScalars(record: StepRecord, moeLayerIndices: readonly number[]
     tokens: record.tokens,
   };
   for (const [module, loss] of record.mtpLosses.entries()) scalars[`loss/mtp${module}`] = loss;
-  for (const [order, value] of record.maxVio.entries()) {
-    scalars[`maxVio/layer${moeLayerIndices[order]}`] = value;
+  for (const [order, layerIndex] of moeLayerIndices.entries()) {
+    scalars[`maxVio/layer${layerIndex}`] = record.maxVio[order] ?? 0;
+    scalars[`recentMaxVio/layer${layerIndex}`] = record.recentMaxVio[order] ?? 0;
   }
   if (record.mfu !== null) scalars["speed/mfu"] = record.mfu;
   if (record.validationBitsPerByte !== undefined) {

@@ -221,6 +221,7 @@ export class Session {
       learningRate: outcome.learningRate,
       gradNorm: outcome.gradNorm,
       maxVio: outcome.maxVio,
+      recentMaxVio: outcome.recentMaxVio,
       expertLoad: outcome.expertLoad.map((load) => [...load]),
       tokensPerSecond,
       mfu: peakFlops === undefined ? null : (this.#flopsPerToken * tokensPerSecond) / peakFlops,
