@@ -82,8 +82,14 @@ export function progressAt(plan: RunPlan | undefined, position: Position): numbe
  */
 const COLD_STEPS = 2;
 const MEASURED_STEPS = 4;
-/** Share of the budget after which the speed counts as known. */
-const MEASURED_SHARE = 0.05;
+/**
+ * The speed counts as known after a minute, or after a twentieth of the budget if that is longer; of
+ * a short budget, after a fifth. Chosen by feel: other programs come and go within seconds.
+ */
+function measuredSeconds(budgetSeconds: number): number {
+  return Math.min(budgetSeconds / 5, Math.max(60, budgetSeconds / 20));
+}
+
 /** Share of the budget kept for the last evaluation and checkpoint. */
 const RESERVED_SHARE = 0.05;
 
@@ -113,7 +119,7 @@ export class SpeedWatch {
   tokensLeft(elapsedSeconds: number): number | undefined {
     const measured =
       this.#steps >= COLD_STEPS + MEASURED_STEPS &&
-      elapsedSeconds >= this.#budgetSeconds * MEASURED_SHARE;
+      elapsedSeconds >= measuredSeconds(this.#budgetSeconds);
     if (!measured && elapsedSeconds < this.#budgetSeconds) return undefined;
     const left = this.#budgetSeconds * (1 - RESERVED_SHARE) - elapsedSeconds;
     if (left <= 0 || this.#warmSeconds === 0) return 0;
