@@ -2,9 +2,12 @@
  * @file The recipes that train the presets of model/presets.ts: tiny for minutes, small for hours,
  * base for a night.
  *
- * What differs from the published recipe is what a short run needs: a larger learning rate at these
- * widths, WSD instead of V3's four parts, and a routing bias that moves 0.01 a step instead of
- * 0.001, for there are hundreds of steps and not hundreds of thousands.
+ * Where they differ from the published recipe, a run of hundreds of steps is why. Measured with
+ * tiny on 4.7 MB of TypeScript declarations, 250 thousand tokens, validation bits per byte: AdamW
+ * 2.34, Muon 2.16, for about a quarter more time a step; a learning rate of 6e-3 instead of 3e-3
+ * changes nothing for AdamW. Routing biases that move 0.02 a step bring the MaxVio of recent steps
+ * under 0.2 within 60 steps; 0.01 takes 80, and without them it stays near 3. base follows the
+ * report.
  */
 import { type Preset, presetConfig } from "../model/presets.ts";
 import { V3_LEARNING_RATE } from "./schedule.ts";
@@ -23,19 +26,19 @@ const TINY: TrainingSettings = {
     spanTokensMax: 1024,
     tokenizerBytesMax: 8 * 2 ** 20,
   },
-  batch: { sequences: 16, rampFrom: 16, rampTokens: 0, microBatch: 16 },
+  batch: { sequences: 8, rampFrom: 8, rampTokens: 0, microBatch: 8 },
   budget: { steps: null, tokens: null, minutes: null },
   learningRate: {
     ...V3_LEARNING_RATE,
     shape: "wsd",
     peak: 3e-3,
-    warmupSteps: 30,
+    warmupSteps: 20,
     finalFraction: 0,
     decayFraction: 0.3,
     decayCurve: "linear",
   },
   optimizer: {
-    name: "adamw",
+    name: "muon",
     beta1: 0.9,
     beta2: 0.95,
     epsilon: 1e-8,
@@ -45,10 +48,10 @@ const TINY: TrainingSettings = {
   },
   loss: {
     mtpWeight: { first: 0.3, last: 0.1, switchAt: 10 / 14.8 },
-    balanceWeight: 1e-4,
+    balanceWeight: 1e-3,
     zLoss: 0,
   },
-  biasSpeed: { first: 0.01, last: 0.001, switchAt: 0.8 },
+  biasSpeed: { first: 0.02, last: 0.02, switchAt: 1 },
   average: { decay: 0.99 },
   evaluation: { everySteps: 100, sequencesMax: 32 },
   checkpoint: { everySteps: 0, everyMinutes: 2, keep: 2, dtype: "bf16" },
@@ -80,6 +83,8 @@ const BASE: TrainingSettings = {
   },
   batch: { sequences: 64, rampFrom: 16, rampTokens: 20_000_000, microBatch: 4 },
   learningRate: { ...V3_LEARNING_RATE, peak: 6e-4, warmupSteps: 500 },
+  optimizer: { ...SMALL.optimizer, name: "adamw" },
+  loss: { ...SMALL.loss, balanceWeight: 1e-4 },
   biasSpeed: { first: 0.001, last: 0, switchAt: 14.3 / 14.8 },
   evaluation: { everySteps: 500, sequencesMax: 64 },
   checkpoint: { ...SMALL.checkpoint, everyMinutes: 30 },
