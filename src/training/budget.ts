@@ -83,8 +83,8 @@ export function progressAt(plan: RunPlan | undefined, position: Position): numbe
 const COLD_STEPS = 2;
 const MEASURED_STEPS = 4;
 /**
- * The speed counts as known after a minute, or after a twentieth of the budget if that is longer; of
- * a short budget, after a fifth. Chosen by feel: other programs come and go within seconds.
+ * The speed counts as known after a minute, or after a twentieth of the budget if that is longer;
+ * of a short budget, after a fifth. Chosen by feel: other programs come and go within seconds.
  */
 function measuredSeconds(budgetSeconds: number): number {
   return Math.min(budgetSeconds / 5, Math.max(60, budgetSeconds / 20));

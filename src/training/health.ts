@@ -31,7 +31,9 @@ export function layerOf(tensor: string): string {
   return part === "mtp" ? `MTP module ${index}` : "";
 }
 
-/** The error for a step with a loss or a gradient that is not finite; `batch` if it was the loss. */
+/**
+ * The error for a step with a loss or a gradient that is not finite; `batch` if it was the loss.
+ */
 export function nonFiniteError(
   model: Pick<TrainableModel, "parameters" | "evaluate">,
   step: number,
