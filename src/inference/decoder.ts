@@ -32,11 +32,6 @@ export interface Feed {
   readonly logits: "none" | "last" | "all";
 }
 
-/**
- * Tokens of a prompt that one pass takes, where the caller has no opinion. By feel: large products,
- * small scratch.
- */
-export const CHUNK_TOKENS = 256;
 /** Rows of logits that exist on the device at once. */
 const LOGIT_ROWS = 64;
 
@@ -99,21 +94,6 @@ export class Decoder {
       const wanted = { none: 0, last: 1, all: count }[feed.logits];
       return this.#computeLogits(pass, sliceRows(x, firstRow + count - wanted, firstRow + count));
     });
-  }
-
-  /** A whole prompt in chunks; returns the logits of its last token. */
-  prefill(
-    cache: LatentCache,
-    tokens: Int32Array,
-    chunkTokens: number = CHUNK_TOKENS,
-  ): Float32Array {
-    assert(chunkTokens >= 1, `chunkTokens (${chunkTokens}) must be at least 1`);
-    for (let start = 0; ; start += chunkTokens) {
-      const chunk = tokens.subarray(start, start + chunkTokens);
-      const isLast = start + chunkTokens >= tokens.length;
-      const [logits] = this.forward([{ cache, tokens: chunk, logits: isLast ? "last" : "none" }]);
-      if (isLast) return logits!;
-    }
   }
 
   /** The rows of each feed in the pass, after checking that all of it can be done. */

@@ -12,7 +12,7 @@ import { assert } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { DTYPE_BYTES, type FloatType } from "../tensor/dtype.ts";
+import type { FloatType } from "../tensor/dtype.ts";
 import { sliceRows, type Tensor } from "../tensor/tensor.ts";
 
 export class LatentCache {
@@ -34,10 +34,6 @@ export class LatentCache {
   /** Positions held. */
   get length(): number {
     return this.#length;
-  }
-
-  get numLayers(): number {
-    return this.#layers.length;
   }
 
   /** Rows [start, end) of a layer; rows from `length` on are for the pass that is running. */
@@ -64,14 +60,4 @@ export class LatentCache {
     );
     this.#length = length;
   }
-}
-
-/** Bytes of a cache. */
-export function latentCacheBytes(
-  config: ModelConfig,
-  capacity: number,
-  floatType: FloatType,
-): number {
-  const columns = config.kvLoraRank + config.qkRopeHeadDim;
-  return config.numLayers * capacity * columns * DTYPE_BYTES[floatType];
 }

@@ -148,7 +148,7 @@ function weightsOf(logits: Float32Array, temperature: number): Float64Array {
  * The tokens that the filters keep, likeliest first. All three cut the same order, so the shortest
  * cut holds.
  */
-export function keepTokens(
+function keepTokens(
   weights: Float64Array,
   { topK, topP, minP }: Omit<SamplingOptions, "temperature">,
 ): number[] {

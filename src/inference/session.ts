@@ -6,8 +6,11 @@
  * is only faster. A session is one conversation; it is used by one request at a time.
  */
 import { assert } from "../base/errors.ts";
-import { CHUNK_TOKENS, type Decoder } from "./decoder.ts";
+import type { Decoder } from "./decoder.ts";
 import type { LatentCache } from "./latent-cache.ts";
+
+/** Tokens of a prompt that one pass takes. By feel: large products, small scratch. */
+const CHUNK_TOKENS = 256;
 
 export class Session {
   readonly decoder: Decoder;
@@ -24,11 +27,6 @@ export class Session {
   /** The most tokens a sequence may have here. */
   get contextTokens(): number {
     return this.#cache.capacity;
-  }
-
-  /** Tokens whose rows are cached. */
-  get numCached(): number {
-    return this.#cache.length;
   }
 
   /** Drop everything: the model has changed. */
