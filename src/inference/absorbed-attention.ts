@@ -12,7 +12,7 @@
  * the float type, from the master values of W_UK and W_UV. A token's result has the same bits
  * whatever else is in the pass: products sum in an order that depends on their depth alone, hidden
  * keys have probability 0 exactly, and zeros appended to a sum do not change it. Source:
- * DeepSeek-V2 report §2.1.2 (absorption), fact sheet §1.3.
+ * DeepSeek-V2 report §2.1.2 (absorption).
  */
 import { divExact, floorDiv } from "../base/integers.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
