@@ -91,6 +91,12 @@ test("complete fills a line of a file", () => {
   assert.ok((result["promptTokens"] as number) > 20);
 });
 
+test("a checkpoint's own folder works where its run does", () => {
+  const checkpoint = join(runPath, "checkpoints", "step-6");
+  const result = resultOf("complete", "--model", checkpoint, "--prefix", "a", "--max-tokens", "2");
+  assert.equal(result["tokens"], 2);
+});
+
 test("complete refuses a line beyond the file and a model that is not there", () => {
   const file = join(folder, "data", "part0.ts");
   const beyond = hadal("complete", "--model", runPath, "--file", file, "--line", "999");

@@ -4,7 +4,7 @@
  * Every tensor is a matrix of rows: the last dimension is contiguous, all leading dimensions are flattened into
  * `rows`, and consecutive rows stand `rowStride` elements apart. Slices of rows and of columns are tensors again.
  */
-import { assert } from "../base/errors.ts";
+import { assert, unreachable } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import type { CpuMemory } from "../device/cpu/memory.ts";
 import { DTYPE_BYTES, type DType } from "./dtype.ts";
@@ -32,11 +32,8 @@ export function makeTensor<D extends DType>(
   rowStride?: number,
 ): Tensor<D> {
   assert(shape.length >= 1, "a tensor has at least one dimension");
-  for (const dimension of shape) {
-    assert(
-      Number.isSafeInteger(dimension) && dimension >= 0,
-      `dimension ${dimension} of [${shape.join(", ")}] must be a whole number >= 0`,
-    );
+  if (!shape.every((dimension) => Number.isSafeInteger(dimension) && dimension >= 0)) {
+    unreachable(`dimensions of [${shape.join(", ")}] must be whole numbers >= 0`);
   }
   const columns = shape[shape.length - 1]!;
   const rows = shape.slice(0, -1).reduce((product, dimension) => product * dimension, 1);
@@ -45,10 +42,12 @@ export function makeTensor<D extends DType>(
   const elementBytes = DTYPE_BYTES[dtype];
   assert(byteOffset % elementBytes === 0, `byteOffset (${byteOffset}) must align to ${dtype}`);
   const end = byteOffset + spanElements(rows, columns, stride) * elementBytes;
-  assert(
-    byteOffset >= 0 && end <= memory.byteLength,
-    `tensor [${shape.join(", ")}] of ${dtype} at ${byteOffset} ends beyond the device's memory`,
-  );
+  // The message is made when it is needed: decoding makes thousands of tensors a second.
+  if (byteOffset < 0 || end > memory.byteLength) {
+    unreachable(
+      `tensor [${shape.join(", ")}] of ${dtype} at ${byteOffset} ends beyond the device's memory`,
+    );
+  }
   return { memory, dtype, shape, rows, columns, rowStride: stride, byteOffset };
 }
 

@@ -8,7 +8,8 @@
  *   out    f32 (f64 for f64), overwritten, or added to with `accumulate`
  *
  * The order in which an output element is summed depends on K alone, so a row's result does not
- * depend on what else stands in the product, on strides, or on the number of threads. K = 0 gives
+ * depend on what else stands in the product, on strides, or on the number of threads; and terms of
+ * zero appended along K change no bit (generation over a longer cache relies on it). K = 0 gives
  * zeros (or leaves `out`). NaN and infinities propagate as IEEE 754 has it.
  *
  * Differs: the reference sums in f64; other implementations in f32, bf16 products exact before the
