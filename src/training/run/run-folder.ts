@@ -26,7 +26,6 @@ import {
 import { join } from "node:path";
 import { defined, type ErrorCode, OperationalError } from "../../base/errors.ts";
 import { removeStaleTemporaries, writeFileAtomically } from "../../checkpoint/atomic.ts";
-import { INDEX_FILE, SINGLE_FILE } from "../../checkpoint/checkpoint-tensors.ts";
 import {
   encodeFileStart,
   encodeScalars,
