@@ -20,11 +20,12 @@ test("a run killed twenty-five times has, bit for bit, the losses of one left al
     const corpus = join(base, "corpus");
     writeSmallCorpus(corpus);
     const random = new Random(SEED, "kills");
-    const common = { corpus, assignments: ASSIGNMENTS, random, delayMsMax: 1500 };
+    const common = { corpus, assignments: ASSIGNMENTS, random, stepsMax: 14 };
     await trainWithKills({ ...common, run: join(base, "whole"), kills: 0 });
     const killedAt = await trainWithKills({ ...common, run: join(base, "killed"), kills: 25 });
     const [whole, killed] = [lossSeries(join(base, "whole")), lossSeries(join(base, "killed"))];
     assert.equal(whole.length, 400);
+    assert.equal(killedAt.length, 25, "every kill came before the end");
     assert.deepEqual(killed, whole, `seed ${SEED}, killed at steps ${killedAt.join(", ")}`);
   } finally {
     rmSync(base, { recursive: true, force: true });

@@ -20,11 +20,12 @@ test("a run killed three times has, bit for bit, the losses of one left alone", 
     const corpus = join(base, "corpus");
     writeSmallCorpus(corpus);
     const random = new Random(SEED, "kills");
-    const common = { corpus, assignments: ASSIGNMENTS, random, delayMsMax: 500 };
+    const common = { corpus, assignments: ASSIGNMENTS, random, stepsMax: 10 };
     await trainWithKills({ ...common, run: join(base, "whole"), kills: 0 });
     const killedAt = await trainWithKills({ ...common, run: join(base, "killed"), kills: 3 });
     const [whole, killed] = [lossSeries(join(base, "whole")), lossSeries(join(base, "killed"))];
     assert.equal(whole.length, 40);
+    assert.equal(killedAt.length, 3, "every kill came before the end");
     assert.deepEqual(killed, whole, `seed ${SEED}, killed at steps ${killedAt.join(", ")}`);
   } finally {
     rmSync(base, { recursive: true, force: true });
