@@ -24,7 +24,8 @@ export interface GapExample {
 /** Text before the place, in characters: what a small model can make use of. */
 const CONTEXT_CHARACTERS = 600;
 const SUFFIX_CHARACTERS = 200;
-const COMMENT = /\/\*\*(?:[^*]|\*(?!\/))*\*\/[ \t]*\n[ \t]*/g;
+/** With the line's end, not with the indentation after it: tokens join that to the word that follows. */
+const COMMENT = /\/\*\*(?:[^*]|\*(?!\/))*\*\/[ \t]*\n/g;
 /** Shorter comments hardly describe, longer ones fill the screen. */
 const COMMENT_CHARACTERS = { least: 40, most: 400 };
 const DECLARATION_CHARACTERS = { least: 12, most: 120 };
@@ -46,7 +47,7 @@ export function chooseCommentExamples(
       const fits =
         isWithin(comment.length, COMMENT_CHARACTERS) &&
         isWithin(truth.length, DECLARATION_CHARACTERS) &&
-        /^[A-Za-z]/.test(truth);
+        /^\s*[A-Za-z]/.test(truth);
       if (!fits) return null;
       return { prefix: contextBefore(text, end), comment, truth };
     }),
@@ -68,7 +69,8 @@ export function chooseGapExamples(
     const examples: GapExample[] = [];
     let start = 0;
     for (const line of text.split("\n")) {
-      const middle = line.indexOf(" ", Math.floor(line.length / 3)) + 1;
+      // The gap begins with a space, which tokens join to the word after it.
+      const middle = line.indexOf(" ", Math.floor(line.length / 3));
       const isComment = /^\s*(\*|\/)/.test(line);
       if (GAP_LINE.test(line) && !isComment && middle > 0 && middle < line.length - 8) {
         const [from, to] = [start + middle, start + line.length];

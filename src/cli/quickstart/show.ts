@@ -46,7 +46,7 @@ export async function showCompletions(
   for (const { prefix, suffix, truth } of gaps) {
     const text = await answer(gapPrompt(tokenizer, { prefix, suffix }, room));
     output.line(
-      output.style("dim", `${prefix.slice(prefix.lastIndexOf("\n") + 1).trimStart()}▁▁▁`),
+      output.style("dim", `${prefix.slice(prefix.lastIndexOf("\n") + 1).trimStart()} ▁▁▁`),
     );
     pair(output, text, truth);
   }
@@ -59,7 +59,7 @@ function heading(output: Output, count: number, text: string): void {
 }
 
 function pair(output: Output, text: string, truth: string): void {
-  output.line(`  model: ${output.style("cyan", text.trimEnd())}`);
-  output.line(`  file:  ${truth}`);
+  output.line(`  model: ${output.style("cyan", text.trim())}`);
+  output.line(`  file:  ${truth.trim()}`);
   output.line();
 }
