@@ -19,12 +19,14 @@ export function trainingProgress(output: Output, minutes: number | null): Traini
     },
     onStart: (start) => describeStart(output, start),
     onStep(record, { plan }): void {
-      const maxVio = record.maxVio.length === 0 ? 0 : Math.max(...record.maxVio);
+      const maxVio = Math.max(0, ...record.recentMaxVio);
       const words = [
         `step ${record.step + 1}${plan === undefined ? "" : `/${plan.totalSteps}`}`,
         `loss ${record.loss.toFixed(3)}`,
         `${Math.round(record.tokensPerSecond).toLocaleString("en")} tokens/s`,
-        ...(record.maxVio.length === 0 ? [] : [`busiest expert +${Math.round(100 * maxVio)} %`]),
+        ...(record.recentMaxVio.length === 0
+          ? []
+          : [`busiest expert +${Math.round(100 * maxVio)} %`]),
       ];
       const total = plan?.totalSteps ?? (minutes ?? 0) * 60;
       const done = plan === undefined ? record.seconds : record.step + 1;

@@ -43,8 +43,7 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
   const heldOut = await readHeldOut(settings);
   const sizes = await compressedBytes(new TextEncoder().encode(heldOut.join("")));
   const bytes = heldOut.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
-  const model = summary.averageValidation ?? summary.validation;
-  const bitsPerByte = model?.bitsPerByte ?? null;
+  const bitsPerByte = summary.validation?.bitsPerByte ?? null;
   showMeasures(output, { bytes, bitsPerByte, sizes });
   await showCompletions(output, device, { run: out, heldOut });
   sayWhatNext(output, out);
