@@ -25,7 +25,16 @@ const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
   mtp: "multi-token prediction",
 };
 
-const MEMORY_NAMES: Readonly<Record<keyof MemoryPrediction, string>> = {
+/** What a process of two threads takes before there is a model: Node, generated code, panels; measured. */
+const RUNTIME_BYTES = 128 * 2 ** 20;
+
+/** A training process: the step itself, the moving average beside it, and what runs them. */
+interface ProcessMemory extends MemoryPrediction {
+  readonly average: number;
+  readonly runtime: number;
+}
+
+const MEMORY_NAMES: Readonly<Record<keyof ProcessMemory, string>> = {
   values: "parameters (f32)",
   gradients: "gradients (f32)",
   compute: "bf16 copies for products",
@@ -33,6 +42,8 @@ const MEMORY_NAMES: Readonly<Record<keyof MemoryPrediction, string>> = {
   saved: "kept for the backward pass",
   scratch: "scratch of the largest call",
   weightGrads: "waiting weight gradients",
+  average: "moving average (f32)",
+  runtime: "Node and its threads, about",
   total: "in all",
 };
 
@@ -40,7 +51,7 @@ export const run: Run<typeof inspect> = async ({ model }, { output }) => {
   const path = resolveCheckpoint(model);
   const config = readModelConfig(path);
   const counts = countParameters(config);
-  const memory = predictMemory(config, "bf16", TOKENS);
+  const memory = predictProcess(predictMemory(config, "bf16", TOKENS));
   const tensors = huggingFaceTensors(config).map(({ name, shape }) => ({ name, shape }));
   showParameters(output, counts);
   showMemory(output, memory);
@@ -59,6 +70,11 @@ export const run: Run<typeof inspect> = async ({ model }, { output }) => {
     tensors,
   });
 };
+
+function predictProcess(step: MemoryPrediction): ProcessMemory {
+  const extra = { average: step.values, runtime: RUNTIME_BYTES };
+  return { ...step, ...extra, total: step.total + extra.average + extra.runtime };
+}
 
 function showParameters(output: Output, counts: ParameterCounts): void {
   const rows = Object.entries(PART_NAMES).map(([part, name]) => {
@@ -81,10 +97,10 @@ function showParameters(output: Output, counts: ParameterCounts): void {
   output.line();
 }
 
-function showMemory(output: Output, memory: MemoryPrediction): void {
+function showMemory(output: Output, memory: ProcessMemory): void {
   const rows = Object.entries(MEMORY_NAMES).map(([part, name]) => [
     name,
-    `${(memory[part as keyof MemoryPrediction] / 2 ** 20).toFixed(1)} MiB`,
+    `${(memory[part as keyof ProcessMemory] / 2 ** 20).toFixed(1)} MiB`,
   ]);
   const heading = `memory of a training step of ${TOKENS.toLocaleString("en")} tokens`;
   output.table([[heading, ""], ...rows], ["left", "right"]);
