@@ -1,4 +1,7 @@
-/** @file The verbs as a user runs them: a model trained, resumed, completed with, measured, inspected, exported. */
+/**
+ * @file The verbs as a user runs them: a model trained, resumed, completed with, measured,
+ * inspected, exported.
+ */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -123,7 +126,8 @@ test("inspect counts what the checkpoint holds", () => {
   const config = JSON.parse(
     readFileSync(join(runPath, "checkpoints", "step-4", "config.json"), "utf8"),
   );
-  // Files hold the MTP module's own copies of embedding and head, and the routing biases, which are not trained.
+  // Files hold the MTP module's own copies of embedding and head, and the routing biases, which are
+  // not trained.
   const { num_hidden_layers, first_k_dense_replace, n_routed_experts } = config;
   const biases = (num_hidden_layers - first_k_dense_replace + 1) * n_routed_experts;
   assert.equal(stored, parameters.total + parameters.embedding + parameters.head + biases);

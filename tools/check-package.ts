@@ -1,9 +1,10 @@
 /**
- * @file `npm run check:package`: the package as its users get it. Packs it, installs the tarball into
- * an empty folder without running install scripts, and there asks `hadal` for its version, imports
- * every public entry and trains for three steps.
+ * @file `npm run check:package`: the package as its users get it. Packs it, installs the tarball
+ * into an empty folder without running install scripts, and there asks `hadal` for its version,
+ * imports every public entry and trains for three steps.
  *
- * `node` is the system's there, not the one this checkout installed: the launcher must find its own.
+ * `node` is the system's there, not the one this checkout installed: the launcher must find its
+ * own.
  */
 import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";

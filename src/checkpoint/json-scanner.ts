@@ -1,11 +1,11 @@
 /**
  * @file A strict JSON scanner for headers that come from strangers.
  *
- * The caller says what must come next; the scanner builds no tree, so a hostile text costs little more
- * memory than its own length. Beyond RFC 8259 it refuses what two parsers could read differently:
- * a key that occurs twice in an object, a string that is not well-formed Unicode, and (where a
- * natural number is asked for) signs, fractions, exponents and anything above 2^53 − 1. Nesting
- * that is skipped may be 64 deep.
+ * The caller says what must come next; the scanner builds no tree, so a hostile text costs little
+ * more memory than its own length. Beyond RFC 8259 it refuses what two parsers could read
+ * differently: a key that occurs twice in an object, a string that is not well-formed Unicode, and
+ * (where a natural number is asked for) signs, fractions, exponents and anything above 2^53 − 1.
+ * Nesting that is skipped may be 64 deep.
  */
 import { OperationalError } from "../base/errors.ts";
 

@@ -1,4 +1,7 @@
-/** @file What people see of a training run: the data, the model, a live line, evaluations, checkpoints. */
+/**
+ * @file What people see of a training run: the data, the model, a live line, evaluations,
+ * checkpoints.
+ */
 import { countParameters } from "../model/counts.ts";
 import { PREPARE_STAGES, type PrepareStage } from "../training/prepare.ts";
 import type { EvaluationKind, RunStart, TrainingObserver } from "../training/run/observer.ts";
@@ -46,14 +49,13 @@ function describeStart(
   { report, settings, tokenizer, trainTokens, step }: RunStart,
 ): void {
   const skipped = report.skippedBinary + report.skippedInvalidUtf8 + report.skippedUnreadable;
+  const tokens = trainTokens.toLocaleString("en");
   const megabytes = (report.bytes / 1e6).toFixed(2);
   output.line(
     `data: ${report.documents} documents, ${megabytes} MB` +
       `${skipped === 0 ? "" : `, ${skipped} files skipped (binary, not UTF-8 or unreadable)`}`,
   );
-  output.line(
-    `tokenizer: ${tokenizer.vocabSize} tokens; ${trainTokens.toLocaleString("en")} tokens to train on`,
-  );
+  output.line(`tokenizer: ${tokenizer.vocabSize} tokens; ${tokens} tokens to train on`);
   const { total, active } = countParameters(settings.model);
   output.line(`model: ${millions(total)} parameters, ${millions(active)} active for a token`);
   if (step > 0) output.line(`resumed at step ${step}`);

@@ -1,8 +1,8 @@
 /**
  * @file A device owns memory, launches kernels and has an order of execution.
  *
- * On the CPU a launch is done when it returns. A device with a stream of its own may return earlier: only
- * `synchronize` waits. Code above this floor treats both alike.
+ * On the CPU a launch is done when it returns. A device with a stream of its own may return
+ * earlier: only `synchronize` waits. Code above this floor treats both alike.
  */
 import type { CpuMemory } from "./cpu/memory.ts";
 import type { KernelReport } from "./program.ts";
@@ -12,7 +12,10 @@ export interface Device extends AsyncDisposable {
   readonly memory: CpuMemory;
   /** Threads that share a launch, the caller's included. */
   readonly numThreads: number;
-  /** Run tasks [0, numTasks) of kernel `key` ("name/variant") with these slots; at most `MAX_SLOTS` of them. */
+  /**
+   * Run tasks [0, numTasks) of kernel `key` ("name/variant") with these slots; at most `MAX_SLOTS`
+   * of them.
+   */
   launch(key: string, slots: readonly number[], numTasks: number): void;
   /** Wait for everything launched before. */
   synchronize(): Promise<void>;

@@ -1,21 +1,27 @@
 /**
  * @file What a device runs: kernel bodies, made once a thread, and what they may touch.
  *
- * A launch is a list of numbers (`slots`: byte offsets into the device's memory, sizes, strides, scalars) and a
- * count of independent tasks. Which thread runs which task never changes a bit of the result: tasks write
- * disjoint outputs, and the order of every sum depends on the slots alone.
+ * A launch is a list of numbers (`slots`: byte offsets into the device's memory, sizes, strides,
+ * scalars) and a count of independent tasks. Which thread runs which task never changes a bit of
+ * the result: tasks write disjoint outputs, and the order of every sum depends on the slots alone.
  *
- * This floor knows no kernels. A module on a higher floor exports `createProgram`, and its address is handed to
- * the device, so that worker threads can import it.
+ * This floor knows no kernels. A module on a higher floor exports `createProgram`, and its address
+ * is handed to the device, so that worker threads can import it.
  */
 
 import type { CpuMemory } from "./cpu/memory.ts";
 import type { NativeRuntime } from "./cpu/native.ts";
 
-/** Runs tasks [firstTask, endTask) of one launch. It never allocates device memory and keeps nothing. */
+/**
+ * Runs tasks [firstTask, endTask) of one launch. It never allocates device memory and keeps
+ * nothing.
+ */
 export type KernelBody = (slots: Float64Array, firstTask: number, endTask: number) => void;
 
-/** Which implementations may be chosen: the best that runs here, or one family alone (reference always stays). */
+/**
+ * Which implementations may be chosen: the best that runs here, or one family alone (reference
+ * always stays).
+ */
 export const KERNEL_CHOICES = ["auto", "reference", "wasm", "x64"] as const;
 export type KernelChoice = (typeof KERNEL_CHOICES)[number];
 

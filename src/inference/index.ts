@@ -1,4 +1,6 @@
-/** @file The package's entry `hadal/inference`: sessions over a latent cache, sampling, generation. */
+/**
+ * @file The package's entry `hadal/inference`: sessions over a latent cache, sampling, generation.
+ */
 export { Decoder } from "./decoder.ts";
 export { exportGguf } from "./export-gguf.ts";
 export { type GenerateOptions, type Generation, generate, type StopReason } from "./generate.ts";

@@ -1,4 +1,7 @@
-/** @file The package's entry `hadal/kernels`: a device with its kernels, tensors, and the doors of all operations. */
+/**
+ * @file The package's entry `hadal/kernels`: a device with its kernels, tensors, and the doors of
+ * all operations.
+ */
 export { type CpuDeviceOptions, cpuOptionsFromEnvironment } from "../device/cpu/cpu-device.ts";
 export type { Device } from "../device/device.ts";
 export { Arena, type ArenaMark } from "../tensor/arena.ts";

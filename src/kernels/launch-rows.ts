@@ -1,10 +1,12 @@
 /**
  * @file Launching a row kernel: the slot layout that every one of them shares.
  *
- *     [rows, columns, rowsPerTask, (byteOffset, stride) for each operand in order of declaration, then the scalars]
+ *     [rows, columns, rowsPerTask, (byteOffset, stride) for each operand in order of declaration,
+ *     then the scalars]
  *
- * A matrix operand's stride is its row stride in elements, a vector shared by all rows has 0, one value per row has the
- * elements between values, and a partial sum has the elements between the tasks' vectors.
+ * A matrix operand's stride is its row stride in elements, a vector shared by all rows has 0, one
+ * value per row has the elements between values, and a partial sum has the elements between the
+ * tasks' vectors.
  */
 import { ceilDiv } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";

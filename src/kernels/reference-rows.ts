@@ -1,8 +1,9 @@
 /**
- * @file The frame of the row kernels' references: one plain function a row, called in order, with f64 arithmetic.
+ * @file The frame of the row kernels' references: one plain function a row, called in order, with
+ * f64 arithmetic.
  *
- * The frame takes the slot layout of `launchRows` apart; a reference sees operands that it reads and writes by
- * (row, column) as numbers.
+ * The frame takes the slot layout of `launchRows` apart; a reference sees operands that it reads
+ * and writes by (row, column) as numbers.
  */
 import { defined } from "../base/errors.ts";
 import type { KernelBody, ThreadContext } from "../device/program.ts";
@@ -10,7 +11,10 @@ import type { DType } from "../tensor/dtype.ts";
 import { slot } from "./kernel.ts";
 import { elementsAt } from "./views.ts";
 
-/** An operand by row and column. A vector has one row; a value per row stands in column 0; a partial has the task's row. */
+/**
+ * An operand by row and column. A vector has one row; a value per row stands in column 0; a partial
+ * has the task's row.
+ */
 export interface ReferenceOperand {
   get(row: number, column: number): number;
   set(row: number, column: number, value: number): void;

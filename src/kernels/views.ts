@@ -1,5 +1,6 @@
 /**
- * @file Elements of device memory by dtype, for reference kernels: read and write as numbers, whatever the format.
+ * @file Elements of device memory by dtype, for reference kernels: read and write as numbers,
+ * whatever the format.
  *
  * Made for clarity, not for speed: one call per element.
  */

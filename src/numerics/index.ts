@@ -1,4 +1,7 @@
-/** @file The package's entry `hadal/numerics`: number formats, scales, the tensor core's accumulation, tolerances. */
+/**
+ * @file The package's entry `hadal/numerics`: number formats, scales, the tensor core's
+ * accumulation, tolerances.
+ */
 export * from "./accumulate.ts";
 export * from "./bf16.ts";
 export * from "./e5m6.ts";

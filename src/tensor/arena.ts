@@ -1,11 +1,12 @@
 /**
  * @file Arenas: memory handed out in order and given back by marks, never piece by piece.
  *
- *     using mark = arena.mark();          // everything allocated from here on is released with `mark`
+ *     using mark = arena.mark();  // all that is allocated from here on is released with `mark`
  *     const x_TD = arena.allocate("f32", [tokens, hidden]);
  *
- * An arena grows by whole chunks of device memory, which it keeps for the next use: a training step allocates the
- * same tensors at the same places every time, and after the first step no memory is asked of the device.
+ * An arena grows by whole chunks of device memory, which it keeps for the next use: a training step
+ * allocates the same tensors at the same places every time, and after the first step no memory is
+ * asked of the device.
  */
 import { assert } from "../base/errors.ts";
 import { roundUp } from "../base/integers.ts";
@@ -17,8 +18,9 @@ import { makeTensor, type Tensor } from "./tensor.ts";
 const ALIGNMENT = 64;
 const CHUNK_BYTES = 16 * 2 ** 20;
 /**
- * Chunks begin at different places of a page: streams that keep the same distance modulo 4096 share sets of the
- * first-level cache, and AdamW over four such streams was measured at a quarter to two thirds of its speed.
+ * Chunks begin at different places of a page: streams that keep the same distance modulo 4096 share
+ * sets of the first-level cache, and AdamW over four such streams was measured at a quarter to two
+ * thirds of its speed.
  */
 const PAGE_BYTES = 4096;
 const STAGGER_BYTES = 5 * ALIGNMENT;

@@ -1,7 +1,9 @@
 /** @file Element types and their sizes. */
 
 export const DTYPES = ["f32", "f64", "bf16", "i32", "u8"] as const;
-/** `f64` exists for gradient checks on the reference kernels; `u8` holds codes of narrower formats. */
+/**
+ * `f64` exists for gradient checks on the reference kernels; `u8` holds codes of narrower formats.
+ */
 export type DType = (typeof DTYPES)[number];
 
 export const DTYPE_BYTES: Readonly<Record<DType, number>> = {

@@ -1,8 +1,9 @@
 /**
  * @file A tensor: dtype, shape and place in device memory. Plain data; no arithmetic, no ownership.
  *
- * Every tensor is a matrix of rows: the last dimension is contiguous, all leading dimensions are flattened into
- * `rows`, and consecutive rows stand `rowStride` elements apart. Slices of rows and of columns are tensors again.
+ * Every tensor is a matrix of rows: the last dimension is contiguous, all leading dimensions are
+ * flattened into `rows`, and consecutive rows stand `rowStride` elements apart. Slices of rows and
+ * of columns are tensors again.
  */
 import { assert, unreachable } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";

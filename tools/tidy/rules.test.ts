@@ -198,7 +198,8 @@ describe("the documents", () => {
       "`npm test`, `npm ci && npm test`, `npm run check`, `npm test -- --nightly`",
       "`hadal train --data a --out runs/x`, `npx hadal --version`, `hadal VERB --help`, `--data`",
       "`koffi/x`, `@scope/kept`, `runs/NAME/config.json`, `tokens/s`, `config.json`, `src/*/x.ts`",
-      "`.ts`, `@other/package`, `Trainer`, `--nightly`, `f32`, `hidden size`, and src/nowhere.ts in prose",
+      "`.ts`, `@other/package`, `Trainer`, `--nightly`, `f32`, `hidden size`, " +
+        "and src/nowhere.ts in prose",
       "[log](log.md), [web](https://example.org/x), [above](#top), [root](../bin/x.js)",
       "    hadal train --data x   # --comment",
       "```sh\n$ HADAL_KERNELS=wasm hadal train --data x | head\n```",

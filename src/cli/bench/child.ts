@@ -1,6 +1,6 @@
 /**
- * @file One benchmark in a process of its own: kernels measured in one process disturb each other by what they leave in
- * the caches and in the engine's type feedback.
+ * @file One benchmark in a process of its own: kernels measured in one process disturb each other
+ * by what they leave in the caches and in the engine's type feedback.
  *
  * Arguments: the kind, the number of the case, and the peaks as JSON. Prints the row as JSON.
  */

@@ -1,4 +1,7 @@
-/** @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond the caches. */
+/**
+ * @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond
+ * the caches.
+ */
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import type { KernelChoice } from "../../device/program.ts";
@@ -44,7 +47,8 @@ const [ROWS, COLUMNS] = [8192, 2048];
 function normal(arena: Arena, shape: readonly number[]): Tensor<"f32"> {
   const tensor = arena.allocate("f32", shape);
   const random = new Random(1, shape.join("×"));
-  // A short random pattern, repeated: what the values are does not matter, that they are not zero does.
+  // A short random pattern, repeated: what the values are does not matter, that they are not zero
+  // does.
   const pattern = Float32Array.from({ length: 4096 }, () => random.normal());
   const values = view(tensor);
   for (let at = 0; at < values.length; at += pattern.length) {
@@ -218,7 +222,9 @@ export async function runKernelCase(kernelCase: KernelCase, peaks: Peaks): Promi
   };
 }
 
-/** WebAssembly is judged by what 128-bit registers can do, and has no bf16 arithmetic of its own. */
+/**
+ * WebAssembly is judged by what 128-bit registers can do, and has no bf16 arithmetic of its own.
+ */
 function peakOf(
   peaks: Peaks,
   bound: KernelCase["bound"],

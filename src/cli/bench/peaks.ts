@@ -1,6 +1,7 @@
 /**
- * @file What one core of this machine can do at most, measured: arithmetic that touches no memory, and memory traffic
- * that does no arithmetic. Kernels are judged against these, not against data sheets.
+ * @file What one core of this machine can do at most, measured: arithmetic that touches no memory,
+ * and memory traffic that does no arithmetic. Kernels are judged against these, not against data
+ * sheets.
  */
 
 import { hasRelaxedSimd } from "../../codegen/wasm/features.ts";

@@ -1,4 +1,7 @@
-/** @file The FLOP/s that matrix products can reach on a device, measured in a blink: what MFU is a share of. */
+/**
+ * @file The FLOP/s that matrix products can reach on a device, measured in a blink: what MFU is a
+ * share of.
+ */
 import type { Device } from "../../device/device.ts";
 import type { Precision } from "../../model/model-types.ts";
 import { measureArithmeticPeaks } from "./peaks.ts";

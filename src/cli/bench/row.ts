@@ -8,7 +8,10 @@ export interface BenchRow {
   readonly gflops?: number;
   readonly gbytesPerSecond?: number;
   readonly tokensPerSecond?: number;
-  /** Of the measured peak of the threads used: arithmetic for products, memory traffic for row kernels. */
+  /**
+   * Of the measured peak of the threads used: arithmetic for products, memory traffic for row
+   * kernels.
+   */
   readonly shareOfPeak?: number;
   readonly against?: string;
   readonly ratio?: number;

@@ -52,6 +52,27 @@ export const complete = {
       help: "choose among the likeliest tokens that together have this probability",
       default: 1,
     },
+    "top-k": {
+      kind: "number",
+      placeholder: "K",
+      whole: true,
+      least: 0,
+      help: "choose among the K likeliest tokens; 0 among all",
+      default: 0,
+    },
+    "min-p": {
+      kind: "number",
+      placeholder: "P",
+      least: 0,
+      most: 1,
+      help: "leave out tokens less likely than this share of the likeliest one",
+      default: 0,
+    },
+    stop: {
+      kind: "list",
+      placeholder: "TEXT",
+      help: "end before this text; may be repeated",
+    },
     seed: {
       kind: "number",
       placeholder: "N",

@@ -56,8 +56,7 @@ export const train = {
       placeholder: "N",
       whole: true,
       least: 0,
-      help: "the one source of all randomness",
-      default: 1,
+      help: "the one source of all randomness; 1 if nothing says otherwise",
     },
     device: {
       kind: "text",
@@ -68,7 +67,8 @@ export const train = {
     },
   },
   atMostOneOf: [
-    ["preset", "config"],
+    ["preset", "config", "resume"],
+    ["seed", "resume"],
     ["steps", "tokens", "minutes"],
   ],
   examples: [
@@ -77,12 +77,12 @@ export const train = {
       does: "five minutes on the text files of a folder",
     },
     {
-      command: "hadal train --data *.jsonl --out runs/wide --set model.numRoutedExperts=32",
-      does: "the tiny preset with more experts",
+      command: "hadal train --data *.jsonl --out runs/deep --steps 500 --set model.numLayers=6",
+      does: "the tiny preset with more layers",
     },
     {
-      command: "hadal train --out runs/first --resume --steps 2000",
-      does: "carries on, bit for bit as if it had never stopped",
+      command: "hadal train --out runs/first --resume --minutes 10",
+      does: "carries on until the run has had ten minutes in all",
     },
   ],
 } as const;

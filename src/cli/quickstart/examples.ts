@@ -1,6 +1,6 @@
 /**
- * @file What the quickstart asks the trained model: declarations after their comments, and gaps in lines, from files
- * that were held out.
+ * @file What the quickstart asks the trained model: declarations after their comments, and gaps in
+ * lines, from files that were held out.
  *
  * Chosen by a seed, spread over the text, without looking at what the model makes of them.
  */
@@ -24,7 +24,10 @@ export interface GapExample {
 /** Text before the place, in characters: what a small model can make use of. */
 const CONTEXT_CHARACTERS = 600;
 const SUFFIX_CHARACTERS = 200;
-/** With the line's end, not with the indentation after it: tokens join that to the word that follows. */
+/**
+ * With the line's end, not with the indentation after it: tokens join that to the word that
+ * follows.
+ */
 const COMMENT = /\/\*\*(?:[^*]|\*(?!\/))*\*\/[ \t]*\n/g;
 /** Shorter comments hardly describe, longer ones fill the screen. */
 const COMMENT_CHARACTERS = { least: 40, most: 400 };

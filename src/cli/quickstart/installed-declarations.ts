@@ -1,8 +1,9 @@
 /**
- * @file The quickstart's text: the TypeScript declarations that `npm` installed with Hadal, pinned by its lock file.
+ * @file The quickstart's text: the TypeScript declarations that `npm` installed with Hadal, pinned
+ * by its lock file.
  *
- * `lib.webworker.d.ts` stays out: it repeats a third of `lib.dom.d.ts`, and one of the two in the held-out part would
- * make the model look better than it is.
+ * `lib.webworker.d.ts` stays out: it repeats a third of `lib.dom.d.ts`, and one of the two in the
+ * held-out part would make the model look better than it is.
  */
 import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -23,9 +23,25 @@ export const run: Run<typeof bench> = async ({ what }, { output }) => {
     output.progress({ done, total: cases.length, text: name });
     rows.push(await runCaseApart(kind, index, peaks));
   }
-  output.table(benchTable(rows));
-  output.result(rows);
+  const compared = compareTargets(rows);
+  output.table(benchTable(compared));
+  output.result(compared);
 };
+
+/** Machine code beside WebAssembly, where both were measured: how many times as fast. */
+function compareTargets(rows: readonly BenchRow[]): BenchRow[] {
+  return rows.map((row) => {
+    const [target, threads] = row.implementation.split(" ");
+    const other = rows.find(
+      ({ name, shape, implementation }) =>
+        name === row.name && shape === row.shape && implementation === `wasm ${threads}`,
+    );
+    const rate = row.gflops ?? row.gbytesPerSecond;
+    const otherRate = other?.gflops ?? other?.gbytesPerSecond;
+    if (target !== "x64" || rate === undefined || otherRate === undefined) return row;
+    return { ...row, against: "wasm", ratio: rate / otherRate };
+  });
+}
 
 function chooseCases(what: "kernels" | "train" | "decode"): { index: number; name: string }[] {
   if (what === "kernels")

@@ -1,4 +1,6 @@
-/** @file `hadal doctor`: what this machine runs and why, whether it computes rightly, and how fast. */
+/**
+ * @file `hadal doctor`: what this machine runs and why, whether it computes rightly, and how fast.
+ */
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
@@ -20,7 +22,9 @@ import type { Run } from "../verb.ts";
 
 /** Fixed, so that a report can be repeated; the test suite draws other ones. */
 const SEED = 20260101;
-/** The quick look: one product of each kind and the row kernels. `hadal bench kernels` has them all. */
+/**
+ * The quick look: one product of each kind and the row kernels. `hadal bench kernels` has them all.
+ */
 const QUICK_SHAPES = new Set(["1024×1024×1024", "8192×2048"]);
 
 export const run: Run<typeof doctor> = async (_values, { output, env }) => {
@@ -46,7 +50,8 @@ export const run: Run<typeof doctor> = async (_values, { output, env }) => {
   if (failures.length > 0) {
     throw new OperationalError(
       "kernel.conformance",
-      `${failures.length} of ${CONFORMANCE_CASES.length} conformance cases failed on this machine; ` +
+      `${failures.length} of ${CONFORMANCE_CASES.length} conformance cases failed on this ` +
+        "machine; " +
         "HADAL_KERNELS=reference runs without the kernels at fault. Please report this output",
     );
   }

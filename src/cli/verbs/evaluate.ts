@@ -8,13 +8,15 @@ import {
 } from "../../evaluation/bits-per-byte.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { openCorpus } from "../../training/data/corpus.ts";
+import { isRunFolder, readRunConfig } from "../../training/run/run-folder.ts";
+import { resolveSettings } from "../../training/settings.ts";
 import type { evaluate } from "../declarations/evaluate.ts";
 import { loadModel } from "../load-model.ts";
 import type { Run } from "../verb.ts";
 
 /** Files listed one by one; more are summed up. */
 const LISTED_FILES = 20;
-/** Tokens of a window: what a small model was trained on, or all that its positions allow. */
+/** Tokens of a window for a checkpoint that does not belong to a run. */
 const WINDOW_TOKENS = 256;
 
 export const run: Run<typeof evaluate> = async ({ model: path, data }, { output, env }) => {
@@ -22,7 +24,7 @@ export const run: Run<typeof evaluate> = async ({ model: path, data }, { output,
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   const { model, tokenizer } = loadModel(device, path);
   const result = await evaluateBitsPerByte(model, tokenizer, documents, {
-    seqLength: Math.min(WINDOW_TOKENS, model.config.maxPositionEmbeddings),
+    seqLength: Math.min(windowTokens(path), model.config.maxPositionEmbeddings),
     onProgress: (done, total) => output.progress({ done, total, text: "bits per byte" }),
   });
   const worstFirst = result.documents.toSorted((a, b) => b.bitsPerByte - a.bitsPerByte);
@@ -36,6 +38,13 @@ export const run: Run<typeof evaluate> = async ({ model: path, data }, { output,
   );
   output.result(jsonOf(result));
 };
+
+/** The sequences a run was trained on: then the figure is the one that training reports. */
+function windowTokens(path: string): number {
+  if (!isRunFolder(path)) return WINDOW_TOKENS;
+  const value = readRunConfig(path);
+  return resolveSettings({ preset: "tiny", changes: { value, origin: path } }).data.sequenceLength;
+}
 
 async function readDocuments(paths: readonly string[]): Promise<EvaluatedDocument[]> {
   const corpus = await openCorpus({ paths, heldOutFraction: 0 });

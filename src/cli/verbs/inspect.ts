@@ -25,7 +25,10 @@ const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
   mtp: "multi-token prediction",
 };
 
-/** What a process of two threads takes before there is a model: Node, generated code, panels; measured. */
+/**
+ * What a process of two threads takes before there is a model: Node, generated code, panels;
+ * measured.
+ */
 const RUNTIME_BYTES = 128 * 2 ** 20;
 
 /** A training process: the step itself, the moving average beside it, and what runs them. */

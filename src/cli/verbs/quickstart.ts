@@ -1,6 +1,6 @@
 /**
- * @file `hadal quickstart`: a tokenizer learned, a model trained, measured against compressors and shown at work, on real
- * code and with nothing to prepare.
+ * @file `hadal quickstart`: a tokenizer learned, a model trained, measured against compressors and
+ * shown at work, on real code and with nothing to prepare.
  */
 import { existsSync } from "node:fs";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
@@ -38,6 +38,7 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
   });
   if (summary.wasInterrupted) {
     output.line(`interrupted; carry on with: hadal train --out ${out} --resume`);
+    output.result({ run: summary.run, wasInterrupted: true });
     return;
   }
   const heldOut = await readHeldOut(settings);
@@ -72,7 +73,10 @@ function settingsOf(values: Values<typeof quickstart>): TrainingSettings {
   };
 }
 
-/** The name itself, or the first of name-2, name-3 … that is free: a start never overwrites an earlier one. */
+/**
+ * The name itself, or the first of name-2, name-3 … that is free: a start never overwrites an
+ * earlier one.
+ */
 function freeFolder(name: string): string {
   for (let number = 1; ; number++) {
     const folder = number === 1 ? name : `${name}-${number}`;

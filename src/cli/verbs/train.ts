@@ -1,4 +1,7 @@
-/** @file `hadal train`: settings from preset, file and flags; a run folder with everything that came of it. */
+/**
+ * @file `hadal train`: settings from preset, file and flags; a run folder with everything that came
+ * of it.
+ */
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
@@ -58,7 +61,9 @@ export const run: Run<typeof train> = async (values, { output, interruption, env
   });
 };
 
-/** A resumed run starts from its own settings; a new one from a preset or a file. Flags come last. */
+/**
+ * A resumed run starts from its own settings; a new one from a preset or a file. Flags come last.
+ */
 function settingsOf(values: Values<typeof train>): TrainingSettings {
   const preset = values.preset ?? "tiny";
   const { steps, tokens, minutes } = values;
@@ -72,7 +77,7 @@ function settingsOf(values: Values<typeof train>): TrainingSettings {
   });
   return {
     ...settings,
-    ...(values.resume ? {} : { seed: values.seed }),
+    ...(values.seed === undefined ? {} : { seed: values.seed }),
     data: values.data.length > 0 ? { ...settings.data, paths: values.data } : settings.data,
     budget: hasBudget ? budget : settings.budget,
   };

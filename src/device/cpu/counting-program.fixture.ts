@@ -2,7 +2,9 @@
 import { InvariantError } from "../../base/errors.ts";
 import type { KernelBody, Program, ThreadContext } from "../program.ts";
 
-/** Slots of "count": the byte offset of an i32 per task, then the byte offset of an i32 per thread. */
+/**
+ * Slots of "count": the byte offset of an i32 per task, then the byte offset of an i32 per thread.
+ */
 function count(context: ThreadContext): KernelBody {
   return (slots, firstTask, endTask) => {
     const words = context.memory.i32;
@@ -13,7 +15,10 @@ function count(context: ThreadContext): KernelBody {
   };
 }
 
-/** Fails on worker threads only; the launching thread waits in its task until a worker has a task too. */
+/**
+ * Fails on worker threads only; the launching thread waits in its task until a worker has a task
+ * too.
+ */
 function failOnWorkers(context: ThreadContext): KernelBody {
   return (slots) => {
     const flag = slots[0]! / 4;

@@ -1,12 +1,13 @@
 /**
  * @file The CPU device: shared memory, the calling thread and its workers.
  *
- * A launch is synchronous. A launch of one task runs on the calling thread without waking anybody; a larger one is
- * claimed in chunks by all threads.
+ * A launch is synchronous. A launch of one task runs on the calling thread without waking anybody;
+ * a larger one is claimed in chunks by all threads.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { assert, defined, InvariantError, OperationalError } from "../../base/errors.ts";
+import { isIntegerIn } from "../../base/integers.ts";
 import { siblingModule } from "../../base/modules.ts";
 import { type Device, MAX_SLOTS } from "../device.ts";
 import {
@@ -26,6 +27,11 @@ import type { WorkerStart } from "./worker.ts";
 const SCRATCH_BYTES = 16 * 2 ** 20;
 /** Chunks a thread claims in one launch, so that an uneven split levels out. */
 const CLAIMS_PER_THREAD = 4;
+/**
+ * More threads than this would take too much of 4 GiB for their scratch, and memory bandwidth is
+ * long used up.
+ */
+const MAX_THREADS = 64;
 
 export interface CpuDeviceOptions {
   /** Threads that share a launch, the caller's included; the machine's parallelism if left out. */
@@ -43,10 +49,10 @@ export function cpuOptionsFromEnvironment(environment: NodeJS.ProcessEnv): CpuDe
       `HADAL_KERNELS (${kernels}) must be one of ${KERNEL_CHOICES.join(", ")}`,
     );
   }
-  if (threads !== undefined && !/^[1-9]\d{0,2}$/.test(threads)) {
+  if (threads !== undefined && !(/^[1-9]\d?$/.test(threads) && Number(threads) <= MAX_THREADS)) {
     throw new OperationalError(
       "device.option",
-      `HADAL_THREADS (${threads}) must be a whole number from 1 to 999`,
+      `HADAL_THREADS (${threads}) must be a whole number from 1 to ${MAX_THREADS}`,
     );
   }
   return {
@@ -55,7 +61,10 @@ export function cpuOptionsFromEnvironment(environment: NodeJS.ProcessEnv): CpuDe
   };
 }
 
-/** Start a device whose kernels are made by `createProgram` of the module at `programUrl`, on every thread. */
+/**
+ * Start a device whose kernels are made by `createProgram` of the module at `programUrl`, on every
+ * thread.
+ */
 export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions): Promise<Device> {
   const { createProgram } = (await import(programUrl.href)) as { createProgram: CreateProgram };
   const choice = options.kernels ?? "auto";
@@ -77,7 +86,11 @@ export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions)
     { memory, threadIndex: 0, ...makeSpans(), native: native.runtime },
     choice,
   );
-  const numThreads = options.numThreads ?? availableParallelism();
+  const numThreads = options.numThreads ?? Math.min(availableParallelism(), MAX_THREADS);
+  assert(
+    isIntegerIn(numThreads, 1, MAX_THREADS),
+    `numThreads (${numThreads}): 1 to ${MAX_THREADS}`,
+  );
   const workers = await Promise.all(
     Array.from({ length: numThreads - 1 }, (_, index) =>
       startWorker({

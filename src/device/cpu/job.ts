@@ -1,10 +1,11 @@
 /**
  * @file The job that threads share: one launch at a time, its tasks claimed in chunks.
  *
- * The launching thread writes the job, opens it and works on it too; workers that are awake, or wake in time, join.
- * A worker announces itself (`ACTIVE`) before it looks whether the job is open, and the launcher closes the job before
- * it waits for `ACTIVE` to reach zero: so either the launcher waits for the worker, or the worker sees a closed job.
- * A worker that wakes late delays nobody. Waiting spins for about 100 µs and then sleeps: idle workers burn nothing.
+ * The launching thread writes the job, opens it and works on it too; workers that are awake, or
+ * wake in time, join. A worker announces itself (`ACTIVE`) before it looks whether the job is open,
+ * and the launcher closes the job before it waits for `ACTIVE` to reach zero: so either the
+ * launcher waits for the worker, or the worker sees a closed job. A worker that wakes late delays
+ * nobody. Waiting spins for about 100 µs and then sleeps: idle workers burn nothing.
  */
 
 import { MAX_SLOTS } from "../device.ts";
@@ -27,6 +28,8 @@ const FAILURE_OFFSET = SLOTS_OFFSET + MAX_SLOTS * 8;
 
 /** About 100 µs of `Atomics.pause` on current processors. */
 const SPINS = 3000;
+/** A thread that died inside a task never leaves it; no task takes nearly this long. */
+const LOST_AFTER_MS = 10 * 60_000;
 
 const pause: () => void =
   (Atomics as unknown as { pause?: () => void }).pause?.bind(Atomics) ?? ((): void => {});
@@ -67,14 +70,19 @@ export class Job {
     }
   }
 
-  /** Launcher: let nobody else join, and wait for those who did. Returns a worker's failure, if there was one. */
+  /**
+   * Launcher: let nobody else join, and wait for those who did. Returns a worker's failure, if
+   * there was one.
+   */
   close(): string | null {
     const words = this.#words;
     Atomics.store(words, OPEN, 0);
     let spins = SPINS;
     for (let active = Atomics.load(words, ACTIVE); active !== 0; ) {
       if (spins-- > 0) pause();
-      else Atomics.wait(words, ACTIVE, active);
+      else if (Atomics.wait(words, ACTIVE, active, LOST_AFTER_MS) === "timed-out") {
+        return `no answer from ${active} threads in ${LOST_AFTER_MS / 60_000} minutes`;
+      }
       active = Atomics.load(words, ACTIVE);
     }
     if (Atomics.load(words, FAILED) === 0) return null;

@@ -1,10 +1,11 @@
 /**
  * @file The memory of the CPU device: one shared, growing address space that is never freed.
  *
- * It is a shared WebAssembly.Memory, so that WebAssembly kernels, machine code and plain TypeScript see the same
- * bytes. It grows in place: a byte offset, and the native address of the first byte, stay valid for the life of the
- * process. (A native address does not keep a buffer alive; memory that is never freed does not need it to.)
- * Larger than 4 GiB it cannot be; a request beyond that is an error that says so.
+ * It is a shared WebAssembly.Memory, so that WebAssembly kernels, machine code and plain TypeScript
+ * see the same bytes. It grows in place: a byte offset, and the native address of the first byte,
+ * stay valid for the life of the process. (A native address does not keep a buffer alive; memory
+ * that is never freed does not need it to.) Larger than 4 GiB it cannot be; a request beyond that
+ * is an error that says so.
  */
 import { assert, OperationalError } from "../../base/errors.ts";
 import { ceilDiv, roundUp } from "../../base/integers.ts";
@@ -70,7 +71,10 @@ export class CpuMemory {
     return this.#numReservations;
   }
 
-  /** A fresh span of zeros, never to be returned. Only the thread that created the memory may call this. */
+  /**
+   * A fresh span of zeros, never to be returned. Only the thread that created the memory may call
+   * this.
+   */
   reserve(byteLength: number): number {
     assert(
       Number.isSafeInteger(byteLength) && byteLength >= 0,
@@ -105,7 +109,10 @@ export class CpuMemory {
     return this.#current().u8;
   }
 
-  /** Views go stale when another thread grows the memory: they are made again when the buffer has changed. */
+  /**
+   * Views go stale when another thread grows the memory: they are made again when the buffer has
+   * changed.
+   */
   #current(): Views {
     if (this.#views.buffer !== (this.wasm.buffer as unknown)) this.#views = viewsOf(this.wasm);
     return this.#views;
@@ -117,7 +124,8 @@ export class CpuMemory {
     if (pages * PAGE_BYTES < missing) {
       throw new OperationalError(
         "device.memory",
-        `the CPU device needs ${gib(this.byteLength + missing)} GiB, and its address space ends at 4 GiB; ` +
+        `the CPU device needs ${gib(this.byteLength + missing)} GiB, and its address space ` +
+          "ends at 4 GiB; " +
           "use a smaller model, batch or sequence length",
       );
     }

@@ -1,4 +1,7 @@
-/** @file The body of a worker thread: builds its own program over the shared memory and serves the job. */
+/**
+ * @file The body of a worker thread: builds its own program over the shared memory and serves the
+ * job.
+ */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../base/errors.ts";
 import type { CreateProgram, KernelChoice, Span } from "../program.ts";
