@@ -7,7 +7,8 @@
  * 2.34, Muon 2.16 for about a quarter more time a step; with Muon a vocabulary of 4096 instead of
  * 2048 gives 2.07, 8192 gives 2.03 but takes a third more time; a learning rate of 6e-3 instead of
  * 3e-3 changes nothing. Routing biases that move 0.02 a step bring the MaxVio of recent steps under
- * 0.2 within 60 steps; 0.01 takes 80, and without them it stays near 3. base follows the report.
+ * 0.2 within 60 steps; 0.01 takes 80, and without them it stays near 3. base follows the report;
+ * its micro-batch is what fits beside the model in the 4 GiB that a process addresses.
  */
 import { type Preset, presetConfig } from "../model/presets.ts";
 import { V3_LEARNING_RATE } from "./schedule.ts";
@@ -81,7 +82,7 @@ const BASE: TrainingSettings = {
     spanTokensMax: 16384,
     tokenizerBytesMax: 64 * 2 ** 20,
   },
-  batch: { sequences: 64, rampFrom: 16, rampTokens: 20_000_000, microBatch: 4 },
+  batch: { sequences: 64, rampFrom: 16, rampTokens: 20_000_000, microBatch: 2 },
   learningRate: { ...V3_LEARNING_RATE, peak: 6e-4, warmupSteps: 500 },
   optimizer: { ...SMALL.optimizer, name: "adamw" },
   loss: { ...SMALL.loss, balanceWeight: 1e-4 },
