@@ -3,8 +3,8 @@
  * exist and what is computed.
  *
  * One type covers V3, V2 (softmax gate, greedy or group-limited top-k, no query compression) and
- * dense models (no routed experts). `validateConfig` refuses what no layer could compute. Names are
- * the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
+ * dense models (no routed experts). `validateConfig` refuses what no layer could compute, and sizes
+ * that could not even be listed. Names are the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
  * reports, released configurations.
  */
 import { OperationalError } from "../base/errors.ts";
@@ -122,6 +122,11 @@ const INTEGER_BOUNDS = {
   numMtpModules: { least: 0, most: 16 },
 } as const satisfies Partial<Record<keyof ModelConfig, Bounds>>;
 
+/** Experts of all layers, a dense feed-forward being one: 16 times those of V3. */
+const EXPERTS_MAX = 2 ** 18;
+/** 400 times V3; the bytes of their training state are still exact as numbers. */
+const PARAMETERS_MAX = 2 ** 48;
+
 /** Refuse a configuration that names no model. Returns it unchanged. */
 export function validateConfig(config: ModelConfig): ModelConfig {
   for (const [field, bounds] of Object.entries(INTEGER_BOUNDS)) {
@@ -143,7 +148,39 @@ export function validateConfig(config: ModelConfig): ModelConfig {
   }
   if (config.ropeScaling !== null) validateRopeScaling(config.ropeScaling);
   if (config.numRoutedExperts > 0) validateGate(config);
+  validateSize(config);
   return config;
+}
+
+/** Each field may be within its bounds and all of them together name a model that no memory holds. */
+function validateSize(config: ModelConfig): void {
+  const { numLayers, numMtpModules, numRoutedExperts } = config;
+  const experts = countLayers(config) * (numRoutedExperts + 1);
+  refuseIf(
+    experts > EXPERTS_MAX,
+    `numLayers + numMtpModules (${numLayers} + ${numMtpModules}) times numRoutedExperts + 1 ` +
+      `(${numRoutedExperts + 1}) is ${experts}; it must be at most ${EXPERTS_MAX}`,
+  );
+  const parameters = estimateParameters(config);
+  refuseIf(
+    parameters > PARAMETERS_MAX,
+    `the model would have ${parameters.toExponential(1)} parameters; ` +
+      `it must have at most ${PARAMETERS_MAX.toExponential(1)}`,
+  );
+}
+
+/** Parameters of all matrices, those of both kinds of feed-forward in every layer: never too few. */
+function estimateParameters(config: ModelConfig): number {
+  const { vocabSize, hiddenDim, numHeads, qLoraRank, kvLoraRank, moeIntermediateDim } = config;
+  const { qkNopeHeadDim, qkRopeHeadDim, vHeadDim, numRoutedExperts, numSharedExperts } = config;
+  const attention =
+    hiddenDim * ((qLoraRank ?? 0) + kvLoraRank + qkRopeHeadDim + numHeads * vHeadDim) +
+    numHeads * (qkNopeHeadDim + qkRopeHeadDim) * (qLoraRank ?? hiddenDim) +
+    numHeads * (qkNopeHeadDim + vHeadDim) * kvLoraRank;
+  const expertsWidth = (numRoutedExperts + numSharedExperts) * moeIntermediateDim;
+  const feedForward = hiddenDim * (3 * (config.intermediateDim + expertsWidth) + numRoutedExperts);
+  const perLayer = attention + feedForward + 2 * hiddenDim * hiddenDim;
+  return 2 * vocabSize * hiddenDim + countLayers(config) * perLayer;
 }
 
 function validateRopeScaling(scaling: RopeScaling): void {

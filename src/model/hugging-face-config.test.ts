@@ -74,6 +74,9 @@ const REFUSED: readonly (readonly [string, Record<string, unknown>])[] = [
   ["weight_block_size", { quantization_config: { weight_block_size: [1, 128] } }],
   ["quant_method", { quantization_config: { quant_method: "awq", weight_block_size: [128, 128] } }],
   ["rmsNormEps", { rms_norm_eps: -1 }],
+  ["numRoutedExperts", { num_hidden_layers: 4096, n_routed_experts: 65536 }],
+  ["parameters", { moe_intermediate_size: 2 ** 20 }],
+  ["parameters", { hidden_size: 2 ** 20, intermediate_size: 2 ** 20 }],
 ];
 
 for (const [field, change] of REFUSED) {
