@@ -42,6 +42,34 @@ test("what is written is read back as the same configuration", () => {
   }
 });
 
+const V2_LITE = parseHuggingFaceConfig(DEEPSEEK_V2_LITE);
+const WRITTEN_AS: readonly (readonly [string, ModelConfig, string])[] = [
+  ["V3", parseHuggingFaceConfig(DEEPSEEK_V3), "deepseek_v3"],
+  ["Moonlight", parseHuggingFaceConfig(MOONLIGHT), "deepseek_v3"],
+  ["a dense model", { ...TINY, numRoutedExperts: 0 }, "deepseek_v3"],
+  ["V2-Lite", V2_LITE, "deepseek_v2"],
+  [
+    "V2's gate with groups",
+    { ...V2_LITE, topkMethod: "group_limited_greedy", numExpertGroups: 8, numChosenGroups: 3 },
+    "deepseek_v2",
+  ],
+  ["softmax with V3's choice", { ...V2_LITE, topkMethod: "noaux_tc" }, "hadal"],
+  ["sigmoid with V2's choice", { ...V2_LITE, scoring: "sigmoid" }, "hadal"],
+  ["V2's gate, normalised", { ...V2_LITE, normTopkProb: true }, "hadal"],
+  ["V2's gate with an MTP module", { ...V2_LITE, numMtpModules: 1 }, "hadal"],
+];
+
+for (const [name, config, modelType] of WRITTEN_AS) {
+  test(`${name} is written as ${modelType}, and read back as it was`, () => {
+    const written = toHuggingFaceConfig(config);
+    assert.equal(written["model_type"], modelType);
+    const version = modelType === "hadal" ? null : modelType.slice(-1);
+    const architectures = version === null ? [] : [`DeepseekV${version}ForCausalLM`];
+    assert.deepEqual(written["architectures"], architectures);
+    assert.deepEqual(parseHuggingFaceConfig(JSON.parse(JSON.stringify(written))), config);
+  });
+}
+
 test("the newer spelling of RoPE's fields is read too", () => {
   const { rope_theta: theta, rope_scaling: scaling, ...rest } = DEEPSEEK_V3;
   const { type, ...numbers } = scaling as Record<string, unknown>;

@@ -1,18 +1,23 @@
 /**
  * @file config.json of `deepseek_v3` and `deepseek_v2` models, read strictly and written back.
  *
- * Every field is honoured, or accepted because it changes nothing here, or refused by name: a field
- * that is not known might change the computation, so it is refused too. Fields that only one value
- * of is supported must have that value. What DeepSeek-V2 configurations leave out has V2's
- * defaults. The older `type` and the newer `rope_type` and `rope_parameters` spellings are both
- * read. Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
+ * Every field is honoured, or accepted because it changes nothing here, or refused by name: one that
+ * is not known might change the computation. What DeepSeek-V2 configurations leave out has V2's
+ * defaults. The older `type` and the newer `rope_type` and `rope_parameters` are both read.
+ * Written is the type whose published classes compute this model: deepseek_v3 scores by sigmoid and
+ * chooses by noaux_tc; deepseek_v2 scores by softmax, chooses greedily, within groups or not, never
+ * normalises (Transformers ignores norm_topk_prob there) and has no MTP modules. Any other gate, say
+ * softmax with noaux_tc, trains here but is written as `hadal`, without an architecture: other
+ * programs then refuse the model instead of computing a different one.
+ * Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
  */
 import { OperationalError } from "../base/errors.ts";
 import { type ModelConfig, validateConfig } from "./config.ts";
 import { FieldReader } from "./field-reader.ts";
 import { readRope, writeRopeScaling } from "./hugging-face-rope.ts";
 
-export const MODEL_TYPES = ["deepseek_v3", "deepseek_v2"] as const;
+export const MODEL_TYPES = ["deepseek_v3", "deepseek_v2", "hadal"] as const;
+type ModelType = (typeof MODEL_TYPES)[number];
 
 /** Fields that change nothing here: provenance, and settings of other programs. */
 const INFORMATIONAL = [
@@ -45,7 +50,7 @@ const FIXED: Readonly<Record<string, unknown>> = {
 export function parseHuggingFaceConfig(json: unknown): ModelConfig {
   const fields = new FieldReader("config.json", json);
   const modelType = fields.choice("model_type", MODEL_TYPES);
-  const isV3 = modelType === "deepseek_v3";
+  const isV3 = modelType !== "deepseek_v2";
   const numRoutedExperts = fields.nullableInteger("n_routed_experts", 0) ?? 0;
   const rope = readRope(fields);
   const config: ModelConfig = {
@@ -118,14 +123,27 @@ function readQuantization(fields: FieldReader): void {
   quantization.refuseRest();
 }
 
-/**
- * A config.json of type deepseek_v3 that `parseHuggingFaceConfig` reads back as the same
- * configuration.
- */
+const ARCHITECTURES: Readonly<Record<ModelType, readonly string[]>> = {
+  deepseek_v3: ["DeepseekV3ForCausalLM"],
+  deepseek_v2: ["DeepseekV2ForCausalLM"],
+  hadal: [],
+};
+
+/** The model type whose classes compute this model; `hadal` if none do. */
+function modelTypeOf(config: ModelConfig): ModelType {
+  const { scoring, topkMethod, normTopkProb, numMtpModules } = config;
+  if (config.numRoutedExperts === 0) return "deepseek_v3";
+  if (scoring === "sigmoid") return topkMethod === "noaux_tc" ? "deepseek_v3" : "hadal";
+  const isV2 = topkMethod !== "noaux_tc" && !normTopkProb && numMtpModules === 0;
+  return isV2 ? "deepseek_v2" : "hadal";
+}
+
+/** A config.json that `parseHuggingFaceConfig` reads back as the same configuration. */
 export function toHuggingFaceConfig(config: ModelConfig): Record<string, unknown> {
+  const modelType = modelTypeOf(config);
   return {
-    architectures: ["DeepseekV3ForCausalLM"],
-    model_type: "deepseek_v3",
+    architectures: ARCHITECTURES[modelType],
+    model_type: modelType,
     attention_bias: false,
     attention_dropout: 0,
     bos_token_id: config.bosTokenId,
