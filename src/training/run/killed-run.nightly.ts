@@ -1,6 +1,6 @@
 /**
  * @file `kill -9` at random moments, then resume: the losses are those of a run that was never
- * killed.
+ * killed. The seed stands in the test's name, so that every failure shows it.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -14,7 +14,7 @@ import { Random } from "../../base/random.ts";
 const SEED = Date.now() % 1_000_000;
 const ASSIGNMENTS = ["budget.steps=400", "checkpoint.everySteps=3", "evaluation.everySteps=20"];
 
-test("a run killed twenty-five times has, bit for bit, the losses of one left alone", async () => {
+test(`a run killed twenty-five times has the losses of one left alone; seed ${SEED}`, async () => {
   const base = mkdtempSync(join(tmpdir(), "hadal-kill-"));
   try {
     const corpus = join(base, "corpus");
@@ -26,7 +26,7 @@ test("a run killed twenty-five times has, bit for bit, the losses of one left al
     const [whole, killed] = [lossSeries(join(base, "whole")), lossSeries(join(base, "killed"))];
     assert.equal(whole.length, 400);
     assert.equal(killedAt.length, 25, "every kill came before the end");
-    assert.deepEqual(killed, whole, `seed ${SEED}, killed at steps ${killedAt.join(", ")}`);
+    assert.deepEqual(killed, whole, `killed at steps ${killedAt.join(", ")}`);
   } finally {
     rmSync(base, { recursive: true, force: true });
   }
