@@ -10,7 +10,8 @@
  * factor makes the update's root mean square that of AdamW, whose learning rate and weight decay it
  * therefore shares (Moonlight §2.2). One matrix is one projection: fused gate and up rows are two,
  * and every expert has its own. Embedding, head, gate and norm gains stay with AdamW. Needs f32
- * parameters.
+ * parameters. The second moment spans all parameters, so that both optimizers have one state
+ * format; the part of it that belongs to matrices stays zero.
  *
  * Sources: K. Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training (Moonlight,
  * 2025).
@@ -48,6 +49,7 @@ export class Muon implements Optimizer {
   readonly #config: ModelConfig;
   /** The momentum of matrices, the first moment of the rest. */
   readonly #firstMoment: StateSpans;
+  /** Of what AdamW moves; zeros for matrices. */
   readonly #secondMoment: StateSpans;
 
   /** Allocates its state from `arenas.state`, which must outlive the optimizer. */
