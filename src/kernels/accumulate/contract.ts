@@ -4,6 +4,9 @@
  *     accumulate: out_RC += x_RC · scale        x f32 or bf16 (f64 with f64)
  *     addRows:    out_RC  = a_RC + b_RC
  *     lerp:       out_RC += (x_RC − out_RC) · weight
+ *
+ * An input of the output's dtype may be the output itself (the same place and row stride); else
+ * they do not overlap.
  */
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";

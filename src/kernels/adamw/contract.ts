@@ -6,9 +6,10 @@
  *     p ← p·(1 − learningRate·weightDecay) − learningRate·m̂ / (√v̂ + epsilon)
  *     m̂ = m / (1 − beta1^step)              v̂ = v / (1 − beta2^step)
  *
- * Weight decay is decoupled (Loshchilov and Hutter). All operands are f32 (f64 in checks), contiguous and of one length;
- * the gradient is left as it was. Spans are cut into rows of 1024 elements; sums are taken within rows, then over rows
- * in order, so that the number of threads changes no bit.
+ * Weight decay is decoupled (Loshchilov and Hutter). All operands are f32 (f64 in checks),
+ * contiguous and of one length; the gradient is left as it was. Spans are cut into rows of 1024
+ * elements; sums are taken within rows, then over rows in order, so that the number of threads
+ * changes no bit. The four operands do not overlap.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
@@ -40,7 +41,9 @@ export interface AdamwCall {
   readonly gradientScale: number;
 }
 
-/** A flat span as rows of SPAN_COLUMNS and one shorter row, as (offset in elements, rows, columns). */
+/**
+ * A flat span as rows of SPAN_COLUMNS and one shorter row, as (offset in elements, rows, columns).
+ */
 function spanParts(elements: number): readonly { start: number; rows: number; columns: number }[] {
   const rows = Math.floor(elements / SPAN_COLUMNS);
   const whole = rows * SPAN_COLUMNS;

@@ -1,7 +1,10 @@
 /**
- * @file Copy rows, changing the dtype on the way: f32 → bf16 (nearest even), bf16 → f32 (exact), f32 → f32, f64 → f64.
+ * @file Copy rows, changing the dtype on the way: f32 → bf16 (nearest even), bf16 → f32 (exact),
+ * f32 → f32, f64 → f64.
  *
  *     out_RC = x_RC
+ *
+ * The output does not overlap the input.
  */
 import { assert } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";

@@ -5,7 +5,7 @@
  *     loss_R      = logSumExp − logits[target] + zLoss · logSumExp²
  *     logits_RV   ← gradScale · (p + 2·zLoss·logSumExp·p − onehot(target))      with `grad`
  *
- * In nats. A target of −1 is ignored: loss 0, gradient 0.
+ * In nats. A target of −1 is ignored: loss 0, gradient 0. No two operands overlap.
  */
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";

@@ -1,17 +1,19 @@
 /**
- * @file The plan of a dispatch: where each chosen (token, expert) pair stands when rows are sorted by expert.
+ * @file The plan of a dispatch: where each chosen (token, expert) pair stands when rows are sorted
+ * by expert.
  *
  *     offsets_G1      first row of each expert; the last entry is T·K
- *     tokenOfRow_R    token of each row;        R = T·K, rows of one expert in the order of their tokens
+ *     tokenOfRow_R    token of each row; R = T·K, rows of one expert in the order of their tokens
  *     rankOfRow_R     which of the token's K choices the row is
  *     rowOfChoice_TK  the row of each choice
  *
- * A counting sort, stable in the tokens, on one thread: two passes over T·K numbers.
+ * A counting sort, stable in the tokens, on one thread: two passes over T·K numbers. No two
+ * operands overlap.
  */
 import { assert } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
-import { assertMatrix } from "../door.ts";
+import { assertIndexes, assertMatrix } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
 
 export const PLAN_DISPATCH_SLOTS = [
@@ -47,6 +49,7 @@ export function planDispatch(device: Device, call: PlanDispatchCall): void {
   assertMatrix(device, "planDispatch rankOfRow", rankOfRow, ["i32"], 1, tokens * chosen);
   assertMatrix(device, "planDispatch rowOfChoice", rowOfChoice, ["i32"], tokens, chosen);
   assert(isContiguous(choice) && isContiguous(rowOfChoice), "planDispatch: contiguous operands");
+  assertIndexes("planDispatch choice", choice, 0, experts);
   device.launch(
     "planDispatch/i32",
     [

@@ -1,11 +1,12 @@
 /**
  * @file Moving rows by index: dispatch to experts, combination of their results, embeddings.
  *
- *     gatherRows:     out[r] = src[index[r]]                     f32 → f32 or bf16, bf16 → bf16, f64 → f64
+ *     gatherRows:     out[r] = src[index[r]]           f32 → f32 or bf16, bf16 → bf16, f64 → f64
  *     combineRows:    out[t] += Σ_{k<K} src[index[t,k]]          added in order of k; K 1..16
  *     scatterAddRows: out[index[r]] += x[r]                      added in order of r
  *
  * scatterAddRows splits its work by columns, not by rows: two rows may go to the same place.
+ * An output overlaps no input.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";

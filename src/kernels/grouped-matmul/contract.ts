@@ -1,5 +1,6 @@
 /**
- * @file Expert products: one matrix product a group, the rows of all groups standing one after another.
+ * @file Expert products: one matrix product a group, the rows of all groups standing one after
+ * another.
  *
  *     nt, nn: out_RN[r] (=|+=) a_RK[r] · b_g            for rows r in [offsets[g], offsets[g+1])
  *     tn:     out_GMN[g] (=|+=) a_RM[rows of g]ᵀ · b_RN[rows of g]
@@ -7,15 +8,16 @@
  *   R rows of all groups, G groups; offsets i32 [G+1], rising, starting at 0
  *   nt: b [G·N, K]   nn: b [G·K, N]   tn: out [G·M, N]: the groups' matrices stacked
  *
- * Dtypes and the order of summation are those of `matmul`. A group without rows is legal: it leaves its `out` zero
- * (tn, overwriting) or as it was. Rows beyond offsets[G] are not written.
+ * Dtypes and the order of summation are those of `matmul`. A group without rows is legal: it leaves
+ * its `out` zero (tn, overwriting) or as it was. Rows beyond offsets[G] are not written. The output
+ * overlaps no input; `a` may be `b`.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv, divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
-import { assertOperand } from "../door.ts";
+import { assertMatrix, assertOperand } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
 import type { Transposition } from "../matmul/block-multiplier.ts";
 import { planBlocks } from "../matmul/blocks.ts";
@@ -55,6 +57,7 @@ export interface GroupedMatmulCall {
 export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
   const { transposition, a, b, out, offsets } = call;
   const numGroups = offsets.columns - 1;
+  assertMatrix(device, "groupedMatmul offsets", offsets, ["i32"], 1, offsets.columns);
   assert(numGroups >= 1, `groupedMatmul: offsets hold ${offsets.columns} entries; at least 2`);
   const shape = transposition === "tn" ? weightGradShape(call) : rowsShape(call, numGroups);
   assert(
@@ -65,7 +68,7 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
     (a.dtype === "f64") === (out.dtype === "f64"),
     `groupedMatmul: out is f64 exactly if a (${a.dtype}) is; it is ${out.dtype}`,
   );
-  for (const [name, tensor] of Object.entries({ a, b, out, offsets })) {
+  for (const [name, tensor] of Object.entries({ a, b, out })) {
     assertOperand(device, `groupedMatmul ${name}`, tensor);
   }
   const bounds = assertOffsets(offsets, a.rows);
@@ -137,7 +140,9 @@ function weightGradShape(call: GroupedMatmulCall): GroupShape {
   return { rows, columns: out.columns, depth: 0, bRowsPerGroup: 0 };
 }
 
-/** Offsets come from data (the gate's choices): they are checked before unchecked code follows them. */
+/**
+ * Offsets come from data (the gate's choices): they are checked before unchecked code follows them.
+ */
 function assertOffsets(offsets: Tensor<"i32">, rows: number): { sizes: number[]; total: number } {
   const values = view(offsets);
   assert(values[0] === 0, `groupedMatmul: offsets start at ${values[0]}, not 0`);

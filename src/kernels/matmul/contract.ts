@@ -10,13 +10,15 @@
  * The order in which an output element is summed depends on K alone, so a row's result does not
  * depend on what else stands in the product, on strides, or on the number of threads; and terms of
  * zero appended along K change no bit (generation over a longer cache relies on it). K = 0 gives
- * zeros (or leaves `out`). NaN and infinities propagate as IEEE 754 has it.
+ * zeros (or leaves `out`). NaN and infinities propagate as IEEE 754 has it: also through a factor
+ * of zero, 0 · NaN and 0 · ∞ being NaN. `out` overlaps neither input, nor one place of a batch
+ * another; `a` may be `b`.
  *
  * Differs: the reference sums in f64; other implementations in f32, bf16 products exact before the
  * sum.
  */
 import { assert } from "../../base/errors.ts";
-import { ceilDiv } from "../../base/integers.ts";
+import { ceilDiv, isIntegerIn } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assertOperand } from "../door.ts";
@@ -62,7 +64,8 @@ export interface MatmulCall {
   readonly accumulate?: boolean;
   /**
    * The same product at `count` places: elements from one place to the next in each operand. The
-   * tensors above give the first place; 0 repeats an operand.
+   * tensors above give the first place; 0 repeats an operand. The places of `out` are disjoint: one
+   * behind the other, or side by side within its rows.
    */
   readonly batch?: {
     readonly count: number;
@@ -70,6 +73,28 @@ export interface MatmulCall {
     readonly bStride: number;
     readonly outStride: number;
   };
+}
+
+/** Whole counts and strides, and places of the output that no two tasks write. */
+function assertBatch(out: Tensor, batch: NonNullable<MatmulCall["batch"]>): void {
+  const { count, outStride } = batch;
+  assert(
+    isIntegerIn(count, 1, Number.MAX_SAFE_INTEGER),
+    `matmul: batch count (${count}) is 1 or more`,
+  );
+  for (const name of ["aStride", "bStride", "outStride"] as const) {
+    const isWhole = isIntegerIn(batch[name], 0, Number.MAX_SAFE_INTEGER);
+    assert(isWhole, `matmul: batch ${name} (${batch[name]}) must be a whole number >= 0`);
+  }
+  const { rows, columns, rowStride } = out;
+  if (count === 1 || rows === 0 || columns === 0) return;
+  const isStacked = outStride >= (rows - 1) * rowStride + columns;
+  const isSideBySide = outStride >= columns && (count - 1) * outStride + columns <= rowStride;
+  assert(
+    isStacked || isSideBySide,
+    `matmul: ${count} outputs of ${rows}×${columns} (row stride ${rowStride}), ` +
+      `${outStride} apart, overlap`,
+  );
 }
 
 /** Launch a matrix product. */
@@ -88,6 +113,7 @@ export function matmul(device: Device, call: MatmulCall): void {
     out.rows === rows && out.columns === columns,
     `matmul ${transposition}: out is ${out.rows}×${out.columns}, not ${rows}×${columns}`,
   );
+  assertBatch(out, batch);
   assertOperand(device, "matmul a", a, batch.count, batch.aStride);
   assertOperand(device, "matmul b", b, batch.count, batch.bStride);
   assertOperand(device, "matmul out", out, batch.count, batch.outStride);

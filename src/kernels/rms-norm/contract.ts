@@ -8,8 +8,9 @@
  *
  *   x f32 (f64 in gradient checks); out the same, or bf16 for the matrix product that follows
  *
- * Backward recomputes r: nothing but x is kept. dGain is summed within tasks of 64 rows, then over the tasks in order,
- * so that the number of threads changes no bit. Source: DeepSeek-V3 report (fact sheet §1.2 of the configuration).
+ * Backward recomputes r: nothing but x is kept. dGain is summed within tasks of 64 rows, then over
+ * the tasks in order, so that the number of threads changes no bit. Outputs overlap neither
+ * inputs nor each other. Source: DeepSeek-V3 report (fact sheet §1.2 of the configuration).
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";

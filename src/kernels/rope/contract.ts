@@ -1,15 +1,18 @@
 /**
  * @file Rotary position embedding on interleaved pairs, in place.
  *
- *     (x[2i], x[2i+1]) ← (x[2i]·cos − x[2i+1]·sin,  x[2i+1]·cos + x[2i]·sin)      angle = position · frequency_i
+ *     (x[2i], x[2i+1]) ← (x[2i]·cos − x[2i+1]·sin,  x[2i+1]·cos + x[2i]·sin)
+ *
+ *   the angle is position · frequency_i
  *
  *   x_NR            N rows of R (even) columns; a slice of columns of a wider matrix is fine
  *   positions_N     row of the tables for each row of x
  *   cosTable_PR     cos of the pair's angle, written twice
  *   sinTable_PR     sin with the sign of its lane: −sin on even lanes, +sin on odd ones
  *
- * So that x ← x·cos + swapPairs(x)·sin. The inverse turns the other way (sin negated): it is also the backward pass.
- * Interleaved pairs are what released DeepSeek checkpoints use (fact sheet §1.3).
+ * So that x ← x·cos + swapPairs(x)·sin. The inverse turns the other way (sin negated): it is also
+ * the backward pass. The tables overlap neither x nor the positions. Interleaved pairs are what
+ * released DeepSeek checkpoints use (fact sheet §1.3).
  */
 import { assert } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";

@@ -1,24 +1,29 @@
 /**
- * @file The gate's decision: which experts each token goes to, and with which routing weights; and its gradient.
+ * @file The gate's decision: which experts each token goes to, and with which routing weights; and
+ * its gradient.
  *
  *     scores_TE = sigmoid(logits_TE)  or  softmax(logits_TE)
  *     choice_TK = top-K of scores + bias among the experts of the best groups (all others −∞)
- *     weight_TK = routedScale · scores[choice] / (Σ scores[choice] + 1e-20)   (undivided without `normalise`)
+ *     weight_TK = routedScale · scores[choice] / (Σ scores[choice] + 1e-20)
+ *                 (undivided without `normalise`)
  *
  *   T tokens, E routed experts, K experts a token, G groups of E/G neighbouring experts
  *   bias_E    for the choice only: it never enters a weight and has no gradient
  *   A group's score is the sum of its two largest biased scores ("top2") or its largest ("max").
  *
- * Equal scores go to the lower index. A token with a NaN logit still gets K distinct experts (NaN counts as −∞), so
- * that the loss, not a crash, reports it. All targets run this one implementation: it is a few operations a score.
- * Source: DeepSeek-V3 report §2.1.2; masking by −∞ as in DeepSeek's own code.
+ * Equal scores go to the lower index. A token with a NaN logit still gets K distinct experts (NaN
+ * counts as −∞), so that the loss, not a crash, reports it. All targets run this one
+ * implementation: it is a few operations a score. Source: DeepSeek-V3 report §2.1.2; masking by −∞
+ * as in DeepSeek's own code.
+ *
+ * An output overlaps neither an input nor another output.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";
 import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
-import { assertMatrix } from "../door.ts";
+import { assertIndexes, assertMatrix } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
 
 export const ROUTE_SLOTS = [
@@ -86,8 +91,8 @@ export interface RouteBackwardCall {
   readonly choice: Tensor<"i32">;
   readonly dWeight: Tensor<FloatType>;
   /**
-   * Gradient of the sequence-wise balance loss with respect to each expert's normalised score, one row a sequence
-   * [sequences, E]: α f_i ÷ tokens of a sequence. See `sequenceBalance`.
+   * Gradient of the sequence-wise balance loss with respect to each expert's normalised score, one
+   * row a sequence [sequences, E]: α f_i ÷ tokens of a sequence. See `sequenceBalance`.
    */
   readonly balance?: Tensor<FloatType>;
   readonly dLogits: Tensor<FloatType>;
@@ -106,7 +111,7 @@ function assertRule(rule: RoutingRule): void {
   const reachable = (numExperts / numGroups) * numChosenGroups;
   assert(
     numChosen >= 1 && numChosen <= reachable,
-    `route: experts a token (${numChosen}) must be 1..${reachable}, the experts of the chosen groups`,
+    `route: experts a token (${numChosen}) must be 1..${reachable}, those of the chosen groups`,
   );
 }
 
@@ -146,7 +151,10 @@ export function route(device: Device, call: RouteCall): void {
   );
 }
 
-/** Gradient of the logits from the gradient of the routing weights (and of the balance loss). Overwrites dLogits. */
+/**
+ * Gradient of the logits from the gradient of the routing weights (and of the balance loss).
+ * Overwrites dLogits.
+ */
 export function routeBackward(device: Device, call: RouteBackwardCall): void {
   const { rule, scores, choice, dWeight, balance, dLogits } = call;
   assertRule(rule);
@@ -159,6 +167,7 @@ export function routeBackward(device: Device, call: RouteBackwardCall): void {
   for (const tensor of [scores, choice, dWeight, dLogits]) {
     assert(isContiguous(tensor), "routeBackward: operands are contiguous");
   }
+  assertIndexes("routeBackward choice", choice, 0, rule.numExperts);
   if (balance !== undefined) {
     assertMatrix(device, "routeBackward balance", balance, dtypes, balance.rows, rule.numExperts);
     assert(isContiguous(balance) && tokens % balance.rows === 0, "routeBackward: balance rows");

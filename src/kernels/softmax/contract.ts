@@ -1,12 +1,17 @@
 /**
  * @file Row softmax over the first `limit` columns, and its gradient.
  *
- *     out[r,c] = exp(scale·x[r,c] − m_r) / Σ_{c' < limit_r} exp(scale·x[r,c'] − m_r)     c < limit_r, else exactly 0
- *     dX = scale · p ⊙ (dP − Σ_c p·dP)                                                    in place of dP
+ *     out[r,c] = exp(scale·x[r,c] − m_r) / Σ_{c' < limit_r} exp(scale·x[r,c'] − m_r)
+ *                                                                  c < limit_r, else exactly 0
+ *     dX = scale · p ⊙ (dP − Σ_c p·dP)   in place of dP
  *
  *   limits_R   i32, 0..C; a limit of 0 gives a row of zeros
  *
- * `out` may be `x`. A NaN among a row's first `limit` columns makes those columns of the row NaN.
+ * `out` may be `x` (the same place and row stride); else no two operands overlap. A NaN among a
+ * row's first `limit` columns makes those columns of the row NaN; what stands beyond them, NaN or
+ * not, is not looked at. A matrix product over `out` does multiply its zeros: a value that is not
+ * finite at a column then makes every row of the product NaN, also those whose limit excludes the
+ * column. `causalAttention` takes care of that; other callers have to.
  */
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";

@@ -4,10 +4,12 @@
  *     out_TI = weight_T · silu(gate_TI) · up_TI          silu(z) = z / (1 + e^(−z))
  *
  *   gateUp_T2I  gate columns first, then up: the output of one fused product
- *   weight_T    optional: an expert row's routing weight, applied here so that the expert's output need not be kept
+ *   weight_T    optional: an expert row's routing weight, applied here so that the expert's output
+ *               need not be kept
  *   dWeight_T = Σ_i dOut_TI · silu(gate) · up            written with `weight` only
  *
- * Backward recomputes the activation from gateUp. Outputs are overwritten; bf16 outputs feed matrix products.
+ * Backward recomputes the activation from gateUp. Outputs are overwritten; bf16 outputs feed matrix
+ * products. An output overlaps neither an input nor another output.
  */
 import { assert } from "../../base/errors.ts";
 import { divExact } from "../../base/integers.ts";
