@@ -3,8 +3,8 @@
  * exist and what is computed.
  *
  * One type covers V3, V2 (softmax gate, greedy or group-limited top-k, no query compression) and
- * dense models (no routed experts). `validateConfig` refuses what no layer could compute, and sizes
- * that could not even be listed. Names are the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
+ * dense models (no routed experts). `validateConfig` refuses what no layer could compute, and
+ * sizes that could not even be listed. Names are the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
  * reports, released configurations.
  */
 import { OperationalError } from "../base/errors.ts";
@@ -152,7 +152,7 @@ export function validateConfig(config: ModelConfig): ModelConfig {
   return config;
 }
 
-/** Each field may be within its bounds and all of them together name a model that no memory holds. */
+/** Fields within their bounds can together still name a model that no memory holds. */
 function validateSize(config: ModelConfig): void {
   const { numLayers, numMtpModules, numRoutedExperts } = config;
   const experts = countLayers(config) * (numRoutedExperts + 1);
@@ -169,7 +169,7 @@ function validateSize(config: ModelConfig): void {
   );
 }
 
-/** Parameters of all matrices, those of both kinds of feed-forward in every layer: never too few. */
+/** Parameters of all matrices, with both kinds of feed-forward in every layer: never too few. */
 function estimateParameters(config: ModelConfig): number {
   const { vocabSize, hiddenDim, numHeads, qLoraRank, kvLoraRank, moeIntermediateDim } = config;
   const { qkNopeHeadDim, qkRopeHeadDim, vHeadDim, numRoutedExperts, numSharedExperts } = config;

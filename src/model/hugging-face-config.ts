@@ -1,13 +1,13 @@
 /**
  * @file config.json of `deepseek_v3` and `deepseek_v2` models, read strictly and written back.
  *
- * Every field is honoured, or accepted because it changes nothing here, or refused by name: one that
- * is not known might change the computation. What DeepSeek-V2 configurations leave out has V2's
+ * Every field is honoured, or accepted because it changes nothing here, or refused by name: an
+ * unknown one might change the computation. What DeepSeek-V2 configurations leave out has V2's
  * defaults. The older `type` and the newer `rope_type` and `rope_parameters` are both read.
  * Written is the type whose published classes compute this model: deepseek_v3 scores by sigmoid and
- * chooses by noaux_tc; deepseek_v2 scores by softmax, chooses greedily, within groups or not, never
- * normalises (Transformers ignores norm_topk_prob there) and has no MTP modules. Any other gate, say
- * softmax with noaux_tc, trains here but is written as `hadal`, without an architecture: other
+ * chooses by noaux_tc; deepseek_v2 scores by softmax, chooses greedily, within groups or not, does
+ * not normalise (Transformers ignores norm_topk_prob there) and has no MTP modules. Other gates,
+ * say softmax with noaux_tc, train here but are written as `hadal`, without an architecture: other
  * programs then refuse the model instead of computing a different one.
  * Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
  */
