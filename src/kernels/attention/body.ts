@@ -1,13 +1,20 @@
 /**
  * @file Causal attention from matrix products and row softmaxes: one head of one sequence a task.
  *
- * Queries are taken in blocks of at most 64 rows; a block's scores against all keys up to its last row stay in the
- * thread's scratch, in cache. Keys past a query inside its block are computed and then masked: at most 63 a row.
- * Backward takes the blocks from the last to the first: the last one reaches all keys, so it can overwrite the
- * gradients of keys and values, and the others add to them.
+ * Queries are taken in blocks of at most 64 rows; a block's scores against all keys up to its last
+ * row stay in the thread's scratch, in cache. Keys past a query inside its block are computed and
+ * then masked: at most 63 a row. Backward takes the blocks from the last to the first: the last one
+ * reaches all keys, so it can overwrite the gradients of keys and values, and the others add to
+ * them.
+ *
+ * Masked probabilities are exact zeros, and 0 · NaN is NaN: values that are not finite would leak
+ * into earlier rows of their block. The block's last row sees all of them, so it tells whether there
+ * are any; such a block's rows are multiplied one by one, each by the values it sees. That changes no
+ * bit of any other row: zeros appended along the depth of a product never do.
  */
 import { assert } from "../../base/errors.ts";
 import { floorDiv, roundUp } from "../../base/integers.ts";
+import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "../matmul/block-multiplier.ts";
 import { type HeadTask, headTask, type Place } from "./heads.ts";
@@ -55,7 +62,9 @@ class ScoreBlocks {
     this.#context = context;
   }
 
-  /** Scores in `probabilities` become probabilities; query r of the block sees start + r + 1 keys. */
+  /**
+   * Scores in `probabilities` become probabilities; query r of the block sees start + r + 1 keys.
+   */
   softmax(body: KernelBody, block: QueryBlock, scale: number): void {
     const words = this.#context.memory.i32;
     for (let row = 0; row < block.rows; row++) {
@@ -120,6 +129,33 @@ function computeProbabilities(
   scores.softmax(softmax, block, task.scale);
 }
 
+/** out = probabilities · values of one block, no row touched by values that it does not see. */
+function mixValues(
+  nn: BlockMultiplier,
+  task: HeadTask,
+  block: QueryBlock,
+  probabilities: Place,
+  memory: CpuMemory,
+): void {
+  const { start, rows, keys } = block;
+  const { value, values } = task;
+  const out = rowOf(task.out, start);
+  multiply(nn, probabilities, values, out, rows, value, keys, false);
+  if (isFiniteRow(memory.f32, rowOf(out, rows - 1), value)) return;
+  for (let row = 0; row < rows; row++) {
+    const [weights, to] = [rowOf(probabilities, row), rowOf(out, row)];
+    multiply(nn, weights, values, to, 1, value, start + row + 1, false);
+  }
+}
+
+function isFiniteRow(floats: Float32Array, row: Place, columns: number): boolean {
+  const first = row.offset / ELEMENT_BYTES;
+  for (let at = first; at < first + columns; at++) {
+    if (!Number.isFinite(floats[at]!)) return false;
+  }
+  return true;
+}
+
 /** The body of causalAttention/f32. `span` is scratch that the products do not use. */
 export function attentionBody(
   parts: AttentionParts,
@@ -134,10 +170,7 @@ export function attentionBody(
         const rows = Math.min(scores.queryBlock, task.seqLength - start);
         const block = { start, rows, keys: start + rows };
         computeProbabilities(parts, task, block, scores);
-        const out = rowOf(task.out, start);
-        const { probabilities } = scores;
-        const { nn } = parts.products;
-        multiply(nn, probabilities, task.values, out, rows, task.value, block.keys, false);
+        mixValues(parts.products.nn, task, block, scores.probabilities, context.memory);
       }
     }
   };

@@ -1,5 +1,6 @@
 /**
- * @file Causal attention of MLA in its naive form (keys and values expanded per head), forward and backward.
+ * @file Causal attention of MLA in its naive form (keys and values expanded per head), forward and
+ * backward.
  *
  *     score[i,j] = scale · (qNope[i]·kNope[j] + qRope[i]·keyRope[j])     j ≤ i, within a sequence
  *     out[i]     = Σ_j softmax(score[i,·])[j] · value[j]
@@ -11,8 +12,14 @@
  *   out_T_HV
  *   dKeyRope_T_HR  one gradient a head; their sum is the gradient of keyRope
  *
- * Backward recomputes the probabilities: nothing but the inputs is kept between the two. Every output is overwritten.
- * A task is one head of one sequence. Source: DeepSeek-V2 report §2.1; facts of the V3 configuration in docs/numerics.md.
+ * Backward recomputes the probabilities: nothing but the inputs is kept between the two. Every
+ * output is overwritten, and overlaps neither an input nor another output. A task is one head of
+ * one sequence. Source: DeepSeek-V2 report §2.1; facts of the V3 configuration in docs/numerics.md.
+ *
+ * Forward, a row of `out` depends on tokens j ≤ i alone, also where later ones are NaN or infinite:
+ * a NaN key makes its own and all later rows of its head NaN, and no earlier one. Backward promises
+ * nothing finer than one head of one sequence: where an input or `dOut` is not finite there, any of
+ * that head's gradients in that sequence may be NaN.
  */
 import { assert } from "../../base/errors.ts";
 import { divExact } from "../../base/integers.ts";

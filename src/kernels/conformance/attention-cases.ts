@@ -22,7 +22,10 @@ function size(
   return { shape: { numSequences, numHeads, nope, rope, value, scale }, seqLength };
 }
 
-/** A single token; widths off every tile edge; more than one block of queries; the small preset's widths. */
+/**
+ * A single token; widths off every tile edge; more than one block of queries; the small preset's
+ * widths.
+ */
 const SIZES: readonly AttentionSize[] = [
   size(1, 1, 1, [4, 2, 3]),
   size(2, 13, 3, [7, 6, 5]),
@@ -81,7 +84,35 @@ function backwardCase(attentionSize: AttentionSize): ConformanceCase {
   };
 }
 
-export const ATTENTION_CASES: readonly ConformanceCase[] = SIZES.flatMap((attentionSize) => [
-  forwardCase(attentionSize),
-  backwardCase(attentionSize),
-]);
+/**
+ * Values that are not finite reach the rows from their own on, and no earlier one: also none of the
+ * same block of queries. In one head of two; an infinity, then NaN values, then a NaN key.
+ */
+const NOT_FINITE: ConformanceCase = {
+  kernel: "causalAttention/f32",
+  title: "values and a key that are not finite, amid blocks of queries",
+  tolerance: toleranceFor("attention", "f32", 200),
+  prepare(make): ReturnType<ConformanceCase["prepare"]> {
+    const { shape } = size(1, 200, 2, [8, 4, 20]);
+    const tokens = 200;
+    const keyWidth = shape.nope + shape.value;
+    const q = make.normal("f32", [tokens, shape.numHeads * (shape.nope + shape.rope)]);
+    const kv = make.filled("f32", [tokens, shape.numHeads * keyWidth], (token, column) => {
+      const value = make.random.normal();
+      if (token === 90 && column === shape.nope + 3) return Number.POSITIVE_INFINITY;
+      if (token === 150 && column >= shape.nope && column < keyWidth - 2) return Number.NaN;
+      return token === 199 && column === 1 ? Number.NaN : value;
+    });
+    const keyRope = make.normal("f32", [tokens, shape.rope]);
+    const out = make.poisoned("f32", [tokens, shape.numHeads * shape.value]);
+    return {
+      run: (device) => causalAttention(device, { q, kv, keyRope, out, shape }),
+      outputs: { out },
+    };
+  },
+};
+
+export const ATTENTION_CASES: readonly ConformanceCase[] = [
+  ...SIZES.flatMap((attentionSize) => [forwardCase(attentionSize), backwardCase(attentionSize)]),
+  NOT_FINITE,
+];
