@@ -106,4 +106,14 @@ export interface TrainableModel {
   forwardBackward(batch: Batch, options: StepOptions): StepResult;
   /** −ln p of each next token by the main head: [numSequences · seqLength]. */
   evaluate(batch: Batch): Float32Array;
+  /** Where the batch's forward pass stops being finite; undefined if it does not. */
+  findBrokenStream(batch: Batch): BrokenStream | undefined;
+}
+
+/** What a part of the model computed, with values that are not finite. */
+export interface BrokenStream {
+  /** A parameter's name, or what the names of the part's parameters begin with. */
+  readonly part: string;
+  readonly numBroken: number;
+  readonly numElements: number;
 }

@@ -17,6 +17,7 @@ import { Embedding } from "./embedding.ts";
 import { Head } from "./head.ts";
 import type {
   Batch,
+  BrokenStream,
   GateBias,
   ModelOptions,
   Precision,
@@ -30,6 +31,7 @@ import { declareBuffers } from "./parameter-declarations.ts";
 import { type ComputeType, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
 import { makePositions, RopeTableCache } from "./rope.ts";
+import { findBrokenStream } from "./stream-check.ts";
 import { type ModelLayers, runEvaluation, runTrainingPass } from "./training-pass.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 
@@ -101,6 +103,13 @@ export class Model implements TrainableModel {
     using _mark = this.arenas.saved.mark();
     using _scratch = this.arenas.scratch.mark();
     return runEvaluation(this.layers, this.#openPass(batch, 0), batch);
+  }
+
+  findBrokenStream(batch: Batch): BrokenStream | undefined {
+    using _mark = this.arenas.saved.mark();
+    using _scratch = this.arenas.scratch.mark();
+    const { layers, config } = this;
+    return findBrokenStream(layers, this.#openPass(batch, 0), { batch, config });
   }
 
   #openPass(batch: Batch, balanceScale: number): Pass {

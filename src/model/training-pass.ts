@@ -50,15 +50,35 @@ export function runTrainingPass(
   batch: Batch,
   options: StepOptions,
 ): StepResult {
+  const forward = runForward(layers, pass, batch, { keep: options.computeGradients });
+  const turn = { ...forward, options };
+  const heads = options.computeGradients
+    ? backward(layers, pass, turn)
+    : headLosses(layers, pass, turn);
+  return summarise(heads, forward.routing, pass, options);
+}
+
+/** What a forward pass leaves; its tensors live in `saved`. */
+export interface Forward {
+  /** Entry j holds the tokens j places further on. */
+  readonly tokens: readonly Tensor<"i32">[];
+  readonly trunk: Trunk;
+  readonly modules: readonly MtpSaved[];
+  readonly routing: Routing;
+}
+
+/** Forward through the main model and the MTP modules, without the heads. */
+export function runForward(
+  layers: ModelLayers,
+  pass: Pass,
+  batch: Batch,
+  { keep }: { readonly keep: boolean },
+): Forward {
   const tokens = shiftTokens(pass, batch, layers.mtpModules.length);
   const routing: Routing = { expertLoad: [], balanceLoss: 0 };
-  const keep = options.computeGradients;
   const trunk = forwardTrunk(layers, pass, { tokens: tokens[0]!, keep, routing });
   const modules = forwardModules(layers, pass, { tokens, hidden: trunk.out, routing });
-  const heads = keep
-    ? backward(layers, pass, { tokens, trunk, modules, options })
-    : headLosses(layers, pass, { tokens, trunk, modules, options });
-  return summarise(heads, routing, pass, options);
+  return { tokens, trunk, modules, routing };
 }
 
 /** −ln p of each next token. */
@@ -140,10 +160,7 @@ function forwardModules(
   });
 }
 
-interface Turn {
-  readonly tokens: readonly Tensor<"i32">[];
-  readonly trunk: Trunk;
-  readonly modules: readonly MtpSaved[];
+interface Turn extends Forward {
   readonly options: StepOptions;
 }
 

@@ -4,9 +4,11 @@
  *
  * A step whose loss or gradient norm is not finite is not applied: the run ends with
  * `training.nonfinite`, and its last checkpoint holds the state before. The search goes from cause
- * to effect: a parameter that is itself not finite, else the gradient nearest to the loss (backward
- * runs from the head down, so what stands above it is still clean), else the first position whose
- * loss is not finite. A loss far above its recent mean is only reported.
+ * to effect. A parameter that is itself not finite comes first. A loss that is not finite makes
+ * every gradient NaN, so the forward pass is run again and the first of its streams that is not
+ * finite names the part; if all are finite, the logits overflowed. With finite losses, it is the
+ * gradient nearest to the loss: backward runs from the head down, and what stands above is still
+ * clean. A loss far above its recent mean is only reported.
  */
 import { OperationalError } from "../base/errors.ts";
 import type { Batch, TrainableModel } from "../model/model-types.ts";
@@ -31,21 +33,39 @@ export function layerOf(tensor: string): string {
   return part === "mtp" ? `MTP module ${index}` : "";
 }
 
-/**
- * The error for a step with a loss or a gradient that is not finite; `batch` if it was the loss.
- */
-export function nonFiniteError(
-  model: Pick<TrainableModel, "parameters" | "evaluate">,
+/** What is asked of a model whose step went wrong. */
+type Suspect = Pick<TrainableModel, "parameters" | "evaluate" | "findBrokenStream">;
+
+/** The error for a step with a loss that is not finite on `batch`. */
+export function nonFiniteLossError(
+  model: Suspect,
   step: number,
-  values: { readonly loss: number; readonly gradNorm: number | undefined },
-  batch?: Batch,
+  loss: number,
+  batch: Batch,
+): OperationalError {
+  const culprit =
+    firstNonFinite(model.parameters.list, "value") ?? brokenStream(model, batch) ?? LOGITS;
+  const subject = `the loss (${loss}, ${firstPosition(model, batch)})`;
+  return stepError(step, subject, culprit, { loss, gradNorm: undefined });
+}
+
+/** The error for a step with a finite loss and a gradient norm that is not. */
+export function nonFiniteGradientError(
+  model: Pick<TrainableModel, "parameters">,
+  step: number,
+  values: { readonly loss: number; readonly gradNorm: number },
 ): OperationalError {
   const { list } = model.parameters;
   const culprit = firstNonFinite(list, "value") ?? firstNonFinite([...list].reverse(), "gradient");
-  const subject =
-    batch === undefined
-      ? `the gradient norm (${values.gradNorm})`
-      : `the loss (${values.loss}, ${firstPosition(model, batch)})`;
+  return stepError(step, `the gradient norm (${values.gradNorm})`, culprit, values);
+}
+
+function stepError(
+  step: number,
+  subject: string,
+  culprit: Culprit | undefined,
+  values: { readonly loss: number; readonly gradNorm: number | undefined },
+): OperationalError {
   const where =
     culprit === undefined
       ? "no single parameter or gradient is to blame: the sum is out of range"
@@ -56,6 +76,35 @@ export function nonFiniteError(
       "last checkpoint with a lower learningRate.peak or optimizer.clipNorm",
     { step, ...values, ...culprit },
   );
+}
+
+/** What is left when every stream is finite. */
+const LOGITS: Culprit = { tensor: "head", layer: "", finding: "its logits are out of range" };
+
+function brokenStream(model: Suspect, batch: Batch): Culprit | undefined {
+  const broken = model.findBrokenStream(batch);
+  if (broken === undefined) return undefined;
+  const { part, numBroken, numElements } = broken;
+  const largest = largestWeight(model.parameters.list, part);
+  const finding =
+    `the first part whose output is not finite (${numBroken} of ${numElements} values); its ` +
+    `largest parameter is ${largest.value.toPrecision(4)}, in ${largest.name}`;
+  return { tensor: part, layer: layerOf(part), finding };
+}
+
+/** By magnitude, of the part's parameters. */
+function largestWeight(
+  parameters: readonly Parameter[],
+  part: string,
+): { readonly name: string; readonly value: number } {
+  let largest = { name: part, value: 0 };
+  for (const { name, value } of parameters) {
+    if (name !== part && !name.startsWith(`${part}.`)) continue;
+    for (const element of view(value)) {
+      if (Math.abs(element) > Math.abs(largest.value)) largest = { name, value: element };
+    }
+  }
+  return largest;
 }
 
 /** Where in the batch the loss is not finite first. */

@@ -131,6 +131,41 @@ test("a step with a NaN names its tensor and layer, and changes no parameter", a
   assert.equal(trainer.position.step, 1);
 });
 
+const scale = (trainer: Trainer, name: string, factor: number): void => {
+  const { parameters } = trainer.model;
+  const values = view(parameters.get(name).value);
+  for (let index = 0; index < values.length; index++) values[index] = factor * values[index]!;
+  parameters.refreshCompute();
+};
+
+const OVERFLOWS: readonly (readonly [string, string, string])[] = [
+  ["layers.0.feedForward.gateUp", "layers.0.feedForward", "layer 0"],
+  ["layers.1.attention.keyValueUp", "layers.1.attention", "layer 1"],
+  ["layers.1.moe.experts.gateUp", "layers.1.moe", "layer 1"],
+  ["norm", "norm", ""],
+  ["mtp.0.block.moe.experts.gateUp", "mtp.0.block.moe", "MTP module 0"],
+  ["mtp.0.outputNorm", "mtp.0.outputNorm", "MTP module 0"],
+  ["head", "head", ""],
+];
+
+for (const [name, tensor, layer] of OVERFLOWS) {
+  test(`finite weights of ${name} that overflow are blamed on ${tensor}, not on the top`, async () => {
+    await using trainer = await makeTrainer(smallSettings());
+    trainer.step();
+    scale(trainer, name, 3e38);
+    assert.throws(
+      () => trainer.step(),
+      (error) => {
+        assert.ok(error instanceof OperationalError, String(error));
+        const { step, tensor: blamed, layer: where } = error.details;
+        assert.deepEqual({ step, blamed, where }, { step: 1, blamed: tensor, where: layer });
+        assert.ok(error.message.includes("the loss"), error.message);
+        return error.code === "training.nonfinite";
+      },
+    );
+  });
+}
+
 test("gradients that overflow are caught by their norm", async () => {
   await using trainer = await makeTrainer(smallSettings());
   view(trainer.model.parameters.get("norm").value).fill(1e30);

@@ -16,7 +16,14 @@ import { Arena } from "../tensor/arena.ts";
 import { type Position, progressAt, type RunPlan, sequencesAt } from "./budget.ts";
 import type { BatchLoader, LoaderState } from "./data/batches.ts";
 import { ParameterAverage } from "./ema/ema.ts";
-import { EMPTY_TREND, extendTrend, isSpike, type LossTrend, nonFiniteError } from "./health.ts";
+import {
+  EMPTY_TREND,
+  extendTrend,
+  isSpike,
+  type LossTrend,
+  nonFiniteGradientError,
+  nonFiniteLossError,
+} from "./health.ts";
 import { AdamW } from "./optimizer/adamw.ts";
 import { clipScale, gradientNorm } from "./optimizer/clip.ts";
 import { Muon } from "./optimizer/muon.ts";
@@ -189,7 +196,7 @@ export class Trainer implements AsyncDisposable {
   #checkedNorm(loss: number): number {
     const gradNorm = gradientNorm(this.#device, this.#scratch, this.model.parameters);
     if (!Number.isFinite(gradNorm)) {
-      throw nonFiniteError(this.model, this.#position.step, { loss, gradNorm });
+      throw nonFiniteGradientError(this.model, this.#position.step, { loss, gradNorm });
     }
     return gradNorm;
   }
@@ -213,9 +220,9 @@ export class Trainer implements AsyncDisposable {
       const { microBatch: sequences } = batch;
       const part = { tokens, numSequences: sequences, seqLength: data.sequenceLength };
       const result = this.model.forwardBackward(part, options);
-      if (!Number.isFinite(result.loss)) {
-        const values = { loss: result.loss, gradNorm: undefined };
-        throw nonFiniteError(this.model, this.#position.step, values, part);
+      const broken = [result.loss, ...result.mtpLosses].find((value) => !Number.isFinite(value));
+      if (broken !== undefined) {
+        throw nonFiniteLossError(this.model, this.#position.step, broken, part);
       }
       results.push(result);
     }
