@@ -4,8 +4,8 @@
  *
  * One type covers V3, V2 (softmax gate, greedy or group-limited top-k, no query compression) and
  * dense models (no routed experts). `validateConfig` refuses what no layer could compute, and
- * sizes that could not even be listed. Names are the glossary's; hugging-face-config.ts maps them to config.json. Source: DeepSeek-V2 and V3
- * reports, released configurations.
+ * sizes that could not even be listed. Names are the glossary's; hugging-face-config.ts maps them
+ * to config.json. Source: DeepSeek-V2 and V3 reports, released configurations.
  */
 import { OperationalError } from "../base/errors.ts";
 import { divExact, isIntegerIn } from "../base/integers.ts";
