@@ -40,7 +40,7 @@ export function prepareBlocks(
 ): PreparedBlocks {
   const { native, memory, argumentBlock } = context;
   assert(native !== null, "x64 code needs a native runtime");
-  const perWord = elementsPerWord(core.dtype);
+  const perWord = elementsPerWord(core.aFormat.dtype);
   const panelBytes = (lanes: number, width: number): number =>
     roundUp(roundUp(lanes, width) * core.depthBlockWords * 4 + PACK_SLACK_BYTES, 4096);
   const buffer = scratch.byteOffset;
@@ -58,7 +58,7 @@ export function prepareBlocks(
     slots: new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots),
     run: () => product.call(slotsAddress, 0, 0, baseAddress),
     depthBlock: core.depthBlockWords * perWord,
-    elementBytes: perWord === 1 ? 4 : 2,
+    elementBytes: core.dtype === "f32" ? 4 : 2,
     aPanels,
     bPanels,
     buffer,

@@ -1,6 +1,7 @@
 /**
- * @file The three cores of the x64 matrix products, as values: f32, bf16 on vectors, bf16 on AMX
- * tiles.
+ * @file The four cores of the x64 matrix products, as values: f32, bf16 on vectors, bf16 on AMX
+ * tiles, and bf16 widened to f32 while it is packed, for processors that multiply f32 alone (it
+ * keeps what the others flush: subnormal inputs and results).
  *
  * A core says how it wants its operands packed and how deep a block it sums at once, and emits the
  * product of packed blocks. Measured on one core of an AMD Zen 4 (peaks 117 GFLOP/s in f32, 233 in
@@ -24,6 +25,7 @@ export interface CoreFrame {
 
 export interface X64Core {
   readonly name: string;
+  /** Of the operands. */
   readonly dtype: X64InputDType;
   readonly aFormat: PanelFormat;
   readonly bFormat: PanelFormat;
@@ -39,12 +41,13 @@ export interface X64Core {
 /** A panel of A (12 × 512 words) stays in a first-level cache of 32 KiB, B streaming past it. */
 const VECTOR_DEPTH_WORDS = 512;
 
-function vectorCore(name: string, dtype: X64InputDType): X64Core {
+/** A core that multiplies `dtype`, over operands of `source`. */
+function vectorCore(name: string, source: X64InputDType, dtype = source): X64Core {
   return {
     name,
-    dtype,
-    aFormat: { width: TILE_ROWS, dtype, depthUnit: 1, layout: "words" },
-    bFormat: { width: TILE_COLUMNS, dtype, depthUnit: 1, layout: "words" },
+    dtype: source,
+    aFormat: { width: TILE_ROWS, dtype, source, depthUnit: 1, layout: "words" },
+    bFormat: { width: TILE_COLUMNS, dtype, source, depthUnit: 1, layout: "words" },
     depthBlockWords: VECTOR_DEPTH_WORDS,
     maxRows: 1536,
     numLocals: 0,
@@ -54,6 +57,9 @@ function vectorCore(name: string, dtype: X64InputDType): X64Core {
 
 export const F32_CORE: X64Core = vectorCore("avx512", "f32");
 export const BF16_CORE: X64Core = vectorCore("avx512Bf16", "bf16");
+export const WIDENING_CORE: X64Core = vectorCore("avx512Widening", "bf16", "f32");
+
+const BF16 = { dtype: "bf16", source: "bf16" } as const;
 
 /**
  * The AMX core, with the tile instructions of `unit` (null: the processor's). Its depth block is
@@ -64,8 +70,8 @@ export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
   return {
     name: "amxBf16",
     dtype: "bf16",
-    aFormat: { width: TILE_BLOCK, dtype: "bf16", depthUnit: 16, layout: "tiles" },
-    bFormat: { width: TILE_BLOCK, dtype: "bf16", depthUnit: 16, layout: "words" },
+    aFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "tiles" },
+    bFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "words" },
     depthBlockWords: 1024,
     maxRows: 768,
     numLocals: TILE_CORE_LOCALS,

@@ -5,7 +5,8 @@
  *     panel[p][d][lane] = operand(lane = p·width + lane, depth d)       32-bit words
  *
  *   lane   a row of A, or a column of B
- *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one with 0)
+ *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one with 0), or one
+ *          bf16 widened to f32, for processors without products of bf16
  *
  * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through
  * registers) or lanes (`copying`), and a third for the tiles that AMX wants of A (`tile`). They
@@ -19,9 +20,11 @@ import {
   type Gp,
   k,
   type Mask,
+  type Memory,
   mem,
   merging,
   r,
+  type Vector,
   zeroing,
   zmm,
 } from "../../codegen/x64/operands.ts";
@@ -40,7 +43,10 @@ export const PACK_ARGUMENTS: Readonly<
 /** One panel format: how many lanes stand side by side, and what they are made of. */
 export interface PanelFormat {
   readonly width: number;
+  /** What the words are made of. */
   readonly dtype: X64InputDType;
+  /** What the operand is made of: as `dtype`, or bf16 that is widened to f32 on the way. */
+  readonly source: X64InputDType;
   /** Panels are this many words deep or a multiple; words beyond the depth are zero. */
   readonly depthUnit: 1 | 16;
   /** `words`: panel[d][lane]. `tiles`: blocks of 16 words, in each 16×16 tiles, tile[lane][d]. */
@@ -50,6 +56,19 @@ export interface PanelFormat {
 /** Elements in one 32-bit word. */
 export function elementsPerWord(dtype: X64InputDType): 1 | 2 {
   return dtype === "f32" ? 1 : 2;
+}
+
+function bytesOf(dtype: X64InputDType): 2 | 4 {
+  return dtype === "f32" ? 4 : 2;
+}
+
+/** 16 f32 from memory under `mask`; bf16 are their high halves. */
+function emitLoadF32(a: X64, to: Vector, from: Memory, mask: Mask, source: X64InputDType): void {
+  if (source === "f32") a.v("vmovups", [to, from], mask);
+  else {
+    a.v("vpmovzxwd", [to, from], mask);
+    a.v("vpslld", [to, to, 16]);
+  }
 }
 
 /** mask = the low min(count, 63) bits, in `mask`; clobbers rdx. */
@@ -110,11 +129,11 @@ export function emitTranspose16(a: X64): void {
  */
 function emitLoadLanes(
   a: X64,
-  options: { row: Gp; last: Gp; stride: Gp; numRows: number; dtype: X64InputDType },
+  options: { row: Gp; last: Gp; stride: Gp; numRows: number; format: PanelFormat },
 ): void {
-  const { row, last, stride, numRows, dtype } = options;
+  const { row, last, stride, numRows, format } = options;
   for (let i = 0; i < numRows; i++) {
-    if (dtype === "f32") a.v("vmovups", [zmm(i), mem(row)], zeroing(k(1)));
+    if (format.dtype === "f32") emitLoadF32(a, zmm(i), mem(row), zeroing(k(1)), format.source);
     else a.v("vmovdqu16", [zmm(i), mem(row)], zeroing(k(1)));
     if (i + 1 === numRows) return;
     a.add(row, stride);
@@ -126,6 +145,7 @@ function emitLoadLanes(
 /** Depth contiguous: source[lane][depth]. */
 export function emitTransposingPack(a: X64, format: PanelFormat): void {
   const { width, dtype, layout } = format;
+  const groupBytes = 16 * elementsPerWord(dtype) * bytesOf(format.source);
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   const [last, base, to, left, row, stop] = [r.r12, r.rbx, r.r14, r.r15, r.rbp, r.r13];
   const elements = 16 * elementsPerWord(dtype);
@@ -149,12 +169,12 @@ export function emitTransposingPack(a: X64, format: PanelFormat): void {
         a.kmovd(k(1), r.rax);
         a.mov(row, base);
         const numRows = Math.min(16, width - group);
-        emitLoadLanes(a, { row, last: stop, stride: strideBytes, numRows, dtype });
+        emitLoadLanes(a, { row, last: stop, stride: strideBytes, numRows, format });
         if (layout === "words") emitTranspose16(a);
         const rowBytes = layout === "words" ? width * 4 : 64;
         for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * rowBytes), zmm(i)]);
-        a.add(base, 64);
-        a.add(stop, 64);
+        a.add(base, groupBytes);
+        a.add(stop, groupBytes);
         a.add(to, 16 * width * 4);
       });
       a.bind(done);
@@ -196,7 +216,7 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
   const [lanesLeft, panelBytes, columns, from] = [r.rbx, r.rbp, r.r12, r.r13];
   const [rowsLeft, panel, to] = [r.r14, r.r15, r.rax];
   const numVectors = Math.ceil(width / 16);
-  const elementBytes = 4 / elementsPerWord(dtype);
+  const sourceBytes = bytesOf(format.source);
   // A vector wider than a row of the panel must not write into the next panel, which may be done.
   const lanesOf = (v: number): Mask | null => (width % 16 === 0 ? null : merging(k(1 + v)));
   if (format.depthUnit > 1) emitPadding(a, format);
@@ -220,18 +240,19 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
       else {
         a.countdown(rowsLeft, 1, () => {
           for (let v = 0; v < numVectors; v++) {
-            a.v("vmovups", [zmm(v), mem(from, v * 64)], zeroing(k(1 + v)));
+            const at = mem(from, v * 16 * sourceBytes);
+            emitLoadF32(a, zmm(v), at, zeroing(k(1 + v)), format.source);
           }
           store();
           a.add(from, strideBytes);
         });
       }
-      a.add(columns, width * elementBytes);
+      a.add(columns, width * sourceBytes);
       a.add(panel, panelBytes);
     });
     a.imul(r.rax, strideBytes, COPIED_DEPTH);
     a.add(source, r.rax);
-    a.add(panels, COPIED_DEPTH * width * elementBytes);
+    a.add(panels, (COPIED_DEPTH / elementsPerWord(dtype)) * width * 4);
   });
 }
 

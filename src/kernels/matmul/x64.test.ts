@@ -9,8 +9,20 @@ import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
 import { type BlockMultiplier, TRANSPOSITIONS, type Transposition } from "./block-multiplier.ts";
 import { testMultiplier } from "./multiplier-test-support.ts";
-import { createMultiplierOver, createX64Multiplier, x64MultiplierRefusal } from "./x64.ts";
-import { AMX_CORE, BF16_CORE, F32_CORE, tileCore, type X64Core } from "./x64-core.ts";
+import {
+  chooseCore,
+  createMultiplierOver,
+  createX64Multiplier,
+  x64MultiplierRefusal,
+} from "./x64.ts";
+import {
+  AMX_CORE,
+  BF16_CORE,
+  F32_CORE,
+  tileCore,
+  WIDENING_CORE,
+  type X64Core,
+} from "./x64-core.ts";
 import {
   EMULATION_BYTES,
   EMULATION_CONFIGURATION,
@@ -35,6 +47,7 @@ const features = runtime?.features;
 const noBf16 = features?.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
 const CORES: readonly { core: X64Core; name: string; refusal: string }[] = [
   { core: F32_CORE, name: "f32", refusal: reason },
+  { core: WIDENING_CORE, name: "bf16 widened to f32", refusal: reason },
   { core: BF16_CORE, name: "bf16 by vdpbf16ps", refusal: noBf16 },
   {
     core: AMX_CORE,
@@ -70,23 +83,25 @@ for (const { core, name, refusal } of CORES) {
 }
 
 describe("the x64 multiplier", () => {
-  it("is refused with the reason, by what the processor has", () => {
-    const withFeatures = (avx512Bf16: boolean, amxBf16: boolean): ThreadContext => ({
-      ...context,
-      native: {
-        features: { avx512: true, avx512Bf16, avx512Vbmi: false, amxBf16 },
-        load: () => assert.fail("nothing may be loaded"),
-        addressOf: () => 0,
-      },
-    });
+  it("is refused with the reason", () => {
+    const features = { avx512: true, avx512Bf16: false, avx512Vbmi: false, amxBf16: false };
+    const load = (): never => assert.fail("nothing may be loaded");
+    const native = { ...context, native: { features, load, addressOf: () => 0 } };
     const refusal = (dtype: string, of: ThreadContext): string | null =>
       x64MultiplierRefusal("nt", dtype, of);
     assert.match(refusal("f32", { ...context, native: null }) ?? "", /native code is off/);
-    assert.equal(refusal("f32", withFeatures(false, false)), null);
-    assert.match(refusal("bf16", withFeatures(false, false)) ?? "", /neither AMX nor AVX512_BF16/);
-    assert.equal(refusal("bf16", withFeatures(true, false)), null);
-    assert.equal(refusal("bf16", withFeatures(false, true)), null);
-    assert.match(refusal("f64", withFeatures(true, true)) ?? "", /f64/);
+    assert.equal(refusal("f32", native), null);
+    assert.equal(refusal("bf16", native), null);
+    assert.match(refusal("f64", native) ?? "", /f64/);
+  });
+
+  it("multiplies bf16 by the best that the processor has", () => {
+    const core = (avx512Bf16: boolean, amxBf16: boolean): X64Core | null =>
+      chooseCore("bf16", { avx512: true, avx512Bf16, avx512Vbmi: false, amxBf16 });
+    assert.equal(core(true, true), AMX_CORE);
+    assert.equal(core(false, true), AMX_CORE);
+    assert.equal(core(true, false), BF16_CORE);
+    assert.equal(core(false, false), WIDENING_CORE);
   });
 
   it("configures eight whole tiles and releases them after each block", {

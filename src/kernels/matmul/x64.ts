@@ -12,15 +12,15 @@ import type { Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { BLOCK_AT as AT } from "./x64-block.ts";
 import { prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
-import { AMX_CORE, BF16_CORE, F32_CORE, type X64Core } from "./x64-core.ts";
+import { AMX_CORE, BF16_CORE, F32_CORE, WIDENING_CORE, type X64Core } from "./x64-core.ts";
 import type { X64InputDType } from "./x64-pack.ts";
 
-/** The core for a dtype on a processor; null if it has none. */
+/** The core for a dtype on a processor; null if there is none for the dtype. */
 export function chooseCore(dtype: string, features: CpuFeatures): X64Core | null {
   if (dtype === "f32") return F32_CORE;
   if (dtype !== "bf16") return null;
   if (features.amxBf16) return AMX_CORE;
-  return features.avx512Bf16 ? BF16_CORE : null;
+  return features.avx512Bf16 ? BF16_CORE : WIDENING_CORE;
 }
 
 /** null if x64 code can multiply here; otherwise the reason. */
@@ -31,9 +31,7 @@ export function x64MultiplierRefusal(
 ): string | null {
   if (context.native === null) return "native code is off or impossible here";
   if (chooseCore(dtype, context.native.features) !== null) return null;
-  return dtype === "bf16"
-    ? "this processor has neither AMX nor AVX512_BF16"
-    : `no x64 code multiplies ${dtype}`;
+  return `no x64 code multiplies ${dtype}`;
 }
 
 /** The block core in machine code, for one thread. `scratch` holds packed panels. */
