@@ -9,16 +9,23 @@ import { WasmFunction } from "../../codegen/wasm/function.ts";
 import { assembleModule, instantiate } from "../../codegen/wasm/module.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
-import { mem, r, zmm } from "../../codegen/x64/operands.ts";
+import { mem, r, tmm, zmm } from "../../codegen/x64/operands.ts";
 import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime, type NativeRuntime } from "../../device/cpu/native.ts";
+import {
+  emitTileConfiguration,
+  TILE_CONFIGURATION_WORDS,
+} from "../../kernels/matmul/x64-tile-core.ts";
 import { timeRuns } from "./timing.ts";
 
 /** Arithmetic of one core; a figure that cannot be measured here is null. */
 export interface ArithmeticPeaks {
   /** Multiply and add counted apart, 512-bit registers, in GFLOP/s. */
   readonly f32Gflops: number | null;
-  /** bf16 pairs into f32 (vdpbf16ps). */
+  /**
+   * Of the unit that multiplies bf16 here: AMX tiles (tdpbf16ps), else vectors of pairs (vdpbf16ps),
+   * else those of f32, into which bf16 is widened.
+   */
   readonly bf16Gflops: number | null;
   /** 128-bit multiply-adds in WebAssembly. */
   readonly wasmF32Gflops: number;
@@ -36,6 +43,9 @@ const SECONDS = 0.3;
 const ITERATIONS = 200_000;
 /** Independent sums, so that no instruction waits for the last one. */
 const NUM_CHAINS = 24;
+/** Sums in tiles, each 16 × 16 over 32 bf16 products an instruction. */
+const NUM_TILE_CHAINS = 4;
+const TILE_FLOPS = 2 * 16 * 16 * 32;
 const TRIAD_BYTES = 64 * 2 ** 20;
 const WASM_CHAINS = 12;
 
@@ -43,12 +53,14 @@ export function measureArithmeticPeaks(): ArithmeticPeaks {
   const { runtime, memory, slots } = openPlace();
   const wasmF32Gflops = wasmPeak(memory, slots);
   if (runtime === null) return { wasmF32Gflops, f32Gflops: null, bf16Gflops: null };
-  const { avx512Bf16 } = runtime.features;
-  return {
-    wasmF32Gflops,
-    f32Gflops: nativePeak(runtime, memory, slots, "vfmadd231ps", 32),
-    bf16Gflops: avx512Bf16 ? nativePeak(runtime, memory, slots, "vdpbf16ps", 64) : null,
-  };
+  const { amxBf16, avx512Bf16 } = runtime.features;
+  const f32Gflops = vectorPeak(runtime, memory, slots, "vfmadd231ps", 32);
+  const bf16Gflops = amxBf16
+    ? tilePeak(runtime, memory, slots)
+    : avx512Bf16
+      ? vectorPeak(runtime, memory, slots, "vdpbf16ps", 64)
+      : f32Gflops;
+  return { wasmF32Gflops, f32Gflops, bf16Gflops };
 }
 
 export function measurePeaks(): Peaks {
@@ -67,8 +79,8 @@ function openPlace(): { runtime: NativeRuntime | null; memory: CpuMemory; slots:
   return { runtime, memory, slots: memory.reserve(4096) };
 }
 
-/** GFLOP/s of one instruction in a loop of independent chains. */
-function nativePeak(
+/** GFLOP/s of one vector instruction in a loop of independent chains. */
+function vectorPeak(
   runtime: NativeRuntime,
   memory: CpuMemory,
   slots: number,
@@ -84,10 +96,39 @@ function nativePeak(
       });
     },
   });
+  return (flopsEach * NUM_CHAINS * ITERATIONS) / bestSeconds(runtime, memory, slots, code) / 1e9;
+}
+
+/** GFLOP/s of products of AMX tiles, in a loop of independent sums. */
+function tilePeak(runtime: NativeRuntime, memory: CpuMemory, slots: number): number {
+  const code = emitKernel({
+    numLocals: TILE_CONFIGURATION_WORDS,
+    body(a: X64, local): void {
+      emitTileConfiguration(a, a, local(0));
+      for (let tile = 0; tile < NUM_TILE_CHAINS + 2; tile++) a.tilezero(tmm(tile));
+      const [left, right] = [tmm(NUM_TILE_CHAINS), tmm(NUM_TILE_CHAINS + 1)];
+      loadSlot(a, r.rax, 0);
+      a.countdown(r.rax, 1, () => {
+        for (let sum = 0; sum < NUM_TILE_CHAINS; sum++) a.tdpbf16ps(tmm(sum), left, right);
+      });
+      a.tilerelease();
+    },
+  });
+  const flops = TILE_FLOPS * NUM_TILE_CHAINS * ITERATIONS;
+  return flops / bestSeconds(runtime, memory, slots, code) / 1e9;
+}
+
+/** The shortest time of a kernel that takes ITERATIONS in its first slot. */
+function bestSeconds(
+  runtime: NativeRuntime,
+  memory: CpuMemory,
+  slots: number,
+  code: Uint8Array,
+): number {
   const kernel = runtime.load(code);
   memory.f64[slots / 8] = ITERATIONS;
   const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
-  return (flopsEach * NUM_CHAINS * ITERATIONS) / timeRuns(run, SECONDS).best / 1e9;
+  return timeRuns(run, SECONDS).best;
 }
 
 /** a = b + c with 512-bit loads and stores, over three arrays and over one. */

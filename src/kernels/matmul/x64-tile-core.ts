@@ -47,16 +47,22 @@ const AT = {
   bStride: r.r15,
 } as const;
 
-/** Palette 1, eight tiles of 16 rows of 64 bytes (SDM volume 1, section 18.3). */
-function emitConfiguration(a: X64, tiles: TileUnit, local: (index: number) => Memory): void {
+/** Words of 64 bits that a configuration of tiles takes. */
+export const TILE_CONFIGURATION_WORDS = 8;
+
+/**
+ * Palette 1, eight tiles of 16 rows of 64 bytes (SDM volume 1, section 18.3), by way of 64 bytes of
+ * memory at `configuration`; clobbers rax.
+ */
+export function emitTileConfiguration(a: X64, tiles: TileUnit, configuration: Memory): void {
   const words = [1, 0, 0, 0, 0x400040, 0x400040, 0x400040, 0x400040];
   words.push(0, 0, 0, 0, 0x10101010, 0x10101010, 0, 0);
   for (const [index, word] of words.entries()) {
-    const { base, displacement } = local(LOCAL_CONFIGURATION);
+    const { base, displacement } = configuration;
     a.mov(r.rax, word);
     a.mov32(mem(base, displacement + 4 * index), r.rax);
   }
-  tiles.ldtilecfg(local(LOCAL_CONFIGURATION));
+  tiles.ldtilecfg(configuration);
 }
 
 /** Sums of one or two panels of 16 rows by 32 columns, into the buffer at rdx. */
@@ -134,7 +140,7 @@ export function emitTileCore(
   const { aPanels, bPanels, out, outStrideBytes, rows, words } = CORE_ARGUMENTS;
   const columnsLeft = CORE_ARGUMENTS.columns;
   a.mov(local(LOCAL_BUFFER), buffer);
-  emitConfiguration(a, tiles, local);
+  emitTileConfiguration(a, tiles, local(LOCAL_CONFIGURATION));
   a.mov(AT.aStride, 64);
   a.mov(AT.bStride, PANEL_ROW_BYTES);
   a.countdown(rows, TILE_BLOCK, () => {
