@@ -16,13 +16,13 @@ export interface Leaf<T> {
 
 type Primitive = string | number | boolean | null | readonly unknown[];
 
-/** A leaf for each plain field, a schema for each object. */
+/** A leaf for each plain field; for each object a schema, or a leaf that reads it as one value. */
 export type Schema<T> = {
   readonly [K in keyof T]: T[K] extends Primitive
     ? Leaf<T[K]>
     : null extends T[K]
       ? Leaf<T[K]>
-      : Schema<T[K]>;
+      : Leaf<T[K]> | Schema<T[K]>;
 };
 
 export function integer(least: number, most: number = Number.MAX_SAFE_INTEGER): Leaf<number> {
@@ -46,6 +46,11 @@ function range(least: number, most: number): string {
   return most >= Number.MAX_SAFE_INTEGER ? `>= ${least}` : `from ${least} to ${most}`;
 }
 
+export const finite: Leaf<number> = {
+  allowed: "a finite number",
+  read: (value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined),
+};
+
 export function choice<const T extends string>(choices: readonly T[]): Leaf<T> {
   return {
     allowed: choices.join(", "),
@@ -68,6 +73,25 @@ export function orNull<T>(leaf: Leaf<T>): Leaf<T | null> {
   return {
     allowed: `${leaf.allowed}, or null`,
     read: (value) => (value === null ? null : leaf.read(value)),
+  };
+}
+
+/** The first of `leaves` that can read the value does. */
+export function oneOf<T>(leaves: readonly Leaf<T>[]): Leaf<T> {
+  return {
+    allowed: leaves.map(({ allowed }) => allowed).join(", or "),
+    read: (value) => leaves.map((leaf) => leaf.read(value)).find((read) => read !== undefined),
+  };
+}
+
+export function listOf<T>(leaf: Leaf<T>): Leaf<readonly T[]> {
+  return {
+    allowed: `a list, each ${leaf.allowed}`,
+    read: (value) => {
+      if (!Array.isArray(value)) return undefined;
+      const items = value.map((item) => leaf.read(item));
+      return items.some((item) => item === undefined) ? undefined : (items as T[]);
+    },
   };
 }
 
@@ -132,6 +156,51 @@ function overlayNode(
       : overlayNode(node, held, value, origin, `${prefix}${key}.`);
   }
   return result;
+}
+
+/**
+ * A value that a program wrote and that must have exactly the fields of the schema; anything else
+ * is thrown as what `refuse` makes of the problem.
+ */
+export function readExactly<T extends object>(
+  schema: Schema<T>,
+  value: unknown,
+  refuse: (problem: string) => OperationalError,
+): T {
+  return readExactNode(schema as Node, value, refuse, "") as T;
+}
+
+function readExactNode(
+  schema: Node,
+  value: unknown,
+  refuse: (problem: string) => OperationalError,
+  prefix: string,
+): Record<string, unknown> {
+  const held = (subject: string, actual: unknown, allowed: string): OperationalError =>
+    refuse(
+      actual === undefined
+        ? `${subject} is missing; it must be ${allowed}`
+        : `${subject} (${abridged(actual)}) must be ${allowed}`,
+    );
+  if (!isRecord(value)) {
+    throw held(prefix === "" ? "the content" : prefix.slice(0, -1), value, "an object");
+  }
+  const other = Object.keys(value).find((key) => !Object.hasOwn(schema, key));
+  if (other !== undefined) throw refuse(`the field ${prefix}${other} is not known`);
+  const entries = Object.entries(schema).map(([key, node]) => {
+    const field = Object.hasOwn(value, key) ? value[key] : undefined;
+    if (!isLeaf(node)) return [key, readExactNode(node, field, refuse, `${prefix}${key}.`)];
+    const read = node.read(field);
+    if (read === undefined) throw held(prefix + key, field, node.allowed);
+    return [key, read];
+  });
+  return Object.fromEntries(entries) as Record<string, unknown>;
+}
+
+/** A value for a message. */
+function abridged(value: unknown): string {
+  const text = JSON.stringify(value);
+  return text.length <= 80 ? text : `${text.slice(0, 80)}…`;
 }
 
 function readLeaf(leaf: Leaf<unknown>, value: unknown, origin: string, name: string): unknown {

@@ -33,6 +33,7 @@ import {
   type Scalars,
 } from "../metrics/tensorboard.ts";
 import { lockRun, type RunLock } from "./lock.ts";
+import { checkStoredPlan, type StoredPlan } from "./stored-plan.ts";
 
 const CONFIG_FILE = "config.json";
 const PLAN_FILE = "plan.json";
@@ -166,14 +167,14 @@ export class RunFolder implements Disposable {
     writeFileAtomically(join(this.path, CONFIG_FILE), `${JSON.stringify(config, null, 2)}\n`);
   }
 
-  writePlan(plan: unknown): void {
+  writePlan(plan: StoredPlan): void {
     writeFileAtomically(join(this.path, PLAN_FILE), `${JSON.stringify(plan)}\n`);
   }
 
   /** What `writePlan` wrote last, or undefined. */
-  readPlan(): unknown {
+  readPlan(): StoredPlan | undefined {
     const path = join(this.path, PLAN_FILE);
-    return existsSync(path) ? readJson(path, "run.unreadable") : undefined;
+    return existsSync(path) ? checkStoredPlan(readJson(path, "run.plan"), path) : undefined;
   }
 
   /** Note a step: one line, and one event per scalar. */

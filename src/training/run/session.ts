@@ -9,7 +9,7 @@
 
 import { defined } from "../../base/errors.ts";
 import type { Model } from "../../model/model.ts";
-import { type Budget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
+import { planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
 import { longestGradient } from "../health.ts";
 import { type StepRecord, toScalars } from "../metrics/record.ts";
@@ -30,12 +30,6 @@ export interface SessionParts {
   readonly trainer: Trainer;
   /** The trainer's, by its whole type: samples are generated with it. */
   readonly model: Model;
-}
-
-/** A plan on disk, and the budget it was made for. */
-interface StoredPlan {
-  readonly budget: Budget;
-  readonly plan: RunPlan;
 }
 
 /** Time and work of this session. */
@@ -130,7 +124,7 @@ export class Session {
   #choosePlan(): void {
     const { settings } = this.#data;
     const budget = defined(budgetOf(settings), "the budget");
-    const stored = this.#folder.readPlan() as StoredPlan | undefined;
+    const stored = this.#folder.readPlan();
     if (stored !== undefined && JSON.stringify(stored.budget) === JSON.stringify(budget)) {
       this.#trainer.plan = stored.plan;
       this.#observer.onPlan?.(stored.plan);
@@ -144,7 +138,7 @@ export class Session {
 
   #keepPlan(plan: RunPlan): void {
     const budget = defined(budgetOf(this.#data.settings), "the budget");
-    this.#folder.writePlan({ budget, plan } satisfies StoredPlan);
+    this.#folder.writePlan({ budget, plan });
     this.#trainer.plan = plan;
     this.#observer.onPlan?.(plan);
   }

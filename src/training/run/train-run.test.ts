@@ -208,6 +208,74 @@ test("damage to a checkpoint is refused with the file's name", async () => {
   await assert.rejects(train({ resume: true, settings: longer }), failsWith("checkpoint.missing"));
 });
 
+type Json = Record<string, unknown>;
+
+const PLAN_OF_TWO = { fixedAtStep: 0, totalSteps: 2, totalTokens: 128 };
+
+const DAMAGED_STATES: readonly (readonly [string, string, (state: Json) => unknown])[] = [
+  ["nothing but its version", "trainer", () => ({ formatVersion: 1 })],
+  ["null", "the content", () => null],
+  ["another version", "formatVersion", (state) => ({ ...state, formatVersion: 2 })],
+  ["a step in words", "trainer.step", (state) => withTrainer(state, { step: "1" })],
+  ["half a step", "trainer.step", (state) => withTrainer(state, { step: 0.5 })],
+  [
+    "a mean that was NaN",
+    "trainer.trend.mean",
+    (state) => withTrainer(state, { trend: { count: 1, mean: Number.NaN, variance: 0 } }),
+  ],
+  ["no loader", "trainer.loader", (state) => withTrainer(state, { loader: undefined })],
+  [
+    "loads in words",
+    "trainer.recentLoads",
+    (state) => withTrainer(state, { recentLoads: [["1"]] }),
+  ],
+  [
+    "loads of another model",
+    "trainer.recentLoads",
+    (state) => withTrainer(state, { recentLoads: [[1, 2]] }),
+  ],
+  ["half a plan", "plan", (state) => ({ ...state, plan: { totalSteps: 3 } })],
+  ["no seconds", "seconds", ({ seconds: _, ...state }) => state],
+  ["a field from elsewhere", "speed", (state) => ({ ...state, speed: 3 })],
+];
+
+const withTrainer = (state: Json, changes: Json): Json => ({
+  ...state,
+  trainer: { ...(state["trainer"] as Json), ...changes },
+});
+
+const DAMAGED_PLANS: readonly (readonly [string, unknown])[] = [
+  ["budget", {}],
+  ["the content", []],
+  ["plan", { budget: { steps: 2 }, plan: { fixedAtStep: 0, totalSteps: null, totalTokens: 1 } }],
+  ["budget", { budget: { steps: 1, tokens: 2 }, plan: PLAN_OF_TWO }],
+  ["budget", { budget: { minutes: null }, plan: PLAN_OF_TWO }],
+];
+
+test("a training state or a plan with other fields is refused by file and field", async () => {
+  const { checkpoint } = await train({ settings: settings("budget.steps=1") });
+  const resumed = () => train({ resume: true, settings: settings("budget.steps=2") });
+  const refuses = (code: string, path: string, field: string) => (error: unknown) =>
+    failsWith(code)(error) && String(error).includes(path) && String(error).includes(field);
+  const path = join(checkpoint, "training-state", "state.json");
+  const whole = readFileSync(path, "utf8");
+  for (const [what, field, damage] of DAMAGED_STATES) {
+    writeFileSync(path, JSON.stringify(damage(JSON.parse(whole) as Json)));
+    await assert.rejects(resumed(), refuses("checkpoint.trainingState", path, field), what);
+  }
+  writeFileSync(path, whole);
+  const plan = join(run, "plan.json");
+  for (const [field, content] of DAMAGED_PLANS) {
+    writeFileSync(plan, JSON.stringify(content));
+    const what = JSON.stringify(content);
+    await assert.rejects(resumed(), refuses("run.plan", plan, field), what);
+  }
+  writeFileSync(plan, '{"bud');
+  await assert.rejects(resumed(), refuses("run.plan", plan, "JSON"));
+  rmSync(plan);
+  assert.equal((await resumed()).steps, 2);
+});
+
 test("samples are noted with the step they follow, and dropped with it", async () => {
   const sampled = ["samples.everySteps=5", 'samples.prompts=["let "]'];
   const writeSamples: TrainRunOptions["writeSamples"] = async ({ step, prompts }) =>

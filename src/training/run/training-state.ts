@@ -8,8 +8,8 @@
  *         routingBias.LAYER
  *
  * Random numbers are not stored: every draw follows from the seed, the epoch and the span
- * (data/batches.ts). Reading is strict: exactly these tensors, in these shapes, or an error that
- * names the first one that differs.
+ * (data/batches.ts). Reading is strict: exactly these fields, and exactly these tensors in these
+ * shapes, or an error that names the file and the first one that differs.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -20,8 +20,18 @@ import type { TrainableModel } from "../../model/model-types.ts";
 import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import type { RunPlan } from "../budget.ts";
+import {
+  finite,
+  integer,
+  listOf,
+  orNull,
+  readExactly,
+  real,
+  type Schema,
+} from "../settings-schema.ts";
 import { stateSlice } from "../spans.ts";
 import type { Trainer, TrainerState } from "../trainer.ts";
+import { PLAN } from "./stored-plan.ts";
 
 const FOLDER = "training-state";
 const FORMAT_VERSION = 1;
@@ -34,6 +44,19 @@ export interface RunState {
   /** Training time so far. */
   readonly seconds: number;
 }
+
+const RUN_STATE: Schema<RunState> = {
+  formatVersion: integer(1),
+  trainer: {
+    step: integer(0),
+    tokens: integer(0),
+    loader: { epoch: integer(0), place: integer(0), offset: integer(0), numSpans: integer(0) },
+    trend: { count: integer(0), mean: finite, variance: real(0) },
+    recentLoads: listOf(listOf(real(0))),
+  },
+  plan: orNull(PLAN),
+  seconds: real(0),
+};
 
 interface NamedTensor {
   readonly name: string;
@@ -74,7 +97,9 @@ export function writeTrainingState(
  */
 export function readTrainingState(checkpoint: string, trainer: Trainer): RunState {
   const folder = join(checkpoint, FOLDER);
-  const state = readState(join(folder, "state.json"));
+  const path = join(folder, "state.json");
+  const state = readState(path);
+  requireLoads(path, state.trainer.recentLoads, trainer.model);
   fillTensors(join(folder, "state.safetensors"), listTensors(trainer));
   trainer.restore(state.trainer);
   trainer.plan = state.plan ?? undefined;
@@ -99,26 +124,44 @@ export function readAverage(
 }
 
 function readState(path: string): RunState {
-  let state: RunState;
+  const refuse = (problem: string, cause?: unknown): OperationalError =>
+    new OperationalError(
+      "checkpoint.trainingState",
+      `${path}: ${problem}; resume from a checkpoint whose training state is whole`,
+      { path },
+      cause,
+    );
+  let content: unknown;
   try {
-    state = JSON.parse(readFileSync(path, "utf8")) as RunState;
+    content = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    throw new OperationalError(
-      "checkpoint.trainingState",
-      `${path} cannot be read (${reason}); training resumes only from a checkpoint with its state`,
-      { path },
-      error,
-    );
+    throw refuse(`cannot be read (${reason})`, error);
   }
-  if (state.formatVersion !== FORMAT_VERSION) {
-    throw new OperationalError(
-      "checkpoint.trainingState",
-      `${path} has format version ${state.formatVersion}; this hadal reads ${FORMAT_VERSION}`,
-      { path },
-    );
+  // Before the fields: another version has others.
+  const version = (content as { formatVersion?: unknown } | null)?.formatVersion;
+  if (typeof version === "number" && version !== FORMAT_VERSION) {
+    throw refuse(`formatVersion ${version} is not the ${FORMAT_VERSION} that this hadal reads`);
   }
-  return state;
+  return readExactly(RUN_STATE, content, refuse);
+}
+
+/** Loads of another model would go unnoticed: they are only added to. */
+function requireLoads(
+  path: string,
+  loads: TrainerState["recentLoads"],
+  { moeLayerIndices, config }: Pick<TrainableModel, "moeLayerIndices" | "config">,
+): void {
+  const isOfModel =
+    loads.length === moeLayerIndices.length &&
+    loads.every((layer) => layer.length === config.numRoutedExperts);
+  if (loads.length === 0 || isOfModel) return;
+  throw new OperationalError(
+    "checkpoint.trainingState",
+    `${path}: trainer.recentLoads must have ${moeLayerIndices.length} lists of ` +
+      `${config.numRoutedExperts} numbers, or none; resume with the run's own model`,
+    { path },
+  );
 }
 
 /** Everything of the trainer that lies in tensors. */
