@@ -1,12 +1,13 @@
 /**
  * @file One conformance suite over every implementation of every kernel.
  *
- * Each case runs twice from one seed: on the device under test and on a device with reference kernels only. Outputs
- * must agree within the tolerance table, and nothing outside the operands may change. A new implementation inherits
- * every case; `hadal doctor` runs them on the user's machine.
+ * Each case runs twice from one seed: on the device under test and on a device with reference
+ * kernels only. Outputs must agree within the tolerance table, and nothing outside the operands may
+ * change. A new implementation inherits every case; `hadal doctor` runs them on the user's machine.
  */
 import { defined } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import type { Span } from "../../device/program.ts";
 import { mismatch, type Tolerance } from "../../numerics/tolerance.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -14,6 +15,9 @@ import { ATTENTION_CASES } from "./attention-cases.ts";
 import { MATMUL_CASES } from "./matmul-cases.ts";
 import { ROW_CASES } from "./row-cases.ts";
 import { readTensor, TensorMaker } from "./tensor-maker.ts";
+
+/** More than any operand of a case. */
+const LAST_BLOCK_BYTES = 2 ** 22;
 
 /** A prepared case on one device: run it, then look at the outputs. */
 export interface PreparedCase {
@@ -44,11 +48,15 @@ export interface ConformanceFailure {
   readonly problem: string;
 }
 
-/** A device under test beside a device with reference kernels, each with memory for one case at a time. */
+/**
+ * A device under test beside a device with reference kernels, each with memory for one case at a
+ * time.
+ */
 export class ConformanceBench {
   readonly #device: Device;
   readonly #oracle: Device;
   readonly #arenas: readonly [Arena, Arena];
+  #block: Span | null = null;
 
   constructor(device: Device, oracle: Device) {
     this.#device = device;
@@ -59,15 +67,20 @@ export class ConformanceBench {
     ];
   }
 
-  /** Run one case; null if it passes. */
-  check(testCase: ConformanceCase, seed: number): ConformanceFailure | null {
+  /**
+   * Run one case; null if it passes. The operand of number `endOperand` (if the case has as many)
+   * stands at the end of the memory, where a kernel that goes beyond it ends the process: for tests.
+   */
+  check(testCase: ConformanceCase, seed: number, endOperand?: number): ConformanceFailure | null {
     const { kernel, title, tolerance } = testCase;
     const fail = (problem: string): ConformanceFailure => ({ kernel, title, seed, problem });
     const [actualArena, expectedArena] = this.#arenas;
     using _actualMark = actualArena.mark();
     using _expectedMark = expectedArena.mark();
     const label = `${kernel} ${title}`;
-    const make = new TensorMaker(this.#device, actualArena, seed, label);
+    const endPlace =
+      endOperand === undefined ? undefined : { operand: endOperand, block: this.#lastBlock() };
+    const make = new TensorMaker(this.#device, actualArena, seed, label, endPlace);
     const actual = testCase.prepare(make);
     const expected = testCase.prepare(new TensorMaker(this.#oracle, expectedArena, seed, label));
     actual.run(this.#device);
@@ -80,5 +93,18 @@ export class ConformanceBench {
       if (problem !== undefined) return fail(`${name}${problem}`);
     }
     return null;
+  }
+
+  /** A block that ends where the device's memory ends; a new one whenever the memory has grown. */
+  #lastBlock(): Span {
+    const { memory } = this.#device;
+    const block = this.#block;
+    if (block !== null && block.byteOffset + block.byteLength === memory.byteLength) return block;
+    // Less than a block is left: this makes the memory grow.
+    if (memory.byteLength - memory.reservedBytes < LAST_BLOCK_BYTES)
+      memory.reserve(LAST_BLOCK_BYTES);
+    memory.reserve(memory.byteLength - memory.reservedBytes - LAST_BLOCK_BYTES);
+    this.#block = { byteOffset: memory.reserve(LAST_BLOCK_BYTES), byteLength: LAST_BLOCK_BYTES };
+    return this.#block;
   }
 }

@@ -1,12 +1,16 @@
 /**
  * @file Operands for conformance cases: random values in awkward places, guarded on all sides.
  *
- * Two makers with one seed make the same operands on two devices. Matrices start at odd element offsets and have
- * gaps between their rows; all that no kernel may touch, and every output, is filled with poison: NaN with a payload.
- * A kernel that reads outside its operands meets NaN; one that writes outside is caught by `disturbedGuard`.
+ * Two makers with one seed make the same operands on two devices. Matrices start at odd element
+ * offsets and have gaps between their rows; all that no kernel may touch, and every output, is
+ * filled with poison: NaN with a payload. A kernel that reads outside its operands meets NaN; one
+ * that writes outside is caught by `disturbedGuard`. One operand may stand at the very end of the
+ * memory, where an access beyond it is a crash.
  */
+import { assert } from "../../base/errors.ts";
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
+import type { Span } from "../../device/program.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { DTYPE_BYTES, type DType } from "../../tensor/dtype.ts";
 import { makeTensor, type Tensor } from "../../tensor/tensor.ts";
@@ -22,15 +26,24 @@ export interface MatrixOptions {
   readonly contiguous?: boolean;
 }
 
+/** Puts one operand, by its number in order of making, flush against the end of the memory. */
+export interface EndPlace {
+  readonly operand: number;
+  /** Reserved bytes that end where the memory ends. */
+  readonly block: Span;
+}
+
 /** Operands of one case on one device. */
 export class TensorMaker {
   readonly device: Device;
   readonly arena: Arena;
   readonly random: Random;
+  readonly #endPlace: EndPlace | undefined;
   readonly #guarded: { readonly tensor: Tensor; readonly start: number; readonly end: number }[] =
     [];
 
-  constructor(device: Device, arena: Arena, seed: number, label: string) {
+  constructor(device: Device, arena: Arena, seed: number, label: string, endPlace?: EndPlace) {
+    this.#endPlace = endPlace;
     this.device = device;
     this.arena = arena;
     this.random = new Random(seed, label);
@@ -46,15 +59,29 @@ export class TensorMaker {
     const rows = shape.slice(0, -1).reduce((product, dimension) => product * dimension, 1);
     const gap = options?.contiguous === true || rows <= 1 ? 0 : this.random.below(21);
     const lead = GUARD_ELEMENTS + this.random.below(17);
-    const elements = lead + rows * (columns + gap) + GUARD_ELEMENTS;
-    const block = this.arena.allocate("u8", [1, elements * DTYPE_BYTES[dtype]]);
+    const elementBytes = DTYPE_BYTES[dtype];
+    const span = rows === 0 ? 0 : (rows - 1) * (columns + gap) + columns;
+    const [start, end] =
+      this.#endPlace?.operand === this.#guarded.length
+        ? this.#endOfMemory(this.#endPlace.block, (lead + span) * elementBytes)
+        : this.#allocate((lead + span + gap + GUARD_ELEMENTS) * elementBytes);
     const bytes = this.device.memory.u8;
-    const end = block.byteOffset + block.columns;
-    for (let at = block.byteOffset; at < end; at++) bytes[at] = POISON_BYTES[at % 2]!;
-    const byteOffset = block.byteOffset + lead * DTYPE_BYTES[dtype];
+    for (let at = start; at < end; at++) bytes[at] = POISON_BYTES[at % 2]!;
+    const byteOffset = start + lead * elementBytes;
     const tensor = makeTensor(this.device.memory, dtype, shape, byteOffset, columns + gap);
-    this.#guarded.push({ tensor, start: block.byteOffset, end });
+    this.#guarded.push({ tensor, start, end });
     return tensor;
+  }
+
+  #allocate(byteLength: number): readonly [start: number, end: number] {
+    const { byteOffset } = this.arena.allocate("u8", [1, byteLength]);
+    return [byteOffset, byteOffset + byteLength];
+  }
+
+  #endOfMemory(block: Span, byteLength: number): readonly [start: number, end: number] {
+    assert(byteLength <= block.byteLength, `an operand of ${byteLength} bytes fits the last block`);
+    const end = block.byteOffset + block.byteLength;
+    return [end - byteLength, end];
   }
 
   /** Values from `draw`, row by row. */
