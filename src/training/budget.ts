@@ -28,6 +28,13 @@ export type Budget =
   | { readonly tokens: number }
   | { readonly minutes: number };
 
+/** "5 minutes", "1 step". */
+export function describeBudget(budget: Budget): string {
+  const say = (limit: number, unit: string): string => `${limit} ${unit}${limit === 1 ? "" : "s"}`;
+  if ("steps" in budget) return say(budget.steps, "step");
+  return "tokens" in budget ? say(budget.tokens, "token") : say(budget.minutes, "minute");
+}
+
 /** The length of a run, once it is known. */
 export interface RunPlan {
   /** Steps before this one were taken without a plan, at progress 0. */

@@ -9,7 +9,7 @@
 
 import { defined } from "../../base/errors.ts";
 import type { Model } from "../../model/model.ts";
-import { planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
+import { describeBudget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
 import { longestGradient } from "../health.ts";
 import { type StepRecord, toScalars } from "../metrics/record.ts";
@@ -80,6 +80,7 @@ export class Session {
   /** Train from `checkpoint`, or from the beginning if there is none. */
   async run(checkpoint: string | undefined): Promise<TrainRunSummary> {
     this.#begin(checkpoint);
+    if (checkpoint !== undefined && this.#isDone) this.#warnOfSpentBudget();
     while (!this.#isDone && !this.#isInterrupted) {
       await this.#step();
       // Signals and progress lines get their turn between steps.
@@ -114,6 +115,7 @@ export class Session {
     const trainTokens = train.numTokens;
     this.#observer.onStart?.({ settings, model, tokenizer, report, trainTokens, step });
     this.#choosePlan();
+    this.#planOnceMeasured(this.#tally.secondsBefore);
     if (checkpoint === undefined) this.#writeCheckpoint();
     this.#tally.startMs = performance.now();
     this.#tally.watchedSeconds = this.#tally.secondsBefore;
@@ -155,7 +157,7 @@ export class Session {
       : undefined;
     const record = this.#record(outcome, stepSeconds, validation);
     this.#folder.appendMetrics(record, toScalars(record, this.#trainer.model.moeLayerIndices));
-    this.#fixPlan(outcome.stepTokens);
+    this.#watchSpeed(outcome.stepTokens);
     const { plan } = this.#trainer;
     this.#observer.onStep?.(record, { plan, secondsLeft: this.#secondsLeft(plan) });
     if (this.#isDue(this.#data.settings.samples.everySteps)) await this.#writeSamples();
@@ -173,13 +175,18 @@ export class Session {
     return this.#isDue(everySteps) || (everyMinutes > 0 && minutes >= everyMinutes);
   }
 
-  /** Once the speed is known, from step to step with all that lies between. */
-  #fixPlan(stepTokens: number): void {
+  /** The speed is watched from step to step, with all that lies between. */
+  #watchSpeed(stepTokens: number): void {
     if (this.#watch === undefined) return;
     const seconds = this.#seconds;
     this.#watch.observe(seconds - this.#tally.watchedSeconds, stepTokens);
     this.#tally.watchedSeconds = seconds;
-    const tokensLeft = this.#watch.tokensLeft(seconds);
+    this.#planOnceMeasured(seconds);
+  }
+
+  /** Fix the length of a run in minutes if its speed is known, or its minutes are over. */
+  #planOnceMeasured(seconds: number): void {
+    const tokensLeft = this.#watch?.tokensLeft(seconds);
     if (tokensLeft === undefined) return;
     const { position } = this.#trainer;
     const { batch, data } = this.#data.settings;
@@ -222,6 +229,14 @@ export class Session {
       seconds: this.#seconds,
       ...(validation === undefined ? {} : { validationBitsPerByte: validation.bitsPerByte }),
     };
+  }
+
+  #warnOfSpentBudget(): void {
+    const budget = defined(budgetOf(this.#data.settings), "the budget");
+    this.#observer.onWarning?.(
+      `the run is complete: its budget of ${describeBudget(budget)} is used up; ` +
+        "resume with a larger one",
+    );
   }
 
   #warnOfSpike(outcome: StepOutcome): void {

@@ -126,13 +126,46 @@ test("Muon, a batch ramp and the average resume to the bit too", async () => {
 });
 
 test("a run that ended is over, and goes on with a larger budget", async () => {
-  await train();
-  const same = await train({ resume: true });
-  assert.equal(same.steps, 12);
-  const longer = await train({ resume: true, settings: settings("budget.steps=15") });
+  const first = await train();
+  const warnings: string[] = [];
+  const observer = { onWarning: (message: string) => void warnings.push(message) };
+  const same = await train({ resume: true, observer });
+  assert.deepEqual(warnings, [
+    "the run is complete: its budget of 12 steps is used up; resume with a larger one",
+  ]);
+  assert.deepEqual(
+    { ...same, seconds: 0 },
+    { ...first, seconds: 0, tokensPerSecond: 0, averageWaits: 0, averageWaitedSeconds: 0 },
+  );
+  assert.equal(readMetrics(run).length, 12);
+  const longer = await train({ resume: true, settings: settings("budget.steps=15"), observer });
   assert.equal(longer.steps, 15);
   assert.equal(readMetrics(run).length, 15);
+  assert.equal(warnings.length, 1);
 });
+
+test("a budget smaller than what is spent takes no step, and is warned of", async () => {
+  const { steps } = await train({ settings: settings("budget.steps=3") });
+  const spent = ["budget.steps=1", "budget.tokens=100", "budget.minutes=0.001"];
+  for (const [index, budget] of spent.entries()) {
+    const warnings: string[] = [];
+    const observer = { onWarning: (message: string) => void warnings.push(message) };
+    const others = settings("budget.steps=null", budget);
+    // The clock of a fast machine could not have used up even the smallest budget in minutes.
+    if (index === 2) pretendSeconds(listCheckpoints(run).at(-1)!.path, 60);
+    const summary = await train({ resume: true, settings: others, observer });
+    assert.equal(summary.steps, steps, budget);
+    assert.equal(warnings.length, 1, budget);
+    const said = ["1 step ", "100 tokens ", "0.001 minutes "][index]!;
+    assert.ok(warnings[0]!.includes(said), warnings[0]);
+  }
+});
+
+function pretendSeconds(checkpoint: string, seconds: number): void {
+  const path = join(checkpoint, "training-state", "state.json");
+  const state = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+  writeFileSync(path, JSON.stringify({ ...state, seconds }));
+}
 
 test("a run is not resumed with another model, seed or data", async () => {
   await train({ settings: settings("budget.steps=2") });

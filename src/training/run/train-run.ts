@@ -59,7 +59,7 @@ export interface TrainRunSummary {
   readonly averageValidation: ValidationResult | undefined;
   /** Training time of all sessions. */
   readonly seconds: number;
-  /** Over this session's steps. */
+  /** Over this session's steps; 0 without any. */
   readonly tokensPerSecond: number;
   readonly wasInterrupted: boolean;
   /** How often and how long steps waited for the average. */
