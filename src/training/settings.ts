@@ -52,7 +52,7 @@ export interface TrainingSettings {
   readonly precision: Precision;
   readonly data: DataSettings;
   readonly batch: BatchRamp;
-  /** At most one field is not null; without any, the preset's minutes count. */
+  /** At most one field is not null; a run without any is refused. */
   readonly budget: {
     readonly steps: number | null;
     readonly tokens: number | null;
