@@ -149,7 +149,7 @@ const OVERFLOWS: readonly (readonly [string, string, string])[] = [
 ];
 
 for (const [name, tensor, layer] of OVERFLOWS) {
-  test(`finite weights of ${name} that overflow are blamed on ${tensor}, not on the top`, async () => {
+  test(`finite weights of ${name} that overflow are blamed on ${tensor}`, async () => {
     await using trainer = await makeTrainer(smallSettings());
     trainer.step();
     scale(trainer, name, 3e38);
