@@ -1,9 +1,11 @@
 /**
- * @file A kernel is declared once: its name, its slots, its variants, and the implementations behind it.
+ * @file A kernel is declared once: its name, its slots, its variants, and the implementations
+ * behind it.
  *
- * `declaration.slots` names the numbers that cross to worker threads and native code, in order. A variant is a string
- * such as "f32" or "nt.bf16"; every implementation says which variants it can run and why not the others. The last
- * implementation is the reference: plain loops in TypeScript with f64 sums, never optimised, always able to run.
+ * `declaration.slots` names the numbers that cross to worker threads and native code, in order. A
+ * variant is a string such as "f32" or "nt.bf16"; every implementation says which variants it can
+ * run and why not the others. The last implementation is the reference: plain loops in TypeScript
+ * with f64 sums, never optimised, always able to run.
  */
 import { defined } from "../base/errors.ts";
 import type { KernelBody, ThreadContext } from "../device/program.ts";
@@ -28,7 +30,9 @@ export interface KernelDeclaration {
   readonly implementations: readonly KernelImplementation[];
 }
 
-/** Position of each slot by name: `const AT = slotIndex(declaration.slots)`, then `slots[AT.rows]`. */
+/**
+ * Position of each slot by name: `const AT = slotIndex(declaration.slots)`, then `slots[AT.rows]`.
+ */
 export function slotIndex<const Name extends string>(names: readonly Name[]): Record<Name, number> {
   return Object.fromEntries(names.map((name, index) => [name, index])) as Record<Name, number>;
 }

@@ -1,7 +1,9 @@
 /**
- * @file The program of the CPU device: for every kernel and variant, the best implementation that runs here.
+ * @file The program of the CPU device: for every kernel and variant, the best implementation that
+ * runs here.
  *
- * Imported by the launching thread and by every worker thread, which all arrive at the same list of keys.
+ * Imported by the launching thread and by every worker thread, which all arrive at the same list of
+ * keys.
  */
 import { assert, defined } from "../base/errors.ts";
 import type {

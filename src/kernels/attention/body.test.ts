@@ -1,4 +1,7 @@
-/** @file The composed attention against the plain one, both over reference products, in scratch of different sizes. */
+/**
+ * @file The composed attention against the plain one, both over reference products, in scratch of
+ * different sizes.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Random } from "../../base/random.ts";

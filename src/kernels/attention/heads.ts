@@ -3,13 +3,18 @@ import { floorDiv } from "../../base/integers.ts";
 import { slot } from "../kernel.ts";
 import { ATTENTION_AT as AT } from "./contract.ts";
 
-/** A matrix inside device memory: byte offset of its first element, and its row stride in elements. */
+/**
+ * A matrix inside device memory: byte offset of its first element, and its row stride in elements.
+ */
 export interface Place {
   readonly offset: number;
   readonly rowStride: number;
 }
 
-/** Everything one task reads and writes. Parts that the launch does not have stand at offset 0 and are not used. */
+/**
+ * Everything one task reads and writes. Parts that the launch does not have stand at offset 0 and
+ * are not used.
+ */
 export interface HeadTask {
   readonly seqLength: number;
   readonly nope: number;

@@ -1,4 +1,7 @@
-/** @file Causal attention, plainly: one query at a time, f64 sums. The oracle for every implementation. */
+/**
+ * @file Causal attention, plainly: one query at a time, f64 sums. The oracle for every
+ * implementation.
+ */
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import type { FloatType } from "../../tensor/dtype.ts";
 import { DTYPE_BYTES } from "../../tensor/dtype.ts";

@@ -1,4 +1,7 @@
-/** @file Conformance cases of matrix products: ragged, strided, batched, grouped, empty, with NaN and infinity. */
+/**
+ * @file Conformance cases of matrix products: ragged, strided, batched, grouped, empty, with NaN
+ * and infinity.
+ */
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { groupedMatmul } from "../grouped-matmul/contract.ts";

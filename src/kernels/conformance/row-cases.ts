@@ -1,4 +1,7 @@
-/** @file Conformance cases of the row kernels: every width around a vector's edge, in place, with NaN and infinity. */
+/**
+ * @file Conformance cases of the row kernels: every width around a vector's edge, in place, with
+ * NaN and infinity.
+ */
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { accumulate, addRows, lerp } from "../accumulate/contract.ts";
@@ -25,7 +28,10 @@ const SHAPES: readonly Shape[] = [
   [70, 320],
   [0, 8],
 ];
-/** With one column these gradients are differences of equal numbers: only rounding is left to compare. */
+/**
+ * With one column these gradients are differences of equal numbers: only rounding is left to
+ * compare.
+ */
 const SEVERAL_COLUMNS: readonly Shape[] = SHAPES.filter(([, columns]) => columns > 1);
 const NARROW_OUTPUTS = ["f32", "bf16"] as const;
 

@@ -5,7 +5,10 @@ import { slot } from "../kernel.ts";
 import type { BlockMultiplier, Transposition } from "../matmul/block-multiplier.ts";
 import { GROUPED_MATMUL_AT as AT } from "./contract.ts";
 
-/** The body of `groupedMatmul` over one thread's multiplier. `inputBytes` is the size of an element of a and b. */
+/**
+ * The body of `groupedMatmul` over one thread's multiplier. `inputBytes` is the size of an element
+ * of a and b.
+ */
 export function groupedMatmulBody(
   multiply: BlockMultiplier,
   transposition: Transposition,

@@ -59,7 +59,8 @@ function softmaxScores(floats: Floats, from: number, to: number, experts: number
 function addBias(floats: Floats, scores: number, bias: number, biased: Float64Array): void {
   for (let expert = 0; expert < biased.length; expert++) {
     const sum = floats[scores + expert]! + floats[bias + expert]!;
-    // −MAX, not −∞: a NaN score must still beat a masked group, so that K experts can always be chosen.
+    // −MAX, not −∞: a NaN score must still beat a masked group, so that K experts can always be
+    // chosen.
     biased[expert] = Number.isNaN(sum) ? -Number.MAX_VALUE : sum;
   }
 }
@@ -91,7 +92,10 @@ function maskGroups(biased: Float64Array, slots: Float64Array): void {
   }
 }
 
-/** Indexes of the `count` largest values, largest first, ties to the lower index. Chosen values become −∞. */
+/**
+ * Indexes of the `count` largest values, largest first, ties to the lower index. Chosen values
+ * become −∞.
+ */
 function chooseTop(values: Float64Array, out: Int32Array, at: number, count: number): void {
   for (let rank = 0; rank < count; rank++) {
     let best = -1;

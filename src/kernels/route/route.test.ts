@@ -1,4 +1,7 @@
-/** @file The gate's decision against an independent formulation, and its gradient by central differences. */
+/**
+ * @file The gate's decision against an independent formulation, and its gradient by central
+ * differences.
+ */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Random } from "../../base/random.ts";
@@ -177,7 +180,8 @@ test("masked groups are out even when every kept score is negative", () => {
     numChosenGroups: 1,
     numChosen: 2,
   };
-  // With a mask of 0 instead of −∞ the second group would win these: all kept biased scores are below 0.
+  // With a mask of 0 instead of −∞ the second group would win these: all kept biased scores are
+  // below 0.
   const { choice } = runRoute(rule, [1, 1, 0, 0], [-5, -5, -6, -6]);
   assert.deepEqual(choice, [[0, 1]]);
 });
