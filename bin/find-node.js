@@ -71,7 +71,9 @@ function locatePackage(packageName) {
 
 /** Runs `node` with `args` in place of this process: same terminal, same signals, same ending. */
 function runInstead(node, args) {
-  const child = childProcess.spawn(node, args, { stdio: "inherit" });
+  // Killed outright, this process can pass nothing on: the child looks whether its parent lives.
+  const env = Object.assign({}, process.env, { HADAL_LAUNCHER_PID: String(process.pid) });
+  const child = childProcess.spawn(node, args, { stdio: "inherit", env });
   const atTerminal = Boolean(process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY);
   FORWARDED_SIGNALS.forEach((signal) => {
     process.on(signal, () => {

@@ -52,7 +52,7 @@ export class ProgressLine {
     this.#drawn = true;
     const secondsSince = (nowMs - this.#startedMs) / 1000;
     const left = secondsLeft(state, state.done - this.#startedAt, secondsSince);
-    this.#stream.write(`\r\x1b[2K${progressText(state, left, this.#stream.columns ?? 80)}`);
+    this.#stream.write(`\r\x1b[2K${progressText(state, left, this.#stream.columns || 80)}`);
   }
 
   /** Wipes the line, so that another can be printed; the next update draws it again. */

@@ -12,6 +12,7 @@ import { Output } from "./output.ts";
 import { asksForJson } from "./parse.ts";
 import { VERBS } from "./verbs.ts";
 
+const LAUNCHER_CHECK_MS = 250;
 const words = process.argv.slice(2);
 const interruption = new Interruption((code) => process.exit(code));
 const world = { stdout: process.stdout, stderr: process.stderr, env: process.env, interruption };
@@ -25,6 +26,7 @@ for (const stream of [process.stdout, process.stderr]) {
     throw error;
   });
 }
+endWithLauncher(Number(process.env["HADAL_LAUNCHER_PID"] ?? 0));
 // A promise nobody awaited or an event nobody handled ends the process like an error of the verb
 // itself.
 process.on("uncaughtException", (error) => {
@@ -33,3 +35,15 @@ process.on("uncaughtException", (error) => {
 });
 
 process.exitCode = await main(words, VERBS, world);
+
+/**
+ * A launcher on an older Node runs this process in its place; who kills it means this one. Where
+ * parents are not replaced when they die (Windows), nothing is noticed.
+ */
+function endWithLauncher(pid: number): void {
+  if (pid === 0 || process.ppid !== pid) return;
+  const timer = setInterval(() => {
+    if (process.ppid !== pid) process.kill(process.pid, "SIGKILL");
+  }, LAUNCHER_CHECK_MS);
+  timer.unref();
+}

@@ -23,8 +23,8 @@ export interface ArithmeticPeaks {
   /** Multiply and add counted apart, 512-bit registers, in GFLOP/s. */
   readonly f32Gflops: number | null;
   /**
-   * Of the unit that multiplies bf16 here: AMX tiles (tdpbf16ps), else vectors of pairs (vdpbf16ps),
-   * else those of f32, into which bf16 is widened.
+   * Of the unit that multiplies bf16 here: AMX tiles (tdpbf16ps), else vectors of pairs
+   * (vdpbf16ps), else those of f32, into which bf16 is widened.
    */
   readonly bf16Gflops: number | null;
   /** 128-bit multiply-adds in WebAssembly. */

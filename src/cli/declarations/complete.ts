@@ -88,11 +88,11 @@ export const complete = {
   ],
   examples: [
     {
-      command: "hadal complete --model runs/first --prefix 'export interface '",
+      command: "hadal complete --model runs/first --prefix 'export interface'",
       does: "continues a text",
     },
     {
-      command: "hadal complete --model runs/first --file src/index.ts --line 12",
+      command: "hadal complete --model runs/first --file src/app.ts --line 12",
       does: "writes line 12 from what stands above and below it",
     },
   ],

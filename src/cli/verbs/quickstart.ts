@@ -37,7 +37,7 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
     peakFlops: measureProductPeak(device, settings.precision),
   });
   if (summary.wasInterrupted) {
-    output.line(`interrupted; carry on with: hadal train --out ${out} --resume`);
+    output.line(`interrupted; carry on with: npx hadal train --out ${out} --resume`);
     output.result({ run: summary.run, wasInterrupted: true });
     return;
   }
@@ -119,7 +119,7 @@ function perByte(compressed: number | null, bytes: number): number | null {
 function sayWhatNext(output: Output, out: string): void {
   output.line();
   output.line("next:");
-  output.line(`  npx hadal complete --model ${out} --prefix "export interface "`);
+  output.line(`  npx hadal complete --model ${out} --prefix "export interface"`);
   output.line(`  npx hadal inspect ${out}`);
   output.line("  npx hadal quickstart --data YOUR-FOLDER --minutes 10");
 }

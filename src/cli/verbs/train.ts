@@ -40,8 +40,8 @@ export const run: Run<typeof train> = async (values, { output, interruption, env
   );
   output.line(
     summary.wasInterrupted
-      ? `carry on with: hadal train --out ${values.out} --resume`
-      : `complete with it: hadal complete --model ${values.out} --prefix TEXT`,
+      ? `carry on with: npx hadal train --out ${values.out} --resume`
+      : `complete with it: npx hadal complete --model ${values.out} --prefix TEXT`,
   );
   const { total, active } = countParameters(settings.model);
   output.result({

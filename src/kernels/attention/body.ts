@@ -8,9 +8,9 @@
  * them.
  *
  * Masked probabilities are exact zeros, and 0 · NaN is NaN: values that are not finite would leak
- * into earlier rows of their block. The block's last row sees all of them, so it tells whether there
- * are any; such a block's rows are multiplied one by one, each by the values it sees. That changes no
- * bit of any other row: zeros appended along the depth of a product never do.
+ * into earlier rows of their block. The block's last row sees all of them, so it tells whether
+ * there are any; such a block's rows are multiplied one by one, each by the values it sees. That
+ * changes no bit of any other row: zeros appended along the depth of a product never do.
  */
 import { assert } from "../../base/errors.ts";
 import { floorDiv, roundUp } from "../../base/integers.ts";

@@ -69,7 +69,8 @@ export class ConformanceBench {
 
   /**
    * Run one case; null if it passes. The operand of number `endOperand` (if the case has as many)
-   * stands at the end of the memory, where a kernel that goes beyond it ends the process: for tests.
+   * stands at the end of the memory, where a kernel that goes beyond it ends the process: for
+   * tests.
    */
   check(testCase: ConformanceCase, seed: number, endOperand?: number): ConformanceFailure | null {
     const { kernel, title, tolerance } = testCase;

@@ -7,8 +7,8 @@
  * product of packed blocks. Measured on one core of an AMD Zen 4 (peaks 117 GFLOP/s in f32, 233 in
  * bf16), best samples: 112 and 226 at 512³, 109 and 220 at 1024³. Tiles of 14×32, 8×48, 9×48 and
  * 10×32 are within the noise of 12×32, and so are depth blocks of 256 to 512 words and slices of
- * 128 to 512 columns. Packing B costs 2% at 512³ and 1% at 1024³; what else is lost was not traced. Widening costs nothing that shows: its core
- * is as fast as that of f32.
+ * 128 to 512 columns. Packing B costs 2% at 512³ and 1% at 1024³; what else is lost was not traced.
+ * Widening costs nothing that shows: its core is as fast as that of f32.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { Gp, Memory } from "../../codegen/x64/operands.ts";

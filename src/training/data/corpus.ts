@@ -86,7 +86,7 @@ export async function openCorpus(options: CorpusOptions): Promise<Corpus> {
   if (files.length === 0) {
     throw new OperationalError(
       "data.empty",
-      `no text in ${options.paths.join(", ")}: ${JSON.stringify(report)}; ` +
+      `no text in ${options.paths.join(", ")} (${describeSkipped(report)}); ` +
         "give files of UTF-8 text, or .jsonl lines with a text field",
       { report },
     );
@@ -200,4 +200,18 @@ async function scanFile(
 
 function sha256(text: string): string {
   return createHash("sha256").update(text).digest("hex");
+}
+
+/** What was left out, in words. */
+function describeSkipped(report: CorpusReport): string {
+  const counts: readonly [number, string][] = [
+    [report.skippedBinary, "binary"],
+    [report.skippedInvalidUtf8, "not UTF-8"],
+    [report.skippedEmpty, "empty"],
+    [report.skippedUnreadable, "unreadable"],
+    [report.skippedIgnored, "ignored by .gitignore"],
+    [report.skippedLines, "lines without text"],
+  ];
+  const found = counts.filter(([count]) => count > 0).map(([count, why]) => `${count} ${why}`);
+  return found.length === 0 ? "no files" : `left out: ${found.join(", ")}`;
 }

@@ -52,8 +52,8 @@ export function lockRun(folder: string): RunLock {
 /** The lock appears with its content or not at all: a reader never sees half of it. */
 function createExclusively(path: string, content: string): boolean {
   const beside = `${path}.tmp-${process.pid}`;
-  writeFileSync(beside, content);
   try {
+    writeFileSync(beside, content);
     linkSync(beside, path);
     return true;
   } catch (error) {

@@ -179,13 +179,13 @@ export class RunFolder implements Disposable {
 
   /** Note a step: one line, and one event per scalar. */
   appendMetrics(record: { readonly step: number }, scalars: Scalars): void {
-    appendFileSync(join(this.path, METRICS_FILE), `${JSON.stringify(record)}\n`);
+    append(join(this.path, METRICS_FILE), `${JSON.stringify(record)}\n`);
     const event = encodeScalars(Date.now() / 1000, record.step, scalars);
-    appendFileSync(defined(this.#events, "the event file"), event);
+    append(defined(this.#events, "the event file"), event);
   }
 
   appendSample(record: { readonly step: number }): void {
-    appendFileSync(join(this.path, SAMPLES_FILE), `${JSON.stringify(record)}\n`);
+    append(join(this.path, SAMPLES_FILE), `${JSON.stringify(record)}\n`);
   }
 
   writeSummary(summary: unknown): void {
@@ -213,7 +213,7 @@ export class RunFolder implements Disposable {
     for (let sequence = 0; ; sequence++) {
       const path = join(this.path, eventFileName(wallSeconds, sequence));
       if (existsSync(path)) continue;
-      appendFileSync(path, encodeFileStart(wallSeconds, nextStep));
+      append(path, encodeFileStart(wallSeconds, nextStep));
       this.#events = path;
       return;
     }
@@ -256,6 +256,21 @@ function readJson(path: string, code: ErrorCode): unknown {
       `${path} is not readable JSON: ${error instanceof Error ? error.message : String(error)}`,
       { path },
       error,
+    );
+  }
+}
+
+/** Append to a file of the run; a full or read-only disk is the world's failure, not ours. */
+function append(path: string, content: string | Uint8Array): void {
+  try {
+    appendFileSync(path, content);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new OperationalError(
+      "run.unwritable",
+      `${path} cannot be written: ${reason}; see to space and permissions, then --resume`,
+      { path },
+      cause,
     );
   }
 }
