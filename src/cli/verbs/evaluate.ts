@@ -8,10 +8,10 @@ import {
 } from "../../evaluation/bits-per-byte.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { openCorpus } from "../../training/data/corpus.ts";
-import { isRunFolder, readRunConfig } from "../../training/run/run-folder.ts";
-import { resolveSettings } from "../../training/settings.ts";
+import { isRunFolder } from "../../training/run/run-folder.ts";
 import type { evaluate } from "../declarations/evaluate.ts";
 import { loadModel } from "../load-model.ts";
+import { runSettings } from "../run-settings.ts";
 import type { Run } from "../verb.ts";
 
 /** Files listed one by one; more are summed up. */
@@ -41,9 +41,7 @@ export const run: Run<typeof evaluate> = async ({ model: path, data }, { output,
 
 /** The sequences a run was trained on: then the figure is the one that training reports. */
 function windowTokens(path: string): number {
-  if (!isRunFolder(path)) return WINDOW_TOKENS;
-  const value = readRunConfig(path);
-  return resolveSettings({ preset: "tiny", changes: { value, origin: path } }).data.sequenceLength;
+  return isRunFolder(path) ? runSettings(path).data.sequenceLength : WINDOW_TOKENS;
 }
 
 async function readDocuments(paths: readonly string[]): Promise<EvaluatedDocument[]> {

@@ -1,14 +1,16 @@
 /** @file `hadal inspect`: what a model is made of, and what memory it takes. */
 import { countParameters, type ParameterCounts } from "../../model/counts.ts";
 import { type MemoryPrediction, predictMemory } from "../../model/memory.ts";
+import type { Precision } from "../../model/model-types.ts";
 import { huggingFaceTensors } from "../../model/names.ts";
 import { readModelConfig } from "../../training/run/checkpoint.ts";
-import { resolveCheckpoint } from "../../training/run/run-folder.ts";
+import { isRunFolder, resolveCheckpoint } from "../../training/run/run-folder.ts";
 import type { inspect } from "../declarations/inspect.ts";
 import type { Output } from "../output.ts";
+import { runSettings } from "../run-settings.ts";
 import type { Run } from "../verb.ts";
 
-/** The batch whose memory is predicted: 16 sequences of 256, as the tiny preset trains. */
+/** Positions computed at once whose memory is predicted, for a checkpoint that belongs to no run. */
 const TOKENS = 4096;
 /** Tensors listed; a large model has tens of thousands. */
 const LISTED_TENSORS = 40;
@@ -26,10 +28,10 @@ const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
 };
 
 /**
- * What a process of two threads takes before there is a model: Node, generated code, panels;
- * measured.
+ * What a training process of two threads takes besides: Node, generated code, panels, the text
+ * being prepared, checkpoints being written. Measured at 254 and 333 MiB (docs/performance.md).
  */
-const RUNTIME_BYTES = 128 * 2 ** 20;
+const RUNTIME_BYTES = 288 * 2 ** 20;
 
 /** A training process: the step itself, the moving average beside it, and what runs them. */
 interface ProcessMemory extends MemoryPrediction {
@@ -54,10 +56,11 @@ export const run: Run<typeof inspect> = async ({ model }, { output }) => {
   const path = resolveCheckpoint(model);
   const config = readModelConfig(path);
   const counts = countParameters(config);
-  const memory = predictProcess(predictMemory(config, "bf16", TOKENS));
+  const { precision, tokens } = stepOf(model);
+  const memory = predictProcess(predictMemory(config, precision, tokens));
   const tensors = huggingFaceTensors(config).map(({ name, shape }) => ({ name, shape }));
   showParameters(output, counts);
-  showMemory(output, memory);
+  showMemory(output, memory, tokens);
   output.table([
     ["tensor", "shape"],
     ...tensors.slice(0, LISTED_TENSORS).map(({ name, shape }) => [name, shape.join(" × ")]),
@@ -69,10 +72,17 @@ export const run: Run<typeof inspect> = async ({ model }, { output }) => {
     path,
     config,
     parameters: counts,
-    trainingMemory: { tokens: TOKENS, ...memory },
+    trainingMemory: { tokens, precision, ...memory },
     tensors,
   });
 };
+
+/** What a run computes at once, and in which precision. */
+function stepOf(path: string): { precision: Precision; tokens: number } {
+  if (!isRunFolder(path)) return { precision: "bf16", tokens: TOKENS };
+  const { batch, data, precision } = runSettings(path);
+  return { precision, tokens: batch.microBatch * data.sequenceLength };
+}
 
 function predictProcess(step: MemoryPrediction): ProcessMemory {
   const extra = { average: step.values, runtime: RUNTIME_BYTES };
@@ -100,12 +110,12 @@ function showParameters(output: Output, counts: ParameterCounts): void {
   output.line();
 }
 
-function showMemory(output: Output, memory: ProcessMemory): void {
+function showMemory(output: Output, memory: ProcessMemory, tokens: number): void {
   const rows = Object.entries(MEMORY_NAMES).map(([part, name]) => [
     name,
     `${(memory[part as keyof ProcessMemory] / 2 ** 20).toFixed(1)} MiB`,
   ]);
-  const heading = `memory of a training step of ${TOKENS.toLocaleString("en")} tokens`;
+  const heading = `memory of a training step of ${tokens.toLocaleString("en")} tokens`;
   output.table([[heading, ""], ...rows], ["left", "right"]);
   output.line();
 }
