@@ -106,6 +106,7 @@ test("complete refuses a line beyond the file and a model that is not there", ()
   assert.match(beyond.stderr, /--line 999 is beyond the 151 lines/);
   const missing = hadal("complete", "--model", join(folder, "none"), "--prefix", "x");
   assert.equal(missing.code, 1);
+  assert.match(missing.stderr, /none is no folder; name a run folder/);
   assert.doesNotMatch(missing.stderr, /at file:/);
 });
 

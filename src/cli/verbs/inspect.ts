@@ -10,7 +10,9 @@ import type { Output } from "../output.ts";
 import { runSettings } from "../run-settings.ts";
 import type { Run } from "../verb.ts";
 
-/** Positions computed at once whose memory is predicted, for a checkpoint that belongs to no run. */
+/**
+ * Positions computed at once whose memory is predicted, for a checkpoint that belongs to no run.
+ */
 const TOKENS = 4096;
 /** Tensors listed; a large model has tens of thousands. */
 const LISTED_TENSORS = 40;

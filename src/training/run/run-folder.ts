@@ -22,6 +22,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { join } from "node:path";
 import { defined, type ErrorCode, OperationalError } from "../../base/errors.ts";
@@ -68,6 +69,13 @@ export function listCheckpoints(folder: string): readonly CheckpointPlace[] {
  * is a run.
  */
 export function resolveCheckpoint(path: string): string {
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new OperationalError(
+      "run.missing",
+      `${path} is no folder; name a run folder, or a checkpoint folder with its config.json`,
+      { path },
+    );
+  }
   if (!isRunFolder(path)) return path;
   const last = listCheckpoints(path).at(-1);
   if (last !== undefined) return last.path;
