@@ -24,6 +24,8 @@ export type ErrorCode = `${
   | "kernel"
   | "model"
   | "inference"
+  | "engine"
+  | "constraint"
   | "numerics"
   | "platform"}.${string}`;
 
