@@ -22,6 +22,7 @@ export type ErrorCode = `${
   | "training"
   | "device"
   | "kernel"
+  | "parallel"
   | "model"
   | "inference"
   | "engine"

@@ -11,6 +11,7 @@ import { evaluate } from "./declarations/evaluate.ts";
 import { exportModel } from "./declarations/export.ts";
 import { inspect } from "./declarations/inspect.ts";
 import { quickstart } from "./declarations/quickstart.ts";
+import { schedule } from "./declarations/schedule.ts";
 import { train } from "./declarations/train.ts";
 import { type Verb, verb } from "./verb.ts";
 
@@ -23,4 +24,5 @@ export const VERBS: readonly Verb[] = [
   verb(exportModel, () => import("./verbs/export.ts")),
   verb(doctor, () => import("./verbs/doctor.ts")),
   verb(bench, () => import("./verbs/bench.ts")),
+  verb(schedule, () => import("./verbs/schedule.ts")),
 ];

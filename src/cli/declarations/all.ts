@@ -7,6 +7,7 @@ import { evaluate } from "./evaluate.ts";
 import { exportModel } from "./export.ts";
 import { inspect } from "./inspect.ts";
 import { quickstart } from "./quickstart.ts";
+import { schedule } from "./schedule.ts";
 import { train } from "./train.ts";
 
 export const DECLARATIONS: readonly Declaration[] = [
@@ -18,4 +19,5 @@ export const DECLARATIONS: readonly Declaration[] = [
   exportModel,
   doctor,
   bench,
+  schedule,
 ];

@@ -1,0 +1,57 @@
+/** @file `hadal schedule`: a pipeline schedule in text, CSV, JSON or as a picture. */
+import { OperationalError } from "../../base/errors.ts";
+import { writeFileAtomically } from "../../checkpoint/atomic.ts";
+import { drawSvg } from "../../parallel/pipeline/draw-svg.ts";
+import { formatCsv, formatText } from "../../parallel/pipeline/notation.ts";
+import { makeSchedule } from "../../parallel/pipeline/schedules/kinds.ts";
+import {
+  fixedCosts,
+  simulate,
+  type Timeline,
+  UNIT_COSTS,
+} from "../../parallel/pipeline/simulate.ts";
+import type { schedule } from "../declarations/schedule.ts";
+import type { Run } from "../verb.ts";
+
+/** Actions beyond which a schedule is of no use to anybody and takes minutes to make. */
+const MOST_ACTIONS = 1_000_000;
+
+export const run: Run<typeof schedule> = async (values, { output }) => {
+  const { kind, ranks: numRanks, csv, svg } = values;
+  const numMicroBatches = values["micro-batches"];
+  const numStagesPerRank = kind === "interleaved" ? values["stages-per-rank"] : 1;
+  if (numRanks * numMicroBatches * numStagesPerRank > MOST_ACTIONS) {
+    throw new OperationalError(
+      "parallel.schedule",
+      `${numRanks} ranks × ${numMicroBatches} micro-batches × ${numStagesPerRank} stages: ` +
+        `more than ${MOST_ACTIONS.toLocaleString("en")} chunks; use fewer`,
+    );
+  }
+  const made = makeSchedule(kind, { numRanks, numMicroBatches, numStagesPerRank });
+  const timeline = simulate(made, fixedCosts(UNIT_COSTS));
+  const size = `${numRanks} ranks, ${numMicroBatches} micro-batches`;
+  if (svg !== undefined) {
+    const heading = `${kind}, ${size}: ${summarise(timeline)}`;
+    writeFileAtomically(svg, drawSvg(made.layout, [{ heading, timeline }]));
+  }
+  if (csv) output.text(formatCsv(made));
+  else {
+    output.text(formatText(made));
+    output.line(`\n${summarise(timeline)} (F = I = W = 1, B = 2, F&B = 3)`);
+    if (svg !== undefined) output.line(`drawn: ${svg}`);
+  }
+  output.result({
+    ranks: made.ranks,
+    makespan: timeline.makespan,
+    bubble: timeline.bubble,
+    peakActivations: timeline.peakActivations,
+  });
+};
+
+function summarise({ makespan, bubble, peakActivations }: Timeline): string {
+  const share = ((100 * bubble) / makespan).toFixed(1);
+  return (
+    `makespan ${makespan}, bubble ${bubble} (${share} %), ` +
+    `at most ${peakActivations} chunks alive on a rank`
+  );
+}
