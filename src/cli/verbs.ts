@@ -7,6 +7,7 @@
 import { bench } from "./declarations/bench.ts";
 import { complete } from "./declarations/complete.ts";
 import { doctor } from "./declarations/doctor.ts";
+import { eplb } from "./declarations/eplb.ts";
 import { evaluate } from "./declarations/evaluate.ts";
 import { exportModel } from "./declarations/export.ts";
 import { inspect } from "./declarations/inspect.ts";
@@ -25,4 +26,5 @@ export const VERBS: readonly Verb[] = [
   verb(doctor, () => import("./verbs/doctor.ts")),
   verb(bench, () => import("./verbs/bench.ts")),
   verb(schedule, () => import("./verbs/schedule.ts")),
+  verb(eplb, () => import("./verbs/eplb.ts")),
 ];

@@ -3,6 +3,7 @@ import type { Declaration } from "../declaration.ts";
 import { bench } from "./bench.ts";
 import { complete } from "./complete.ts";
 import { doctor } from "./doctor.ts";
+import { eplb } from "./eplb.ts";
 import { evaluate } from "./evaluate.ts";
 import { exportModel } from "./export.ts";
 import { inspect } from "./inspect.ts";
@@ -20,4 +21,5 @@ export const DECLARATIONS: readonly Declaration[] = [
   doctor,
   bench,
   schedule,
+  eplb,
 ];
