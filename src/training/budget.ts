@@ -6,7 +6,9 @@
  * steps or tokens gives it at once. A budget in minutes gives it only after the speed of this
  * machine has been seen: until then progress counts as 0, which every schedule answers with its
  * opening value; then the length is fixed once, written to the run folder and followed to the step,
- * so that a resumed run repeats the same numbers and never asks the clock again.
+ * so that a resumed run repeats the same numbers and never asks the clock again. A run that is
+ * given more minutes than it had plans them by the speed it had, so that its schedule goes on where
+ * it was instead of opening anew.
  */
 import { assert } from "../base/errors.ts";
 
@@ -106,9 +108,16 @@ export class SpeedWatch {
   #steps = 0;
   #warmSeconds = 0;
   #warmTokens = 0;
+  /** The speed needs no watching: earlier sessions of the run had it. */
+  readonly #isKnown: boolean;
 
-  constructor(minutes: number) {
+  /** `earlier`: what the run's earlier sessions took, if it had any. */
+  constructor(minutes: number, earlier: { readonly seconds: number; readonly tokens: number }) {
     this.#budgetSeconds = minutes * 60;
+    this.#isKnown = earlier.tokens > 0 && earlier.seconds > 0;
+    if (!this.#isKnown) return;
+    this.#warmSeconds = earlier.seconds;
+    this.#warmTokens = earlier.tokens;
   }
 
   /** Count a finished step. */
@@ -127,7 +136,7 @@ export class SpeedWatch {
     const measured =
       this.#steps >= COLD_STEPS + MEASURED_STEPS &&
       elapsedSeconds >= measuredSeconds(this.#budgetSeconds);
-    if (!measured && elapsedSeconds < this.#budgetSeconds) return undefined;
+    if (!this.#isKnown && !measured && elapsedSeconds < this.#budgetSeconds) return undefined;
     const left = this.#budgetSeconds * (1 - RESERVED_SHARE) - elapsedSeconds;
     if (left <= 0 || this.#warmSeconds === 0) return 0;
     return Math.floor((left * this.#warmTokens) / this.#warmSeconds);

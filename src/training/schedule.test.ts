@@ -100,7 +100,7 @@ test("progress is 0 before the plan and the share of tokens after it", () => {
 });
 
 test("a budget in minutes is turned into tokens by the speed of the warm steps", () => {
-  const watch = new SpeedWatch(1);
+  const watch = new SpeedWatch(1, { seconds: 0, tokens: 0 });
   for (let step = 0; step < 5; step++) {
     watch.observe(step < 2 ? 3 : 0.5, 100);
     assert.equal(watch.tokensLeft(15), undefined, "too few steps");
@@ -110,4 +110,10 @@ test("a budget in minutes is turned into tokens by the speed of the warm steps",
   // 60 s less 5 % less the 12 s gone, at 200 tokens a second.
   assert.equal(watch.tokensLeft(12), 9000);
   assert.equal(watch.tokensLeft(58), 0);
+});
+
+test("a run that gets more minutes plans them by the speed it had", () => {
+  const watch = new SpeedWatch(2, { seconds: 60, tokens: 6000 });
+  // 120 s less 5 % less the 60 s gone, at 100 tokens a second.
+  assert.equal(watch.tokensLeft(60), 5400);
 });

@@ -131,7 +131,9 @@ export class Session {
       this.#trainer.plan = stored.plan;
       this.#observer.onPlan?.(stored.plan);
     } else if ("minutes" in budget) {
-      this.#watch = new SpeedWatch(budget.minutes);
+      const { tokens } = this.#trainer.position;
+      const earlier = { seconds: this.#tally.secondsBefore, tokens };
+      this.#watch = new SpeedWatch(budget.minutes, earlier);
     } else {
       const start = { step: 0, tokens: 0 };
       this.#keepPlan(planFrom(start, budget, settings.batch, settings.data.sequenceLength));

@@ -11,6 +11,7 @@ import { openCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { view } from "../../tensor/view.ts";
+import type { RunPlan } from "../budget.ts";
 import type { StepRecord } from "../metrics/record.ts";
 import { resolveSettings } from "../settings.ts";
 import { loadCheckpoint } from "./checkpoint.ts";
@@ -190,6 +191,18 @@ test("a run in minutes measures its speed once and keeps to the steps it then fi
   const resumed = await train({ settings: settings(...budget), resume: true, observer });
   assert.deepEqual(plans, [summary.steps, summary.steps]);
   assert.equal(resumed.steps, summary.steps);
+});
+
+test("more minutes are planned before the first step, so that the schedule goes on", async () => {
+  const minutes = (budget: number) => settings("budget.steps=null", `budget.minutes=${budget}`);
+  const first = await train({ settings: minutes(0.01) });
+  const said: string[] = [];
+  const observer = {
+    onPlan: ({ fixedAtStep }: RunPlan) => void said.push(`plan at ${fixedAtStep}`),
+    onStep: ({ step }: StepRecord) => void said.push(`step ${step}`),
+  };
+  await train({ settings: minutes(0.2), resume: true, observer });
+  assert.deepEqual(said.slice(0, 2), [`plan at ${first.steps}`, `step ${first.steps}`]);
 });
 
 test("a step that is not finite ends the run, which resumes with gentler settings", async () => {
