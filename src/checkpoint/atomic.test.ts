@@ -15,7 +15,12 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { siblingModule } from "../base/modules.ts";
 import { Random } from "../base/random.ts";
-import { removeStaleTemporaries, replaceDirectory, writeFileAtomically } from "./atomic.ts";
+import {
+  makeDirectories,
+  removeStaleTemporaries,
+  replaceDirectory,
+  writeFileAtomically,
+} from "./atomic.ts";
 import { openCheckpointTensors } from "./checkpoint-tensors.ts";
 
 const directories: string[] = [];
@@ -35,6 +40,18 @@ test("a file is replaced as a whole and leaves no temporary", () => {
   writeFileAtomically(path, "größer");
   assert.equal(readFileSync(path, "utf8"), "größer");
   assert.deepEqual(readdirSync(directory), ["config.json"]);
+});
+
+test("missing directories are made, and where none can be made it fails at once", () => {
+  const path = join(newDirectory(), "a", "b", "c");
+  makeDirectories(path);
+  makeDirectories(path);
+  assert.ok(existsSync(path));
+  writeFileAtomically(join(path, "file"), "");
+  assert.throws(() => makeDirectories(join(path, "file", "below")), /EEXIST/);
+  if (process.platform === "linux") {
+    assert.throws(() => makeDirectories("/proc/hadal-test/below"), /ENOENT/);
+  }
 });
 
 test("a file that cannot be written is reported with its path", () => {

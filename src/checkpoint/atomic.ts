@@ -17,6 +17,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -38,6 +39,23 @@ function writing<T>(path: string, action: () => T): T {
     if (!(error instanceof Error) || !("syscall" in error)) throw error;
     const message = `${path} could not be written: ${error.message}; see to space and permissions`;
     throw new OperationalError("checkpoint.writeFailed", message, { path }, error);
+  }
+}
+
+/**
+ * Make a directory and those above it that are missing. Not by `mkdirSync`'s own `recursive`: where
+ * the system answers "no such file" for a parent that exists, as Linux does below /proc, Node 24
+ * tries for ever.
+ */
+export function makeDirectories(path: string): void {
+  if (existsSync(path) && statSync(path).isDirectory()) return;
+  const parent = dirname(path);
+  if (parent !== path) makeDirectories(parent);
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    // Another process may have been faster.
+    if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw error;
   }
 }
 
@@ -113,7 +131,7 @@ export function replaceDirectory(path: string, produce: (temporary: string) => v
   const old = `${path}.old-${process.pid}`;
   writing(path, () => {
     rmSync(temporary, { recursive: true, force: true });
-    mkdirSync(temporary, { recursive: true });
+    makeDirectories(temporary);
     try {
       produce(temporary);
       syncTree(temporary);

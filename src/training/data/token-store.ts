@@ -18,7 +18,6 @@ import {
   closeSync,
   fstatSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   readSync,
   renameSync,
@@ -28,6 +27,7 @@ import {
 import { join } from "node:path";
 import { assert, OperationalError } from "../../base/errors.ts";
 import { roundUp } from "../../base/integers.ts";
+import { makeDirectories } from "../../checkpoint/atomic.ts";
 import { TokenBuffer } from "../../tokenizer/token-buffer.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
@@ -57,7 +57,7 @@ export async function openTokenStore(options: TokenStoreOptions): Promise<TokenS
   const path = join(options.folder, name);
   const present = TokenStore.open(path, key);
   if (present !== undefined) return present;
-  mkdirSync(options.folder, { recursive: true });
+  makeDirectories(options.folder);
   await writeStore(path, key, options);
   const written = TokenStore.open(path, key);
   assert(written !== undefined, `the store just written, ${path}, must be valid`);

@@ -160,7 +160,12 @@ export function readTokenizer(path: string): Tokenizer {
   const json = readText(path, "tokenizer.json");
   const hasConfig = existsSync(join(path, "tokenizer_config.json"));
   const config = hasConfig ? readText(path, "tokenizer_config.json") : undefined;
-  return new Tokenizer(readTokenizerJson(json, config));
+  try {
+    return new Tokenizer(readTokenizerJson(json, config));
+  } catch (error) {
+    if (!(error instanceof OperationalError)) throw error;
+    throw new OperationalError(error.code, `${path}: ${error.message}`, { path }, error);
+  }
 }
 
 /** Fill a model with the published weights of a checkpoint of its configuration. */

@@ -17,7 +17,6 @@
 import {
   appendFileSync,
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -26,7 +25,11 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { defined, type ErrorCode, OperationalError } from "../../base/errors.ts";
-import { removeStaleTemporaries, writeFileAtomically } from "../../checkpoint/atomic.ts";
+import {
+  makeDirectories,
+  removeStaleTemporaries,
+  writeFileAtomically,
+} from "../../checkpoint/atomic.ts";
 import {
   encodeFileStart,
   encodeScalars,
@@ -138,7 +141,7 @@ export class RunFolder implements Disposable {
 
   static #openLocked(path: string, prepare: (folder: RunFolder) => void): RunFolder {
     try {
-      mkdirSync(join(path, CHECKPOINTS), { recursive: true });
+      makeDirectories(join(path, CHECKPOINTS));
     } catch (error) {
       throw new OperationalError("run.folder", `${path} cannot be made: ${String(error)}`, {
         path,

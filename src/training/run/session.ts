@@ -18,6 +18,7 @@ import { budgetOf } from "../settings.ts";
 import type { StepOutcome, Trainer } from "../trainer.ts";
 import { type ValidationResult, validate } from "../validation.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
+import { readingNewest } from "./damaged-checkpoint.ts";
 import type { EvaluationKind, TrainingObserver } from "./observer.ts";
 import type { RunFolder } from "./run-folder.ts";
 import type { TrainRunOptions, TrainRunSummary } from "./train-run.ts";
@@ -106,7 +107,8 @@ export class Session {
     const { settings, tokenizer, report, train } = this.#data;
     const { model } = this.#trainer;
     if (checkpoint !== undefined) {
-      this.#tally.secondsBefore = readTrainingState(checkpoint, this.#trainer).seconds;
+      const read = () => readTrainingState(checkpoint, this.#trainer).seconds;
+      this.#tally.secondsBefore = readingNewest(this.#folder.path, read);
       this.#tally.lastCheckpointStep = this.#trainer.position.step;
     }
     const { step } = this.#trainer.position;

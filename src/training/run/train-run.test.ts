@@ -205,6 +205,21 @@ test("more minutes are planned before the first step, so that the schedule goes 
   assert.deepEqual(said.slice(0, 2), [`plan at ${first.steps}`, `step ${first.steps}`]);
 });
 
+test("a damaged newest checkpoint is told with the one to go back to", async () => {
+  await train();
+  const [older, newest] = listCheckpoints(run);
+  assert.ok(older !== undefined && newest !== undefined);
+  for (const name of ["training-state/state.json", "tokenizer.json"]) {
+    writeFileSync(join(newest.path, name), "torn");
+    await assert.rejects(train({ resume: true }), (error: unknown) => {
+      assert.ok(error instanceof OperationalError);
+      return error.message.includes(newest.path) && error.message.includes(older.path);
+    });
+  }
+  rmSync(newest.path, { recursive: true });
+  assert.equal((await train({ resume: true })).steps, 12);
+});
+
 test("a step that is not finite ends the run, which resumes with gentler settings", async () => {
   const wild = settings(
     "learningRate.peak=1e30",

@@ -13,6 +13,7 @@ import { budgetOf, type TrainingSettings } from "../settings.ts";
 import { Trainer } from "../trainer.ts";
 import type { ValidationResult } from "../validation.ts";
 import { readTokenizer } from "./checkpoint.ts";
+import { readingNewest } from "./damaged-checkpoint.ts";
 import type { TrainingObserver } from "./observer.ts";
 import { listCheckpoints, RunFolder, readRunConfig } from "./run-folder.ts";
 import { Session } from "./session.ts";
@@ -82,7 +83,9 @@ export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummar
   using data = await prepareData({
     settings,
     storeFolder: folder.storePath,
-    ...(checkpoint === undefined ? {} : { tokenizer: readTokenizer(checkpoint) }),
+    ...(checkpoint === undefined
+      ? {}
+      : { tokenizer: readingNewest(out, () => readTokenizer(checkpoint)) }),
     onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
   });
   const { model: config, precision, seed } = data.settings;

@@ -11,10 +11,10 @@
  * (data/batches.ts). Reading is strict: exactly these fields, and exactly these tensors in these
  * shapes, or an error that names the file and the first one that differs.
  */
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { OperationalError } from "../../base/errors.ts";
-import { writeFileAtomically } from "../../checkpoint/atomic.ts";
+import { makeDirectories, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
 import type { TrainableModel } from "../../model/model-types.ts";
 import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
@@ -75,7 +75,7 @@ export function writeTrainingState(
   run: { readonly seconds: number },
 ): void {
   const folder = join(directory, FOLDER);
-  mkdirSync(folder, { recursive: true });
+  makeDirectories(folder);
   const state: RunState = {
     formatVersion: FORMAT_VERSION,
     trainer: trainer.state,

@@ -1,0 +1,27 @@
+/**
+ * @file What to do when a run's newest checkpoint cannot be read: an error that names the older
+ * one.
+ *
+ * Checkpoints are whole or not there, so damage comes from outside (a bad disk, a careless copy).
+ * Nothing is deleted or skipped silently: the user decides whether to go back.
+ */
+import { OperationalError } from "../../base/errors.ts";
+import { listCheckpoints } from "./run-folder.ts";
+
+/** `read()` of the run's newest checkpoint; its failure tells how to resume from the one before. */
+export function readingNewest<T>(run: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof OperationalError)) throw error;
+    const [older, newest] = listCheckpoints(run).slice(-2);
+    if (older === undefined || newest === undefined) throw error;
+    throw new OperationalError(
+      error.code,
+      `${error.message}; the checkpoint before it is ${older.path}: to resume from there, move ` +
+        `${newest.path} away`,
+      error.details,
+      error,
+    );
+  }
+}
