@@ -32,10 +32,25 @@ import {
 import { GROUPED_MATMUL_SLOTS } from "./grouped-matmul/contract.ts";
 import { groupedMatmulOver } from "./grouped-matmul/generated.ts";
 import { createReferenceGroupedMatmul } from "./grouped-matmul/reference.ts";
+import { GROUPED_SCALED_MATMUL_SLOTS } from "./grouped-scaled-matmul/contract.ts";
+import { createReferenceGroupedScaledMatmul } from "./grouped-scaled-matmul/reference.ts";
 import { type KernelDeclaration, reference } from "./kernel.ts";
 import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
 import { MULTIPLIERS, matmulOver } from "./matmul/multiplier-factory.ts";
 import { createReferenceMatmul } from "./matmul/reference.ts";
+import {
+  DEQUANTIZE_TILES_SLOTS,
+  DEQUANTIZE_TILES_VARIANTS,
+  QUANTIZE_TILES_SLOTS,
+  QUANTIZE_TILES_VARIANTS,
+  RETILE_SLOTS,
+  RETILE_VARIANTS,
+} from "./quantize-tiles/contract.ts";
+import {
+  createReferenceDequantizeTiles,
+  createReferenceQuantizeTiles,
+  createReferenceRetile,
+} from "./quantize-tiles/reference.ts";
 import {
   RMS_NORM_BACKWARD_VARIANTS,
   RMS_NORM_VARIANTS,
@@ -52,6 +67,8 @@ import { ROUTE_BACKWARD_SLOTS, ROUTE_SLOTS } from "./route/contract.ts";
 import { createReferenceRoute, createReferenceRouteBackward } from "./route/reference.ts";
 import { rowImplementations } from "./row-kernel.ts";
 import { ROW_PROGRAMS, type RowKernelName } from "./row-programs.ts";
+import { SCALED_MATMUL_SLOTS, SCALED_MATMUL_VARIANTS } from "./scaled-matmul/contract.ts";
+import { createReferenceScaledMatmul } from "./scaled-matmul/reference.ts";
 import { SOFTMAX_VARIANTS } from "./softmax/contract.ts";
 import {
   createReferenceSoftmaxBackward,
@@ -98,6 +115,26 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
       reference(createReferenceGroupedMatmul),
     ],
   },
+  declare("scaledMatmul", SCALED_MATMUL_VARIANTS, SCALED_MATMUL_SLOTS, createReferenceScaledMatmul),
+  declare(
+    "groupedScaledMatmul",
+    SCALED_MATMUL_VARIANTS,
+    GROUPED_SCALED_MATMUL_SLOTS,
+    createReferenceGroupedScaledMatmul,
+  ),
+  declare(
+    "quantizeTiles",
+    QUANTIZE_TILES_VARIANTS,
+    QUANTIZE_TILES_SLOTS,
+    createReferenceQuantizeTiles,
+  ),
+  declare(
+    "dequantizeTiles",
+    DEQUANTIZE_TILES_VARIANTS,
+    DEQUANTIZE_TILES_SLOTS,
+    createReferenceDequantizeTiles,
+  ),
+  declare("retile", RETILE_VARIANTS, RETILE_SLOTS, createReferenceRetile),
   {
     name: "causalAttention",
     variants: FLOATS,

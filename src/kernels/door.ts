@@ -3,7 +3,7 @@ import { assert } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import { DTYPE_BYTES, type DType } from "../tensor/dtype.ts";
 import { spanBytes, type Tensor } from "../tensor/tensor.ts";
-import { viewSpan } from "../tensor/view.ts";
+import { view, viewSpan } from "../tensor/view.ts";
 
 /** The operand lies in this device's memory, all `count` places of it, `stride` elements apart. */
 export function assertOperand(
@@ -90,4 +90,26 @@ export function assertIndexes(
     lowest >= least && highest < end,
     `${name}: indexes ${lowest}..${highest} must lie in ${least}..${end - 1}`,
   );
+}
+
+/**
+ * Offsets of groups come from data (the gate's choices): they start at 0, do not fall, and end
+ * within the rows. Returns the rows of each group and of all.
+ */
+export function assertOffsets(
+  name: string,
+  offsets: Tensor<"i32">,
+  rows: number,
+): { readonly sizes: readonly number[]; readonly total: number } {
+  const values = view(offsets);
+  assert(values[0] === 0, `${name} start at ${values[0]}, not 0`);
+  const sizes: number[] = [];
+  for (let group = 1; group < values.length; group++) {
+    const rowsOfGroup = values[group]! - values[group - 1]!;
+    assert(rowsOfGroup >= 0, `${name} fall at group ${group - 1}`);
+    sizes.push(rowsOfGroup);
+  }
+  const total = values[values.length - 1]!;
+  assert(total <= rows, `${name} end at ${total}, beyond the ${rows} rows`);
+  return { sizes, total };
 }

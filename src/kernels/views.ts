@@ -6,6 +6,8 @@
  */
 import type { CpuMemory } from "../device/cpu/memory.ts";
 import { fromBf16, toBf16 } from "../numerics/bf16.ts";
+import { E4M3, E5M2 } from "../numerics/fp8.ts";
+import { encodeSmallFloat } from "../numerics/small-float.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { DTYPE_BYTES } from "../tensor/dtype.ts";
 
@@ -24,6 +26,16 @@ export function elementsAt(memory: CpuMemory, dtype: DType, byteOffset: number):
       get: (index) => fromBf16(codes[first + index]!),
       set: (index, value) => {
         codes[first + index] = toBf16(value);
+      },
+    };
+  }
+  if (dtype === "e4m3" || dtype === "e5m2") {
+    const format = dtype === "e4m3" ? E4M3 : E5M2;
+    const codes = memory.u8;
+    return {
+      get: (index) => format.values[codes[first + index]!]!,
+      set: (index, value) => {
+        codes[first + index] = encodeSmallFloat(format, value);
       },
     };
   }

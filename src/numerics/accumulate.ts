@@ -50,16 +50,16 @@ function shiftTowardZero(significand: number, shift: number): number {
 }
 
 /** Positions [start, end) of two rows of codes, to be added onto an empty accumulator. */
-interface Range {
+export interface CodeRange {
   readonly start: number;
   readonly end: number;
 }
 
 /**
  * One accumulator's sum over a range; its value is a multiple of a power of two with 14 significant
- * bits.
+ * bits. The codes are not NaN.
  */
-function sumRange(a: Uint8Array, b: Uint8Array, range: Range): number {
+export function sumHopperFp8(a: Uint8Array, b: Uint8Array, range: CodeRange): number {
   // The accumulator is significand × 2^(exponent − 13), its significand zero or 14 bits long.
   let significand = 0;
   let exponent = ZERO_EXPONENT;
@@ -111,7 +111,7 @@ export function dotHopperFp8(
   let promoted = 0;
   for (let start = 0; start < a.length; start += promotionInterval) {
     const end = Math.min(start + promotionInterval, a.length);
-    promoted = Math.fround(promoted + sumRange(a, b, { start, end }));
+    promoted = Math.fround(promoted + sumHopperFp8(a, b, { start, end }));
   }
   return promoted;
 }

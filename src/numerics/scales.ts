@@ -23,7 +23,7 @@ import { type Codes, encodeBits, type SmallFloat } from "./small-float.ts";
 export const SCALE_BLOCK = 128;
 
 /** Activations and gradients: a smaller amax counts as this one. */
-export const ACTIVATION_AMAX_MIN = 1e-4;
+export const ACTIVATION_AMAX_MIN: number = Math.fround(1e-4);
 
 /** Weights: only keeps the scale of an all-zero block a normal float32. */
 export const WEIGHT_AMAX_MIN: number = 448 * 2 ** -126;

@@ -12,11 +12,13 @@ interface ViewOf {
   readonly f32: Float32Array<SharedArrayBuffer>;
   readonly f64: Float64Array<SharedArrayBuffer>;
   readonly bf16: Uint16Array<SharedArrayBuffer>;
+  readonly e4m3: Uint8Array<SharedArrayBuffer>;
+  readonly e5m2: Uint8Array<SharedArrayBuffer>;
   readonly i32: Int32Array<SharedArrayBuffer>;
   readonly u8: Uint8Array<SharedArrayBuffer>;
 }
 
-/** The span of the tensor, gaps between strided rows included; bf16 as its 16-bit codes. */
+/** The span of the tensor, gaps between strided rows included; bf16 and FP8 as codes. */
 export function viewSpan<D extends DType>(tensor: Tensor<D>): ViewOf[D] {
   const length = spanBytes(tensor) / DTYPE_BYTES[tensor.dtype];
   const buffer = tensor.memory.u8.buffer;
@@ -24,6 +26,8 @@ export function viewSpan<D extends DType>(tensor: Tensor<D>): ViewOf[D] {
     f32: () => new Float32Array(buffer, tensor.byteOffset, length),
     f64: () => new Float64Array(buffer, tensor.byteOffset, length),
     bf16: () => new Uint16Array(buffer, tensor.byteOffset, length),
+    e4m3: () => new Uint8Array(buffer, tensor.byteOffset, length),
+    e5m2: () => new Uint8Array(buffer, tensor.byteOffset, length),
     i32: () => new Int32Array(buffer, tensor.byteOffset, length),
     u8: () => new Uint8Array(buffer, tensor.byteOffset, length),
   };

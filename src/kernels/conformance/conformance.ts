@@ -14,6 +14,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { ATTENTION_CASES } from "./attention-cases.ts";
 import { MATMUL_CASES } from "./matmul-cases.ts";
 import { ROW_CASES } from "./row-cases.ts";
+import { SCALED_CASES } from "./scaled-cases.ts";
 import { readTensor, TensorMaker } from "./tensor-maker.ts";
 
 /** More than any operand of a case. */
@@ -36,6 +37,7 @@ export interface ConformanceCase {
 
 export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   ...MATMUL_CASES,
+  ...SCALED_CASES,
   ...ATTENTION_CASES,
   ...ROW_CASES,
 ];

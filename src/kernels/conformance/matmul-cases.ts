@@ -121,7 +121,7 @@ function batchCase(transposition: Transposition): ConformanceCase {
 }
 
 /** Offsets of groups with these row counts. */
-function offsetsOf(make: TensorMaker, sizes: readonly number[]): Tensor<"i32"> {
+export function offsetsOf(make: TensorMaker, sizes: readonly number[]): Tensor<"i32"> {
   const offsets = [0];
   for (const rows of sizes) offsets.push(offsets[offsets.length - 1]! + rows);
   return make.filled("i32", [1, offsets.length], (_, column) => offsets[column]!, {

@@ -16,8 +16,7 @@ import { assert } from "../../base/errors.ts";
 import { ceilDiv, divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { view } from "../../tensor/view.ts";
-import { assertMatrix, assertOperand } from "../door.ts";
+import { assertMatrix, assertOffsets, assertOperand } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
 import type { Transposition } from "../matmul/block-multiplier.ts";
 import { planBlocks } from "../matmul/blocks.ts";
@@ -71,7 +70,7 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
   for (const [name, tensor] of Object.entries({ a, b, out })) {
     assertOperand(device, `groupedMatmul ${name}`, tensor);
   }
-  const bounds = assertOffsets(offsets, a.rows);
+  const bounds = assertOffsets("groupedMatmul offsets", offsets, a.rows);
   const isTn = transposition === "tn";
   const meanRows = ceilDiv(bounds.total, numGroups);
   const { rowBlock, columnBlock } = planBlocks({
@@ -138,21 +137,4 @@ function weightGradShape(call: GroupedMatmulCall): GroupShape {
     `groupedMatmul tn: out is [G·${rows}, ${out.columns}], not [G·${a.columns}, ${b.columns}]`,
   );
   return { rows, columns: out.columns, depth: 0, bRowsPerGroup: 0 };
-}
-
-/**
- * Offsets come from data (the gate's choices): they are checked before unchecked code follows them.
- */
-function assertOffsets(offsets: Tensor<"i32">, rows: number): { sizes: number[]; total: number } {
-  const values = view(offsets);
-  assert(values[0] === 0, `groupedMatmul: offsets start at ${values[0]}, not 0`);
-  const sizes: number[] = [];
-  for (let group = 1; group < values.length; group++) {
-    const rowsOfGroup = values[group]! - values[group - 1]!;
-    assert(rowsOfGroup >= 0, `groupedMatmul: offsets fall at group ${group - 1}`);
-    sizes.push(rowsOfGroup);
-  }
-  const total = values[values.length - 1]!;
-  assert(total <= rows, `groupedMatmul: offsets end at ${total}, beyond the ${rows} rows`);
-  return { sizes, total };
 }

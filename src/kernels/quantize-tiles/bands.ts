@@ -1,0 +1,120 @@
+/**
+ * @file Bands: the rows that share a row of scales, and how launches over tiles are divided.
+ *
+ * A task is `bandsPerTask` bands by `columnsPerTask` columns; the division never changes a bit of
+ * the result. With groups by offsets some bands are empty (tensor/scaled-tensor.ts).
+ */
+import { assert } from "../../base/errors.ts";
+import { ceilDiv, floorDiv, roundUp } from "../../base/integers.ts";
+import type { CpuMemory } from "../../device/cpu/memory.ts";
+import type { Device } from "../../device/device.ts";
+import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
+import { assertMatrix, assertOffsets } from "../door.ts";
+
+/** The first slots of a launch over tiles: the scaled tensor whose bands are walked. */
+export const BAND_SLOTS = [
+  "rows",
+  "columns",
+  "codesOffset",
+  "codesRowStride",
+  "scalesOffset",
+  "scaleRowStride",
+  "tileRows",
+  "tileColumns",
+  /** Rows of each of the equal groups, or 0. */
+  "groupRows",
+  /** Of groups by offsets, or 0. */
+  "numGroups",
+  "groupOffsets",
+  "numBands",
+  "bandsPerTask",
+  "columnsPerTask",
+] as const;
+
+/** The values of `BAND_SLOTS`, read by name. */
+export type BandSlots = Readonly<Record<(typeof BAND_SLOTS)[number], number>>;
+
+/** Elements of a task: some tens of microseconds of work. */
+const TASK_ELEMENTS = 16384;
+/** Column blocks are multiples of it: whole cache lines of codes, and whole pairs of E5M6. */
+const COLUMN_UNIT = 64;
+
+/** The slots that describe `scaled`, in order, and the number of tasks over it. */
+export function planBands(scaled: ScaledTensor): { slots: BandSlots; numTasks: number } {
+  const { rows, columns, codes, scales, tileRows, tileColumns, groups } = scaled;
+  const isWide = tileColumns >= columns;
+  // Whole tiles in the columns of a task, and pairs of packed codes.
+  const unit = isWide ? columns : tileColumns * (tileColumns % 2 === 0 ? 1 : 2);
+  const bandRows = Math.max(1, Math.min(tileRows, rows));
+  const wanted = roundUp(ceilDiv(TASK_ELEMENTS, bandRows), COLUMN_UNIT);
+  const columnsPerTask = Math.max(1, Math.min(roundUp(wanted, Math.max(1, unit)), columns));
+  const bandsPerTask = ceilDiv(TASK_ELEMENTS, bandRows * columnsPerTask);
+  const numBands = scales.rows;
+  const offsets = groups.kind === "offsets" ? groups.offsets : null;
+  const slots = {
+    rows,
+    columns,
+    codesOffset: codes.byteOffset,
+    codesRowStride: codes.rowStride,
+    scalesOffset: scales.byteOffset,
+    scaleRowStride: scales.rowStride,
+    tileRows,
+    tileColumns,
+    groupRows: groups.kind === "equal" ? groups.rows : 0,
+    numGroups: offsets === null ? 0 : offsets.columns - 1,
+    groupOffsets: offsets === null ? 0 : offsets.byteOffset,
+    numBands,
+    bandsPerTask,
+    columnsPerTask,
+  };
+  const numTasks =
+    rows === 0 || columns === 0
+      ? 0
+      : ceilDiv(numBands, bandsPerTask) * ceilDiv(columns, columnsPerTask);
+  return { slots, numTasks };
+}
+
+/** Groups by offsets, if there are any, are well formed. */
+export function assertRowGroups(device: Device, name: string, scaled: ScaledTensor): void {
+  const { groups, rows } = scaled;
+  if (groups.kind !== "offsets") return;
+  const { offsets } = groups;
+  assertMatrix(device, `${name} offsets`, offsets, ["i32"], 1, offsets.columns);
+  assert(offsets.columns >= 2, `${name}: offsets hold ${offsets.columns} entries; at least 2`);
+  assertOffsets(`${name} offsets`, offsets, rows);
+}
+
+/** A band's rows, or an empty range. */
+export interface Band {
+  readonly firstRow: number;
+  readonly endRow: number;
+}
+
+/** The rows of band `band`. */
+export function bandAt(memory: CpuMemory, slots: BandSlots, band: number): Band {
+  const { rows, tileRows, groupRows, numGroups, groupOffsets } = slots;
+  if (numGroups > 0) {
+    const offsets = memory.i32;
+    const at = groupOffsets / 4;
+    const baseOf = (group: number): number => floorDiv(offsets[at + group]!, tileRows) + group;
+    let group = 0;
+    while (group + 1 < numGroups && baseOf(group + 1) <= band) group++;
+    const firstRow = offsets[at + group]! + (band - baseOf(group)) * tileRows;
+    return { firstRow, endRow: Math.min(firstRow + tileRows, offsets[at + group + 1]!) };
+  }
+  if (groupRows > 0) {
+    const bandsPerGroup = ceilDiv(groupRows, tileRows);
+    const group = floorDiv(band, bandsPerGroup);
+    const start = group * groupRows;
+    const firstRow = start + (band - group * bandsPerGroup) * tileRows;
+    return { firstRow, endRow: Math.min(firstRow + tileRows, start + groupRows) };
+  }
+  return { firstRow: band * tileRows, endRow: Math.min((band + 1) * tileRows, rows) };
+}
+
+/** The scale row of `row`; the inverse of `bandAt` for tensors without groups by offsets. */
+export function scaleRowAt({ tileRows, groupRows }: BandSlots, row: number): number {
+  if (groupRows === 0) return floorDiv(row, tileRows);
+  const group = floorDiv(row, groupRows);
+  return group * ceilDiv(groupRows, tileRows) + floorDiv(row - group * groupRows, tileRows);
+}
