@@ -61,14 +61,16 @@ function shapeOf<F extends ScaledFormat>(
   };
 }
 
-/** Codes and scales of poison. */
+/** Codes and scales of NaN: what belongs to no group must stay so, to the byte. */
 function poisonedScaled<F extends ScaledFormat>(
   make: TensorMaker,
   shape: ScaledShape<F>,
 ): ScaledTensor<F> {
   const { format, rows, columns } = shape;
   return makeScaled(shape, {
-    codes: make.poisoned(CODE_DTYPE[format], [rows, codeColumns(format, columns)]),
+    codes: make.filled(CODE_DTYPE[format], [rows, codeColumns(format, columns)], () =>
+      format === "e5m6" ? 0x7f : Number.NaN,
+    ),
     scales: make.poisoned("f32", [scaleRowsOf(shape), scaleColumnsOf(shape)]),
   });
 }
@@ -141,7 +143,8 @@ function groupsOf(make: TensorMaker, { groups }: TileCase): ScaledShape["groups"
 function describeTiles({ shape, tile, powerOfTwo, isSpecial, groups }: TileCase): string {
   const grouped = groups === undefined ? "" : `, groups of ${groups} rows`;
   const scales = powerOfTwo ? ", power-of-two scales" : "";
-  return `${shape.join("×")}, tiles ${tile}${grouped}${scales}${isSpecial ? ", special values" : ""}`;
+  const values = isSpecial ? ", special values" : "";
+  return `${shape.join("×")}, tiles ${tile}${grouped}${scales}${values}`;
 }
 
 function quantizeCase(variant: string, tiles: TileCase): ConformanceCase {
@@ -314,9 +317,10 @@ function groupedCase(grouped: GroupedCase): ConformanceCase {
   const variant = accumulation === "tensorCore" ? accumulation : formats.join(".");
   const depth = transposition === "tn" ? Math.max(...sizes) : grouped.width[1];
   const tiles = isPerTensor ? ", one scale a tensor" : "";
+  const adds = accumulate ? ", adding" : "";
   return {
     kernel: `groupedScaledMatmul/${transposition}.${variant}`,
-    title: `${grouped.width.join("×")}, groups of ${sizes} rows${tiles}${accumulate ? ", adding" : ""}`,
+    title: `${grouped.width.join("×")}, groups of ${sizes} rows${tiles}${adds}`,
     tolerance: toleranceFor("matmul", "fp8_e4m3", depth),
     prepare(make): PreparedCase {
       const offsets = offsetsOf(make, sizes);

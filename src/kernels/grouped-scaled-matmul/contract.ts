@@ -8,8 +8,8 @@
  *   nt: b [G·N, K]   nn: b [G·K, N]   tn: out [G·M, N]: the groups' matrices stacked
  *   nt, nn  a without groups; b in equal groups, so that its 128×128 blocks begin anew with each
  *           expert
- *   tn      a and b grouped by the same offsets, so that tiles along the tokens begin anew with each
- *           expert's first row; or with tiles as high as the whole matrix
+ *   tn      a and b grouped by the same offsets, so that tiles along the tokens begin anew with
+ *           each expert's first row; or with tiles as high as the whole matrix
  *
  * Operands, pieces, promotion, accumulation and the order of summation are those of `scaledMatmul`;
  * in tn the pieces of a group begin at its first row. A group without rows is legal: it leaves its
@@ -181,7 +181,7 @@ function assertTokenTiles(name: string, scaled: ScaledTensor, offsets: Tensor<"i
       : groups.kind === "none" && tileRows >= rows;
   assert(
     fits,
-    `groupedScaledMatmul tn: ${name} is grouped by the product's offsets, or its tiles are as high ` +
-      `as all ${rows} rows`,
+    `groupedScaledMatmul tn: ${name} is grouped by the product's offsets, or its ` +
+      `tiles are as high as all ${rows} rows`,
   );
 }
