@@ -2,7 +2,7 @@
  * @file A matrix of narrow codes with one scale a tile: real = code × scale.
  *
  *     codes [rows, columns]     E4M3 or E5M2, one byte each; E5M6 packed, two codes in three
- *                               bytes, every row by itself (numerics/e5m6.ts): [rows, ⌈1.5·columns⌉]
+ *                               bytes, each row by itself (numerics/e5m6.ts): [rows, ⌈1.5·columns⌉]
  *     scales [scaleRows, scaleColumns]                                   f32, also powers of two
  *
  * A tile has tileRows × tileColumns elements: 1×128 for activations, 128×1 for products that

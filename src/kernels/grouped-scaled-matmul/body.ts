@@ -1,4 +1,4 @@
-/** @file From blocks to expert products of scaled operands: finds each task's group. */
+/** @file From blocks to expert products of scaled operands: finds the group of each task. */
 import { ceilDiv, floorDiv } from "../../base/integers.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { slot } from "../kernel.ts";
