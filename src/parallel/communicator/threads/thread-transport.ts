@@ -1,0 +1,195 @@
+/**
+ * @file Messages between threads: described in shared rings, copied once, by the receiver, from the
+ * sender's memory.
+ *
+ * The sender does nothing more after publishing, so a message moves while its sender computes. More
+ * messages than a ring has slots wait on the sender's side.
+ */
+import { OperationalError } from "../../../base/errors.ts";
+import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
+import { Watchdog } from "../watchdog.ts";
+import {
+  type Control,
+  type Description,
+  RING_SLOTS,
+  SLOT_FREE,
+  SLOT_PUBLISHED,
+  SLOT_TAKEN,
+} from "./control.ts";
+
+/** A rank that rests looks about it this often even if no bell rings. */
+const REST_MS = 50;
+
+interface Sending {
+  isDone: boolean;
+  readonly envelope: Envelope;
+}
+
+interface Receiving {
+  isDone: boolean;
+  readonly envelope: Envelope;
+}
+
+/** A message that has been described and not yet copied. */
+interface Arrived extends Description {
+  readonly slot: number;
+}
+
+/** What one peer has sent, and what is wanted of it. */
+interface Peer {
+  /** Sends that have no slot yet, in order. */
+  readonly queued: Sending[];
+  /** The send in each slot. */
+  readonly inSlot: (Sending | null)[];
+  numPublished: number;
+  numTaken: number;
+  readonly arrived: Map<number, Arrived[]>;
+  readonly wanted: Map<number, Receiving[]>;
+}
+
+export interface ThreadTransportOptions {
+  readonly control: Control;
+  readonly rank: number;
+  readonly memory: CpuMemory;
+  /** Memory of every rank. */
+  readonly memories: readonly WebAssembly.Memory[];
+  readonly watchdogMs: number;
+}
+
+export class ThreadTransport implements Transport {
+  readonly backend = "threads";
+  readonly rank: number;
+  readonly size: number;
+  readonly memory: CpuMemory;
+  readonly #control: Control;
+  readonly #memories: readonly WebAssembly.Memory[];
+  readonly #peers: readonly Peer[];
+  readonly #watchdog: Watchdog;
+  #bell = 0;
+
+  constructor({ control, rank, memory, memories, watchdogMs }: ThreadTransportOptions) {
+    this.rank = rank;
+    this.size = memories.length;
+    this.memory = memory;
+    this.#control = control;
+    this.#memories = memories;
+    this.#watchdog = new Watchdog(memories.length, watchdogMs);
+    this.#peers = memories.map(() => ({
+      queued: [],
+      inSlot: Array.from({ length: RING_SLOTS }, () => null),
+      numPublished: 0,
+      numTaken: 0,
+      arrived: new Map(),
+      wanted: new Map(),
+    }));
+  }
+
+  send(envelope: Envelope): Ticket {
+    const sending = { isDone: false, envelope };
+    this.#peers[envelope.peer]!.queued.push(sending);
+    this.#publishQueued(envelope.peer);
+    return sending;
+  }
+
+  receive(envelope: Envelope): Ticket {
+    const receiving = { isDone: false, envelope };
+    const { wanted } = this.#peers[envelope.peer]!;
+    const queue = wanted.get(envelope.tag);
+    if (queue === undefined) wanted.set(envelope.tag, [receiving]);
+    else queue.push(receiving);
+    return receiving;
+  }
+
+  poll(): void {
+    this.tick();
+    this.#bell = this.#control.bell(this.rank);
+    const failure = this.#control.failure();
+    if (failure !== null) throw new OperationalError(failure.code, failure.message);
+    for (let peer = 0; peer < this.size; peer++) {
+      this.#noticeCopied(peer);
+      this.#publishQueued(peer);
+      this.#takeArrived(peer);
+    }
+  }
+
+  rest(): void {
+    this.#control.awaitBell(this.rank, this.#bell, REST_MS);
+    const lost = this.#watchdog.look((rank) => this.#control.life(rank), performance.now());
+    if (lost === null) return;
+    this.fail({ code: "parallel.rankLost", message: this.#watchdog.describe(lost) });
+  }
+
+  tick(): void {
+    this.#control.live(this.rank);
+  }
+
+  fail(failure: Failure): void {
+    this.#control.fail(failure);
+  }
+
+  /** Sends whose bytes the receiver has copied are done. */
+  #noticeCopied(to: number): void {
+    const { inSlot } = this.#peers[to]!;
+    for (const [slot, sending] of inSlot.entries()) {
+      if (sending === null) continue;
+      if (this.#control.slotState(this.rank, to, slot) !== SLOT_FREE) continue;
+      sending.isDone = true;
+      inSlot[slot] = null;
+    }
+  }
+
+  #publishQueued(to: number): void {
+    const peer = this.#peers[to]!;
+    let published = false;
+    while (peer.queued.length > 0) {
+      const slot = peer.numPublished % RING_SLOTS;
+      if (peer.inSlot[slot] !== null) break;
+      const sending = peer.queued.shift()!;
+      this.#control.publish(this.rank, to, slot, sending.envelope);
+      peer.inSlot[slot] = sending;
+      peer.numPublished++;
+      published = true;
+    }
+    if (published) this.#control.ring(to);
+  }
+
+  /** Reads what a peer has published, and copies what is wanted. */
+  #takeArrived(from: number): void {
+    const peer = this.#peers[from]!;
+    let copied = false;
+    for (;;) {
+      const slot = peer.numTaken % RING_SLOTS;
+      if (this.#control.slotState(from, this.rank, slot) !== SLOT_PUBLISHED) break;
+      const description = this.#control.describe(from, this.rank, slot);
+      this.#control.setSlotState(from, this.rank, slot, SLOT_TAKEN);
+      peer.numTaken++;
+      const queue = peer.arrived.get(description.tag);
+      if (queue === undefined) peer.arrived.set(description.tag, [{ ...description, slot }]);
+      else queue.push({ ...description, slot });
+    }
+    for (const [tag, messages] of peer.arrived) {
+      const wanted = peer.wanted.get(tag);
+      while (messages.length > 0 && wanted !== undefined && wanted.length > 0) {
+        this.#copy(from, messages.shift()!, wanted.shift()!);
+        copied = true;
+      }
+      if (messages.length === 0) peer.arrived.delete(tag);
+      if (wanted?.length === 0) peer.wanted.delete(tag);
+    }
+    if (copied) this.#control.ring(from);
+  }
+
+  #copy(from: number, message: Arrived, receiving: Receiving): void {
+    const { byteOffset, byteLength } = receiving.envelope;
+    if (message.byteLength !== byteLength) {
+      const text = `rank ${from} sent ${message.byteLength} bytes where rank ${this.rank} expects`;
+      this.fail({ code: "parallel.mismatch", message: `${text} ${byteLength}` });
+      return;
+    }
+    const source = this.#memories[from]!.buffer;
+    this.memory.u8.set(new Uint8Array(source, message.byteOffset, byteLength), byteOffset);
+    this.#control.setSlotState(from, this.rank, message.slot, SLOT_FREE);
+    receiving.isDone = true;
+  }
+}
