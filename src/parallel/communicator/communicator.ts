@@ -45,7 +45,7 @@ export interface Communicator {
   /** This rank's number among the members. */
   readonly rank: number;
   readonly size: number;
-  /** `channel` is a number below `MAX_CHANNELS`. */
+  /** `channel` is a number below `USER_CHANNELS`. */
   send(source: Tensor, to: number, channel?: number): Operation;
   /** The message has exactly the bytes of `target`; another length is a failure. */
   receive(target: Tensor, from: number, channel?: number): Operation;
@@ -70,5 +70,5 @@ export interface Communicator {
 }
 
 /** Channels of one communicator; those from `USER_CHANNELS` on are the collectives' own. */
-export const MAX_CHANNELS = 4096;
-export const USER_CHANNELS = 4000;
+export const MAX_CHANNELS = 512;
+export const USER_CHANNELS = 500;

@@ -28,10 +28,9 @@ import {
   USER_CHANNELS,
 } from "./communicator.ts";
 import { Scratch } from "./scratch.ts";
-import { Engine, type Transport } from "./transport.ts";
+import { Engine, MAX_TAGS, type Transport } from "./transport.ts";
 
-/** Tags must fit a positive 32-bit integer, as MPI wants them. */
-const MAX_CONTEXTS = 2 ** 31 / MAX_CHANNELS;
+const MAX_CONTEXTS = MAX_TAGS / MAX_CHANNELS;
 /** What `split` sends: colour or −1, key, the next context. */
 const SPLIT_WORDS = 3;
 const NO_COLOUR = -1;

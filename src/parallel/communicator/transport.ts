@@ -9,6 +9,9 @@
 import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Backend, Operation } from "./communicator.ts";
 
+/** Tags are below this: 23 bits are what every MPI library takes; the last are kept for itself. */
+export const MAX_TAGS: number = 2 ** 23 - 512;
+
 /** A message, at one of its ends. */
 export interface Envelope {
   readonly peer: number;

@@ -8,14 +8,16 @@ import type { CpuMemory } from "../../../device/cpu/memory.ts";
 import type { Communicator } from "../communicator.ts";
 import { worldOf } from "../member-communicator.ts";
 import type { RankProgram } from "../rank-program.ts";
-import { Control } from "./control.ts";
+import { Signs } from "../signs.ts";
+import { Rings } from "./rings.ts";
 import { ThreadTransport } from "./thread-transport.ts";
 
 /** What a rank is told when it starts. */
 export interface RankStart {
   readonly rank: number;
   readonly size: number;
-  readonly control: SharedArrayBuffer;
+  readonly signs: SharedArrayBuffer;
+  readonly rings: SharedArrayBuffer;
   readonly programUrl: string;
   readonly input: unknown;
   readonly watchdogMs: number;
@@ -28,7 +30,8 @@ export type RankReport =
 
 const start = workerData as RankStart;
 const port = defined(parentPort, "parentPort");
-const control = new Control(start.size, start.control);
+const signs = new Signs(start.size, start.signs);
+const rings = new Rings(start.size, start.rings);
 let world: Communicator | null = null;
 
 function report(message: RankReport): void {
@@ -43,7 +46,7 @@ async function join(memory: CpuMemory): Promise<Communicator> {
   report({ kind: "memory", memory: memory.wasm });
   const memories = await others;
   const { rank, watchdogMs } = start;
-  const transport = new ThreadTransport({ control, rank, memory, memories, watchdogMs });
+  const transport = new ThreadTransport({ signs, rings, rank, memory, memories, watchdogMs });
   world = worldOf(transport);
   return world;
 }
@@ -58,6 +61,6 @@ try {
   report({ kind: "result", value });
 } catch (error) {
   const reason = error instanceof Error ? error.message : String(error);
-  control.fail({ code: "parallel.rankFailed", message: `rank ${start.rank} failed: ${reason}` });
+  signs.fail({ code: "parallel.rankFailed", message: `rank ${start.rank} failed: ${reason}` });
   throw error;
 }

@@ -11,8 +11,10 @@ import { assert, InvariantError, OperationalError } from "../../../base/errors.t
 import { isIntegerIn } from "../../../base/integers.ts";
 import { siblingModule } from "../../../base/modules.ts";
 import { type RankOptions, WATCHDOG_MS } from "../rank-program.ts";
-import { Control } from "./control.ts";
+import { Signs } from "../signs.ts";
+import type { Failure } from "../transport.ts";
 import type { RankReport, RankStart } from "./rank-thread.ts";
+import { Rings } from "./rings.ts";
 
 const MAX_RANKS = 256;
 /** Ranks that hear of a failure end at once, unless they compute. */
@@ -44,16 +46,18 @@ export async function runOnThreads(run: ThreadRun): Promise<unknown[]> {
 /** How each rank ended, and the first failure; does not throw what ranks threw. */
 export async function runToEnds(run: ThreadRun): Promise<{
   readonly ends: readonly RankEnd[];
-  readonly failure: ReturnType<Control["failure"]>;
+  readonly failure: Failure | null;
 }> {
   const { numRanks, program, input, watchdogMs = WATCHDOG_MS } = run;
   assert(isIntegerIn(numRanks, 1, MAX_RANKS), `numRanks (${numRanks}): 1 to ${MAX_RANKS}`);
-  const control = new Control(numRanks);
+  const signs = new Signs(numRanks);
+  const rings = new Rings(numRanks);
   const workers = Array.from({ length: numRanks }, (_, rank) => {
     const start: RankStart = {
       rank,
       size: numRanks,
-      control: control.buffer,
+      signs: signs.buffer,
+      rings: rings.buffer,
       programUrl: program.href,
       input,
       watchdogMs,
@@ -61,14 +65,14 @@ export async function runToEnds(run: ThreadRun): Promise<{
     return new Worker(siblingModule("./rank-thread", import.meta.url), { workerData: start });
   });
   introduce(workers);
-  const ends = workers.map((worker, rank) => endOf(worker, rank, control));
+  const ends = workers.map((worker, rank) => endOf(worker, rank, signs));
   const failed = ends.map(async (end) => {
     if ((await end).ok) await new Promise(() => {});
   });
   const graceOver = Promise.race(failed).then(() => delay(GRACE_MS));
   await Promise.race([Promise.all(ends), graceOver]);
   await Promise.all(workers.map((worker) => worker.terminate()));
-  return { ends: await Promise.all(ends), failure: control.failure() };
+  return { ends: await Promise.all(ends), failure: signs.failure() };
 }
 
 /** When every rank has handed in its memory, each gets those of all. */
@@ -86,7 +90,7 @@ function introduce(workers: readonly Worker[]): void {
   }
 }
 
-function endOf(worker: Worker, rank: number, control: Control): Promise<RankEnd> {
+function endOf(worker: Worker, rank: number, signs: Signs): Promise<RankEnd> {
   return new Promise((resolve) => {
     let end: RankEnd | null = null;
     worker.on("message", (report: RankReport) => {
@@ -98,12 +102,12 @@ function endOf(worker: Worker, rank: number, control: Control): Promise<RankEnd>
     worker.once("exit", (code) => {
       if (end === null) {
         const message = `rank ${rank} was lost: its thread ended early, with code ${code}`;
-        control.fail({ code: "parallel.rankLost", message });
+        signs.fail({ code: "parallel.rankLost", message });
         end = { ok: false, error: new OperationalError("parallel.rankLost", message) };
       } else if (!end.ok) {
         const reason = end.error instanceof Error ? end.error.message : String(end.error);
         const message = `rank ${rank} failed: ${reason}`;
-        control.fail({ code: "parallel.rankFailed", message });
+        signs.fail({ code: "parallel.rankFailed", message });
       }
       resolve(end);
     });

@@ -7,16 +7,17 @@
  */
 import { OperationalError } from "../../../base/errors.ts";
 import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import type { Signs } from "../signs.ts";
 import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
 import { Watchdog } from "../watchdog.ts";
 import {
-  type Control,
   type Description,
   RING_SLOTS,
+  type Rings,
   SLOT_FREE,
   SLOT_PUBLISHED,
   SLOT_TAKEN,
-} from "./control.ts";
+} from "./rings.ts";
 
 /** A rank that rests looks about it this often even if no bell rings. */
 const REST_MS = 50;
@@ -49,7 +50,8 @@ interface Peer {
 }
 
 export interface ThreadTransportOptions {
-  readonly control: Control;
+  readonly signs: Signs;
+  readonly rings: Rings;
   readonly rank: number;
   readonly memory: CpuMemory;
   /** Memory of every rank. */
@@ -62,17 +64,19 @@ export class ThreadTransport implements Transport {
   readonly rank: number;
   readonly size: number;
   readonly memory: CpuMemory;
-  readonly #control: Control;
+  readonly #signs: Signs;
+  readonly #rings: Rings;
   readonly #memories: readonly WebAssembly.Memory[];
   readonly #peers: readonly Peer[];
   readonly #watchdog: Watchdog;
   #bell = 0;
 
-  constructor({ control, rank, memory, memories, watchdogMs }: ThreadTransportOptions) {
+  constructor({ signs, rings, rank, memory, memories, watchdogMs }: ThreadTransportOptions) {
     this.rank = rank;
     this.size = memories.length;
     this.memory = memory;
-    this.#control = control;
+    this.#signs = signs;
+    this.#rings = rings;
     this.#memories = memories;
     this.#watchdog = new Watchdog(memories.length, watchdogMs);
     this.#peers = memories.map(() => ({
@@ -103,8 +107,8 @@ export class ThreadTransport implements Transport {
 
   poll(): void {
     this.tick();
-    this.#bell = this.#control.bell(this.rank);
-    const failure = this.#control.failure();
+    this.#bell = this.#signs.bell(this.rank);
+    const failure = this.#signs.failure();
     if (failure !== null) throw new OperationalError(failure.code, failure.message);
     for (let peer = 0; peer < this.size; peer++) {
       this.#noticeCopied(peer);
@@ -114,18 +118,18 @@ export class ThreadTransport implements Transport {
   }
 
   rest(): void {
-    this.#control.awaitBell(this.rank, this.#bell, REST_MS);
-    const lost = this.#watchdog.look((rank) => this.#control.life(rank), performance.now());
+    this.#signs.awaitBell(this.rank, this.#bell, REST_MS);
+    const lost = this.#watchdog.look((rank) => this.#signs.life(rank), performance.now());
     if (lost === null) return;
     this.fail({ code: "parallel.rankLost", message: this.#watchdog.describe(lost) });
   }
 
   tick(): void {
-    this.#control.live(this.rank);
+    this.#signs.live(this.rank);
   }
 
   fail(failure: Failure): void {
-    this.#control.fail(failure);
+    this.#signs.fail(failure);
   }
 
   /** Sends whose bytes the receiver has copied are done. */
@@ -133,7 +137,7 @@ export class ThreadTransport implements Transport {
     const { inSlot } = this.#peers[to]!;
     for (const [slot, sending] of inSlot.entries()) {
       if (sending === null) continue;
-      if (this.#control.slotState(this.rank, to, slot) !== SLOT_FREE) continue;
+      if (this.#rings.state(this.rank, to, slot) !== SLOT_FREE) continue;
       sending.isDone = true;
       inSlot[slot] = null;
     }
@@ -146,12 +150,12 @@ export class ThreadTransport implements Transport {
       const slot = peer.numPublished % RING_SLOTS;
       if (peer.inSlot[slot] !== null) break;
       const sending = peer.queued.shift()!;
-      this.#control.publish(this.rank, to, slot, sending.envelope);
+      this.#rings.publish(this.rank, to, slot, sending.envelope);
       peer.inSlot[slot] = sending;
       peer.numPublished++;
       published = true;
     }
-    if (published) this.#control.ring(to);
+    if (published) this.#signs.ring(to);
   }
 
   /** Reads what a peer has published, and copies what is wanted. */
@@ -160,9 +164,9 @@ export class ThreadTransport implements Transport {
     let copied = false;
     for (;;) {
       const slot = peer.numTaken % RING_SLOTS;
-      if (this.#control.slotState(from, this.rank, slot) !== SLOT_PUBLISHED) break;
-      const description = this.#control.describe(from, this.rank, slot);
-      this.#control.setSlotState(from, this.rank, slot, SLOT_TAKEN);
+      if (this.#rings.state(from, this.rank, slot) !== SLOT_PUBLISHED) break;
+      const description = this.#rings.describe(from, this.rank, slot);
+      this.#rings.setState(from, this.rank, slot, SLOT_TAKEN);
       peer.numTaken++;
       const queue = peer.arrived.get(description.tag);
       if (queue === undefined) peer.arrived.set(description.tag, [{ ...description, slot }]);
@@ -177,7 +181,7 @@ export class ThreadTransport implements Transport {
       if (messages.length === 0) peer.arrived.delete(tag);
       if (wanted?.length === 0) peer.wanted.delete(tag);
     }
-    if (copied) this.#control.ring(from);
+    if (copied) this.#signs.ring(from);
   }
 
   #copy(from: number, message: Arrived, receiving: Receiving): void {
@@ -189,7 +193,7 @@ export class ThreadTransport implements Transport {
     }
     const source = this.#memories[from]!.buffer;
     this.memory.u8.set(new Uint8Array(source, message.byteOffset, byteLength), byteOffset);
-    this.#control.setSlotState(from, this.rank, message.slot, SLOT_FREE);
+    this.#rings.setState(from, this.rank, message.slot, SLOT_FREE);
     receiving.isDone = true;
   }
 }

@@ -1,0 +1,180 @@
+/**
+ * @file The few functions of MPI that are used, called through koffi, a foreign-function package.
+ *
+ * Open MPI alone: its handles are pointers and its constants have addresses of their own, while
+ * MPICH's are integers. The library is found at run time, where the dynamic linker finds it.
+ * Names and parameters are the standard's (MPI 4.0, chapters 3 and 11).
+ */
+import { createRequire } from "node:module";
+import { OperationalError } from "../../../base/errors.ts";
+
+interface Koffi {
+  load(path: string, options: { global: boolean }): KoffiLibrary;
+  address(bytes: Uint8Array): bigint;
+}
+
+interface KoffiLibrary {
+  func(name: string, result: string, parameters: readonly string[]): NativeCall;
+  symbol(name: string): bigint;
+}
+
+type NativeArgument = number | bigint | null | NodeJS.TypedArray;
+type NativeCall = (...values: readonly NativeArgument[]) => number;
+
+const NAMES = ["libmpi.so.40", "libmpi.so", "libmpi.40.dylib", "libmpi.dylib"];
+
+/** Only the thread that initialised MPI calls it: MPI_THREAD_FUNNELED. */
+const THREAD_FUNNELED = 1;
+const ERR_IN_STATUS = 18;
+
+/** An MPI_Status of Open MPI in 32-bit words, and where it holds the error and the bytes. */
+const STATUS_WORDS = 6;
+const STATUS_ERROR = 2;
+const STATUS_COUNT = 4;
+
+/** Requests that `testSome` looks at, and what it found. */
+export interface Requests {
+  readonly handles: BigUint64Array;
+  readonly indices: Int32Array;
+  readonly statuses: Int32Array;
+}
+
+/** What became of a request. */
+export interface Completion {
+  readonly index: number;
+  readonly byteLength: number;
+  /** 0, or MPI's error code, such as a message longer than its buffer. */
+  readonly error: number;
+}
+
+export interface MpiLibrary {
+  readonly rank: number;
+  readonly size: number;
+  addressOf(bytes: Uint8Array): number;
+  makeRequests(capacity: number): Requests;
+  /** Starts a send or a receive of bytes at an address; the handle goes to `requests[slot]`. */
+  isend(requests: Requests, slot: number, message: NativeMessage): void;
+  irecv(requests: Requests, slot: number, message: NativeMessage): void;
+  /** Those of the first `count` requests that are complete. */
+  testSome(requests: Requests, count: number): Completion[];
+  finalize(): void;
+  abort(): void;
+}
+
+export interface NativeMessage {
+  readonly address: number;
+  readonly byteLength: number;
+  readonly peer: number;
+  readonly tag: number;
+}
+
+/** Loads and initialises MPI; throws an `OperationalError` that says what is missing. */
+export function openMpi(): MpiLibrary {
+  const koffi = createRequire(import.meta.url)("koffi") as Koffi;
+  const library = loadLibrary(koffi);
+  const call = bindFunctions(library);
+  const world = symbolOf(library, "ompi_mpi_comm_world");
+  const byte = symbolOf(library, "ompi_mpi_byte");
+  const word = new Int32Array(new SharedArrayBuffer(4));
+  check("MPI_Init_thread", call.initThread(null, null, THREAD_FUNNELED, word));
+  const returns = symbolOf(library, "ompi_mpi_errors_return");
+  check("MPI_Comm_set_errhandler", call.setErrorHandler(world, returns));
+  check("MPI_Comm_rank", call.rank(world, word));
+  const rank = word[0]!;
+  check("MPI_Comm_size", call.size(world, word));
+  const size = word[0]!;
+  return {
+    rank,
+    size,
+    addressOf: (bytes) => Number(koffi.address(bytes)),
+    makeRequests: (capacity) => ({
+      handles: new BigUint64Array(new SharedArrayBuffer(8 * capacity)),
+      indices: new Int32Array(new SharedArrayBuffer(4 * capacity)),
+      statuses: new Int32Array(new SharedArrayBuffer(4 * STATUS_WORDS * capacity)),
+    }),
+    isend: ({ handles }, slot, { address, byteLength, peer, tag }) => {
+      const handle = handles.subarray(slot, slot + 1);
+      check("MPI_Isend", call.isend(address, byteLength, byte, peer, tag, world, handle));
+    },
+    irecv: ({ handles }, slot, { address, byteLength, peer, tag }) => {
+      const handle = handles.subarray(slot, slot + 1);
+      check("MPI_Irecv", call.irecv(address, byteLength, byte, peer, tag, world, handle));
+    },
+    testSome: ({ handles, indices, statuses }, count) => {
+      const code = call.testSome(count, handles, word, indices, statuses);
+      if (code !== ERR_IN_STATUS) check("MPI_Testsome", code);
+      return Array.from({ length: Math.max(0, word[0]!) }, (_, place) => ({
+        index: indices[place]!,
+        byteLength: statuses[place * STATUS_WORDS + STATUS_COUNT]!,
+        error: code === ERR_IN_STATUS ? statuses[place * STATUS_WORDS + STATUS_ERROR]! : 0,
+      }));
+    },
+    finalize: () => check("MPI_Finalize", call.finalize()),
+    abort: () => {
+      call.abort(world, 1);
+    },
+  };
+}
+
+function bindFunctions(
+  library: KoffiLibrary,
+): Record<
+  | "initThread"
+  | "setErrorHandler"
+  | "rank"
+  | "size"
+  | "isend"
+  | "irecv"
+  | "testSome"
+  | "finalize"
+  | "abort",
+  NativeCall
+> {
+  const pointer = "void *";
+  const handle = "uintptr_t";
+  const message = [handle, "int", handle, "int", "int", handle, pointer];
+  const bind = (name: string, parameters: readonly string[]): NativeCall =>
+    library.func(name, "int", parameters);
+  return {
+    initThread: bind("MPI_Init_thread", [pointer, pointer, "int", pointer]),
+    setErrorHandler: bind("MPI_Comm_set_errhandler", [handle, handle]),
+    rank: bind("MPI_Comm_rank", [handle, pointer]),
+    size: bind("MPI_Comm_size", [handle, pointer]),
+    isend: bind("MPI_Isend", message),
+    irecv: bind("MPI_Irecv", message),
+    testSome: bind("MPI_Testsome", ["int", pointer, pointer, pointer, pointer]),
+    finalize: bind("MPI_Finalize", []),
+    abort: bind("MPI_Abort", [handle, "int"]),
+  };
+}
+
+function loadLibrary(koffi: Koffi): KoffiLibrary {
+  const reasons: string[] = [];
+  for (const name of NAMES) {
+    try {
+      // Open MPI's own plugins look for its symbols among the global ones.
+      return koffi.load(name, { global: true });
+    } catch (error) {
+      reasons.push(error instanceof Error ? error.message : String(error));
+    }
+  }
+  throw new OperationalError(
+    "parallel.mpi",
+    "no MPI library was found; install Open MPI (Debian: openmpi-bin libopenmpi3) or let the " +
+      `dynamic linker find it (LD_LIBRARY_PATH). Tried: ${reasons.join("; ")}`,
+  );
+}
+
+function symbolOf(library: KoffiLibrary, name: string): bigint {
+  try {
+    return library.symbol(name);
+  } catch (cause) {
+    const message = `the MPI library found is not Open MPI: it has no ${name}; install Open MPI`;
+    throw new OperationalError("parallel.mpi", message, {}, cause);
+  }
+}
+
+function check(name: string, code: number): void {
+  if (code === 0) return;
+  throw new OperationalError("parallel.mpi", `${name} failed with MPI's error code ${code}`);
+}

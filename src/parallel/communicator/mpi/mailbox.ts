@@ -1,0 +1,95 @@
+/**
+ * @file How a rank tells its communication thread what to send, and hears what is done.
+ *
+ *   commands   a ring of words: what to do, with whom, which bytes, under which ticket
+ *   finished   a ring of tickets
+ *   lives      what is known of the counters of all ranks
+ *
+ * One thread writes a ring, the other reads it. There are no more tickets than places in a ring, so
+ * neither ring can overflow.
+ */
+export const TICKETS = 1024;
+
+export const COMMANDS = ["send", "receive", "close"] as const;
+export type CommandKind = (typeof COMMANDS)[number];
+
+export interface Command {
+  readonly kind: CommandKind;
+  readonly ticket: number;
+  readonly peer: number;
+  readonly tag: number;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+const COMMAND_WORDS = 6;
+const PLACES = TICKETS + 1;
+const NUM_COMMANDS = 0;
+const NUM_FINISHED = 1;
+const HEADER_WORDS = 16;
+const FINISHED_OFFSET = HEADER_WORDS + PLACES * COMMAND_WORDS;
+const LIVES_OFFSET = FINISHED_OFFSET + PLACES;
+
+export class Mailbox {
+  readonly buffer: SharedArrayBuffer;
+  readonly #words: Int32Array;
+  readonly #unsigned: Uint32Array;
+  #numRead = 0;
+
+  constructor(numRanks: number, buffer?: SharedArrayBuffer) {
+    this.buffer = buffer ?? new SharedArrayBuffer((LIVES_OFFSET + numRanks) * 4);
+    this.#words = new Int32Array(this.buffer);
+    this.#unsigned = new Uint32Array(this.buffer);
+  }
+
+  /** Rank's side. */
+  post({ kind, ticket, peer, tag, byteOffset, byteLength }: Command): void {
+    const posted = Atomics.load(this.#words, NUM_COMMANDS);
+    const word = HEADER_WORDS + (posted % PLACES) * COMMAND_WORDS;
+    this.#words[word] = COMMANDS.indexOf(kind);
+    this.#words[word + 1] = ticket;
+    this.#words[word + 2] = peer;
+    this.#words[word + 3] = tag;
+    this.#unsigned[word + 4] = byteOffset;
+    this.#unsigned[word + 5] = byteLength;
+    Atomics.store(this.#words, NUM_COMMANDS, posted + 1);
+  }
+
+  /** Communication thread's side: the next command, if there is one. */
+  take(): Command | null {
+    if (this.#numRead === Atomics.load(this.#words, NUM_COMMANDS)) return null;
+    const word = HEADER_WORDS + (this.#numRead % PLACES) * COMMAND_WORDS;
+    this.#numRead++;
+    return {
+      kind: COMMANDS[this.#words[word]!]!,
+      ticket: this.#words[word + 1]!,
+      peer: this.#words[word + 2]!,
+      tag: this.#words[word + 3]!,
+      byteOffset: this.#unsigned[word + 4]!,
+      byteLength: this.#unsigned[word + 5]!,
+    };
+  }
+
+  /** Communication thread's side. */
+  finish(ticket: number): void {
+    const finished = Atomics.load(this.#words, NUM_FINISHED);
+    this.#words[FINISHED_OFFSET + (finished % PLACES)] = ticket;
+    Atomics.store(this.#words, NUM_FINISHED, finished + 1);
+  }
+
+  /** Rank's side: the next finished ticket, if there is one. */
+  takeFinished(): number | null {
+    if (this.#numRead === Atomics.load(this.#words, NUM_FINISHED)) return null;
+    const ticket = this.#words[FINISHED_OFFSET + (this.#numRead % PLACES)]!;
+    this.#numRead++;
+    return ticket;
+  }
+
+  life(rank: number): number {
+    return Atomics.load(this.#words, LIVES_OFFSET + rank);
+  }
+
+  setLife(rank: number, counter: number): void {
+    Atomics.store(this.#words, LIVES_OFFSET + rank, counter);
+  }
+}

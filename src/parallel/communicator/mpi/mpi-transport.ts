@@ -1,0 +1,126 @@
+/**
+ * @file The rank's side of MPI: hands every message to the communication thread and hears of it.
+ *
+ * The rank never calls MPI: a library makes progress only inside calls, and a rank that computes
+ * makes none. The communication thread polls for it.
+ */
+import { assert, OperationalError } from "../../../base/errors.ts";
+import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import type { Signs } from "../signs.ts";
+import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
+import { Watchdog } from "../watchdog.ts";
+import { type CommandKind, type Mailbox, TICKETS } from "./mailbox.ts";
+
+/** Which of the two members of `Signs` is who. */
+export const RANK_SIDE = 0;
+export const MPI_SIDE = 1;
+
+const REST_MS = 50;
+/** MPI counts bytes in an int. */
+const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
+
+interface Pending {
+  isDone: boolean;
+}
+
+interface Queued {
+  readonly kind: CommandKind;
+  readonly envelope: Envelope;
+  readonly pending: Pending;
+}
+
+export interface MpiTransportOptions {
+  readonly rank: number;
+  readonly size: number;
+  readonly memory: CpuMemory;
+  readonly mailbox: Mailbox;
+  readonly signs: Signs;
+  readonly watchdogMs: number;
+}
+
+export class MpiTransport implements Transport {
+  readonly backend = "mpi";
+  readonly rank: number;
+  readonly size: number;
+  readonly memory: CpuMemory;
+  readonly #mailbox: Mailbox;
+  readonly #signs: Signs;
+  readonly #watchdog: Watchdog;
+  readonly #freeTickets: number[] = Array.from({ length: TICKETS }, (_, ticket) => ticket);
+  readonly #underWay = new Map<number, Pending>();
+  /** What waits for a free ticket, in order. */
+  readonly #queued: Queued[] = [];
+  #bell = 0;
+
+  constructor({ rank, size, memory, mailbox, signs, watchdogMs }: MpiTransportOptions) {
+    this.rank = rank;
+    this.size = size;
+    this.memory = memory;
+    this.#mailbox = mailbox;
+    this.#signs = signs;
+    this.#watchdog = new Watchdog(size, watchdogMs);
+  }
+
+  send(envelope: Envelope): Ticket {
+    return this.#post("send", envelope);
+  }
+
+  receive(envelope: Envelope): Ticket {
+    return this.#post("receive", envelope);
+  }
+
+  poll(): void {
+    this.tick();
+    this.#bell = this.#signs.bell(RANK_SIDE);
+    const failure = this.#signs.failure();
+    if (failure !== null) throw new OperationalError(failure.code, failure.message);
+    for (;;) {
+      const ticket = this.#mailbox.takeFinished();
+      if (ticket === null) break;
+      const pending = this.#underWay.get(ticket);
+      assert(pending !== undefined, `ticket ${ticket} is not under way`);
+      pending.isDone = true;
+      this.#underWay.delete(ticket);
+      this.#freeTickets.push(ticket);
+    }
+    this.#handOver();
+  }
+
+  rest(): void {
+    this.#signs.awaitBell(RANK_SIDE, this.#bell, REST_MS);
+    const lifeOf = (rank: number): number =>
+      rank === this.rank ? this.#signs.life(RANK_SIDE) : this.#mailbox.life(rank);
+    const lost = this.#watchdog.look(lifeOf, performance.now());
+    if (lost === null) return;
+    this.fail({ code: "parallel.rankLost", message: this.#watchdog.describe(lost) });
+  }
+
+  tick(): void {
+    this.#signs.live(RANK_SIDE);
+  }
+
+  fail(failure: Failure): void {
+    this.#signs.fail(failure);
+  }
+
+  #post(kind: CommandKind, envelope: Envelope): Ticket {
+    const { byteLength } = envelope;
+    assert(byteLength <= MESSAGE_BYTES_MAX, `a message of ${byteLength} bytes: send it in parts`);
+    const pending = { isDone: false };
+    this.#queued.push({ kind, envelope, pending });
+    this.#handOver();
+    return pending;
+  }
+
+  #handOver(): void {
+    let handed = false;
+    while (this.#queued.length > 0 && this.#freeTickets.length > 0) {
+      const { kind, envelope, pending } = this.#queued.shift()!;
+      const ticket = this.#freeTickets.pop()!;
+      this.#underWay.set(ticket, pending);
+      this.#mailbox.post({ kind, ticket, ...envelope });
+      handed = true;
+    }
+    if (handed) this.#signs.ring(MPI_SIDE);
+  }
+}
