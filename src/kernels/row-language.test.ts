@@ -178,6 +178,30 @@ test("bf16 stores the same bits as numerics, for every kind of number and NaN", 
   );
 });
 
+test("rows are numbered over all tasks, and integer products keep their low 32 bits", () => {
+  const program = rowProgram({
+    name: "numbers",
+    operands: { out: row("i32") },
+    scalars: [],
+    body(v, { out }) {
+      const start = v.integerMul(v.rowIndex(), v.integer(0x735a2d97));
+      v.columns(() => v.storeBits(out, v.integerAdd(start, v.columnIndex())));
+    },
+  });
+  const [rows, columns, perTask] = [11, 37, 3];
+  onEveryTarget(
+    program,
+    () => ({ rows, columns, perTask, numTasks: 4, operands: [[OUT, columns]] }),
+    (target) => {
+      const expected = Array.from({ length: rows * columns }, (_, at) => {
+        const number = Math.floor(at / columns);
+        return (Math.imul(number, 0x735a2d97) + at - number * columns) | 0;
+      });
+      assert.deepEqual([...i32(OUT, rows * columns)], expected, target);
+    },
+  );
+});
+
 test("bytes, integers and column numbers: raw bits go in and out unchanged", () => {
   const program = rowProgram({
     name: "integers",

@@ -6,9 +6,10 @@
  * one launch over a flat tensor updates all of it, while checkpoints name the slices as the
  * parameters are named.
  */
+import { divExact } from "../base/integers.ts";
 import type { FlatSpan, Parameter, ParameterSet } from "../model/parameters.ts";
 import type { Arena } from "../tensor/arena.ts";
-import type { FloatType } from "../tensor/dtype.ts";
+import { DTYPE_BYTES, type FloatType } from "../tensor/dtype.ts";
 import { makeTensor, type Tensor } from "../tensor/tensor.ts";
 
 export const SPAN_NAMES = ["decayed", "undecayed"] as const;
@@ -18,18 +19,22 @@ export type SpanName = (typeof SPAN_NAMES)[number];
 export interface StateSpans {
   /** What the values are: "firstMoment", "average"; names them in checkpoints. */
   readonly kind: string;
-  readonly decayed: Tensor<FloatType>;
-  readonly undecayed: Tensor<FloatType>;
+  readonly decayed: Tensor<StateType>;
+  readonly undecayed: Tensor<StateType>;
 }
 
-/** Zeros for every parameter. */
+/** The parameters' own float type, or bf16 beside f32. */
+export type StateType = FloatType | "bf16";
+
+/** Zeros for every parameter, in the parameters' dtype unless another is given. */
 export function allocateState(
   parameters: Pick<ParameterSet, SpanName>,
   arena: Arena,
   kind: string,
+  dtype?: StateType,
 ): StateSpans {
-  const like = ({ values }: FlatSpan): Tensor<FloatType> =>
-    arena.allocateZeros(values.dtype, [1, values.columns]);
+  const like = ({ values }: FlatSpan): Tensor<StateType> =>
+    arena.allocateZeros(dtype ?? values.dtype, [1, values.columns]);
   return { kind, decayed: like(parameters.decayed), undecayed: like(parameters.undecayed) };
 }
 
@@ -43,9 +48,14 @@ export function stateSlice(
   parameters: Pick<ParameterSet, SpanName>,
   parameter: Parameter,
   state: StateSpans,
-): Tensor<FloatType> {
+): Tensor<StateType> {
   const name = spanOf(parameter);
-  const offset = parameter.value.byteOffset - parameters[name].values.byteOffset;
+  const { values } = parameters[name];
+  const element = divExact(
+    parameter.value.byteOffset - values.byteOffset,
+    DTYPE_BYTES[values.dtype],
+  );
   const span = state[name];
-  return makeTensor(span.memory, span.dtype, parameter.shape, span.byteOffset + offset);
+  const offset = span.byteOffset + element * DTYPE_BYTES[span.dtype];
+  return makeTensor(span.memory, span.dtype, parameter.shape, offset);
 }

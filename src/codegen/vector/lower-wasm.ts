@@ -62,7 +62,7 @@ class WasmLowering {
     const i32 = (): Local => w.local("i32");
     this.#program = program;
     this.#counters = {
-      ...{ rows: i32(), columns: i32(), perTask: i32(), task: i32(), rowsLeft: i32() },
+      ...{ rows: i32(), columns: i32(), perTask: i32(), task: i32(), rowsLeft: i32(), row: i32() },
       ...{ width: i32(), left: i32(), column: i32(), offset: i32() },
     };
     this.#operands = program.operands.map(() => ({
@@ -121,7 +121,7 @@ class WasmLowering {
   /** rowsLeft and width of the task, the operands' pointers, then its rows. */
   #task(): void {
     const w = this.#w;
-    const { rows, columns, perTask, task, rowsLeft, width } = this.#counters;
+    const { rows, columns, perTask, task, rowsLeft, row, width } = this.#counters;
     const byRows = this.#program.split === "rows";
     const [total, part, other, whole] = byRows
       ? [rows, rowsLeft, width, columns]
@@ -130,6 +130,8 @@ class WasmLowering {
     w.get(total).get(task).get(perTask).op("i32.mul").op("i32.sub").set(part);
     w.get(perTask).get(part).get(perTask).get(part).op("i32.lt_s").op("select").set(part);
     w.get(whole).set(other);
+    if (byRows) w.get(task).get(perTask).op("i32.mul").set(row);
+    else w.i32Const(0).set(row);
     this.#program.operands.forEach((_, index) => {
       this.#pointAtTask(index);
     });
@@ -178,6 +180,7 @@ class WasmLowering {
       const { pointer, stride } = this.#operands[index]!;
       if (kind === "row" || kind === "perRow") this.#w.addLocal(pointer, stride);
     });
+    this.#w.addConst(this.#counters.row, 1);
   }
 
   // Column loops.

@@ -159,10 +159,12 @@ class X64Lowering {
     a.cmp(r.rcx, frame.fixed("perTask"));
     a.cmov("g", r.rcx, frame.fixed("perTask"));
     if (byRows) {
+      a.mov(frame.fixed("row"), r.rax);
       a.mov(frame.fixed("rowsLeft"), r.rcx);
       a.mov(WIDTH, frame.fixed("columns"));
     } else {
       a.mov(WIDTH, r.rcx);
+      a.mov(frame.fixed("row"), 0);
       a.mov(r.rcx, frame.fixed("rows"));
       a.mov(frame.fixed("rowsLeft"), r.rcx);
     }
@@ -175,9 +177,14 @@ class X64Lowering {
     a.align(32);
     a.bind(top);
     this.#row();
+    if (this.#countsRows) a.add(frame.fixed("row"), 1);
     a.sub(frame.fixed("rowsLeft"), 1);
     a.j("g", top);
     a.bind(end);
+  }
+
+  get #countsRows(): boolean {
+    return this.#program.instructions.some(({ op }) => op === "rowIndex");
   }
 
   #pointAtTask(index: OperandIndex): void {

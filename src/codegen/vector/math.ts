@@ -6,7 +6,8 @@
  *            subnormal or in the smallest binade), ∞ above, NaN for NaN
  *   log(x)   |error| < 1e-7 + 2e-7·|log x|; −∞ for ±0, ∞ for ∞, NaN for x < 0 and NaN;
  *            subnormal x as ±0
- *   sigmoid  1 ÷ (1 + exp(−x)); NaN for NaN.
+ *   sigmoid  1 ÷ (1 + exp(−x)); NaN for NaN
+ *   stochasticBf16Bits  bf16 codes, rounded at random
  *
  * Method: reduction by powers of two and the polynomials of Cephes' single-precision expf and logf
  * (S. L. Moshier), whose coefficients are facts of approximation theory.
@@ -34,6 +35,7 @@ const EXP_POLYNOMIAL = {
 const EXP_LEAST = -87.5;
 const EXP_MOST = 89;
 const FRACTION_BITS = 23;
+const BF16_QUIET_BIT = 0x40;
 
 export function exp(v: Recorder, x: Value): Value {
   // The value comes second in min and max, so that NaN passes.
@@ -66,6 +68,15 @@ function expBelow(v: Recorder, x: Value): Value {
 export function sigmoid(v: Recorder, x: Value): Value {
   const one = v.float(1);
   return v.div(one, v.add(one, exp(v, v.neg(x))));
+}
+
+/**
+ * bf16 codes of f32 values, rounded up with the probability of what is cut off; `random` has 16
+ * random bits in each lane. Infinities stay, NaN becomes quiet.
+ */
+export function stochasticBf16Bits(v: Recorder, a: Value, random: Value): Value {
+  const quiet = v.or(v.shiftRight(a, 16), v.integer(BF16_QUIET_BIT));
+  return v.select(v.equal(a, a), v.shiftRight(v.integerAdd(a, random), 16), quiet);
 }
 
 const LOG_POLYNOMIAL = [

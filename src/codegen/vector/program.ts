@@ -50,7 +50,8 @@ export type BinaryOp =
   | "or"
   | "xor"
   | "integerAdd"
-  | "integerSub";
+  | "integerSub"
+  | "integerMul";
 
 /**
  * Rounding to an integer is to nearest even; out of the i32 range its result is the target's own.
@@ -134,6 +135,8 @@ export type Instruction =
     }
   /** The column's number, as an integer. */
   | { readonly op: "columnIndex" }
+  /** The row's number in the launch, as an integer in every lane. */
+  | { readonly op: "rowIndex" }
   /** The result of a reduction; made by the loop that holds it. */
   | { readonly op: "reduced" }
   | ColumnLoop;
@@ -188,6 +191,7 @@ export function inputsOf(instruction: Instruction): Value[] {
     case "loadElement":
     case "locate":
     case "columnIndex":
+    case "rowIndex":
     case "reduced":
       return [];
     default:

@@ -226,6 +226,11 @@ export class Recorder {
     return this.binary("integerSub", a, b);
   }
 
+  /** The low 32 bits of the product. */
+  integerMul(a: Value, b: Value): Value {
+    return this.binary("integerMul", a, b);
+  }
+
   shiftLeft(a: Value, distance: number): Value {
     return this.#record({ op: "shiftLeft", a, distance });
   }
@@ -353,6 +358,11 @@ export class Recorder {
     assert(this.#loop !== null, `${this.#name}: columnIndex only inside a column loop`);
     assert(this.#split === "rows", `${this.#name}: columnIndex needs whole rows`);
     return this.#record({ op: "columnIndex" });
+  }
+
+  rowIndex(): Value {
+    assert(this.#loop === null, `${this.#name}: rowIndex only outside column loops`);
+    return this.#record({ op: "rowIndex" });
   }
 
   // Column loops.

@@ -37,6 +37,7 @@ const BINARY: Record<BinaryOp, VectorOp> = {
   xor: "v128.xor",
   integerAdd: "i32x4.add",
   integerSub: "i32x4.sub",
+  integerMul: "i32x4.mul",
 };
 const SHIFT: Record<ShiftOp, VectorOp> = {
   shiftLeft: "i32x4.shl",
@@ -71,7 +72,8 @@ export interface OperandLocals {
 /** The i32 locals of a kernel: sizes, the task, and the running loop. */
 export type WasmCounters = Readonly<
   Record<
-    "rows" | "columns" | "perTask" | "task" | "rowsLeft" | "width" | "left" | "column" | "offset",
+    | ("rows" | "columns" | "perTask" | "task" | "rowsLeft" | "row")
+    | ("width" | "left" | "column" | "offset"),
     Local
   >
 >;
@@ -201,15 +203,13 @@ export class WasmInstructions {
       case "columnIndex":
         this.#columnIndex(place);
         return;
+      case "rowIndex":
+        w.get(this.#counters.row).op("i32x4.splat");
+        return;
       case "min":
       case "max":
         w.get(this.local(instruction.b)).get(this.local(instruction.a));
         w.op(BINARY[instruction.op]);
-        return;
-      case "shiftLeft":
-      case "shiftRight":
-      case "shiftRightSigned":
-        w.get(this.local(instruction.a)).i32Const(instruction.distance).op(SHIFT[instruction.op]);
         return;
       case "sqrt":
       case "roundToInteger":
@@ -223,8 +223,9 @@ export class WasmInstructions {
       case "reduced":
         return;
       default:
-        w.get(this.local(instruction.a)).get(this.local(instruction.b));
-        w.op(BINARY[instruction.op]);
+        w.get(this.local(instruction.a));
+        if ("distance" in instruction) w.i32Const(instruction.distance).op(SHIFT[instruction.op]);
+        else w.get(this.local(instruction.b)).op(BINARY[instruction.op]);
     }
   }
 

@@ -17,8 +17,13 @@ export const WIDTH: Gp = r.r15;
 export const COLUMN: Gp = r.r14;
 export const LEFT: Gp = r.r13;
 
-const FIXED = ["task", "endTask", "rows", "columns", "perTask", "rowsLeft", "taskStart"] as const;
-type FixedName = (typeof FIXED)[number];
+type FixedName =
+  | ("task" | "endTask" | "rows" | "columns" | "perTask")
+  | ("rowsLeft" | "taskStart" | "row");
+const FIXED: readonly FixedName[] = [
+  ...(["task", "endTask", "rows", "columns", "perTask"] as const),
+  ...(["rowsLeft", "taskStart", "row"] as const),
+];
 
 const LOCALS_PER_OPERAND = 3;
 const IOTA_LOCALS = 8;

@@ -53,7 +53,7 @@ export interface Place {
 type ThreeOperandOp = Extract<
   VectorOp,
   | ("vaddps" | "vsubps" | "vmulps" | "vdivps" | "vminps" | "vmaxps")
-  | ("vpandd" | "vpord" | "vpxord" | "vpaddd" | "vpsubd")
+  | ("vpandd" | "vpord" | "vpxord" | "vpaddd" | "vpsubd" | "vpmulld")
 >;
 const BINARY: Record<BinaryOp, ThreeOperandOp> = {
   add: "vaddps",
@@ -67,9 +67,10 @@ const BINARY: Record<BinaryOp, ThreeOperandOp> = {
   xor: "vpxord",
   integerAdd: "vpaddd",
   integerSub: "vpsubd",
+  integerMul: "vpmulld",
 };
 const COMMUTATIVE: ReadonlySet<BinaryOp> = new Set<BinaryOp>([
-  ...(["add", "mul", "and", "or", "xor", "integerAdd"] as const),
+  ...(["add", "mul", "and", "or", "xor", "integerAdd", "integerMul"] as const),
 ]);
 const SHIFT: Record<ShiftOp, "vpslld" | "vpsrld" | "vpsrad"> = {
   shiftLeft: "vpslld",
@@ -195,6 +196,10 @@ export class X64Instructions {
         a.v("vpaddd", [result, result, this.#frame.iota()]);
         return;
       }
+      case "rowIndex":
+        a.mov(r.rax, this.#frame.fixed("row"));
+        a.v("vpbroadcastd r32", [this.#destination(value, instruction, position), r.rax]);
+        return;
       case "select": {
         const [op, immediate] = COMPARISON[instruction.comparison];
         a.v(op, [CONDITION, this.register(instruction.a), this.#operand(instruction.b), immediate]);

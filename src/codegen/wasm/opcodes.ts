@@ -47,6 +47,7 @@ export const VECTOR_OPS = {
   "i32x4.shr_u": 0xad,
   "i32x4.add": 0xae,
   "i32x4.sub": 0xb1,
+  "i32x4.mul": 0xb5,
   "f32x4.sqrt": 0xe3,
   "f32x4.add": 0xe4,
   "f32x4.sub": 0xe5,

@@ -6,30 +6,43 @@
  *     p ← p·(1 − learningRate·weightDecay) − learningRate·m̂ / (√v̂ + epsilon)
  *     m̂ = m / (1 − beta1^step)              v̂ = v / (1 − beta2^step)
  *
- * Weight decay is decoupled (Loshchilov and Hutter). All operands are f32 (f64 in checks),
- * contiguous and of one length; the gradient is left as it was. Spans are cut into rows of 1024
- * elements; sums are taken within rows, then over rows in order, so that the number of threads
- * changes no bit. The four operands do not overlap.
+ * Weight decay is decoupled (Loshchilov and Hutter). All operands are contiguous and of one length;
+ * the gradient is left as it was. Parameters and gradients are f32 (f64 in checks). Moments are of
+ * their type or, beside f32, bf16: widened, updated in f32, used unrounded for this step, and
+ * rounded when stored, to nearest even or stochastically. A stochastic rounding adds 16 random bits
+ * below bf16's last place and cuts off: right on average, so that updates smaller than half a place
+ * are not lost. The bits follow from (seed, step, element) alone (base/counter-random.ts), the
+ * lower half of a word for the first moment and the upper for the second. Spans are cut into rows
+ * of 1024 elements; sums are taken within rows, then over rows in order, so that the number of
+ * threads changes no bit. The four operands do not overlap.
  */
+import { counterKeys } from "../../base/counter-random.ts";
 import { assert } from "../../base/errors.ts";
-import { ceilDiv } from "../../base/integers.ts";
+import { ceilDiv, divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import type { FloatType } from "../../tensor/dtype.ts";
+import { DTYPE_BYTES, type FloatType } from "../../tensor/dtype.ts";
 import { elementCount, isContiguous, makeTensor, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import { assertOperand } from "../door.ts";
 import { launchRows, perRow, type RowOperand } from "../launch-rows.ts";
 
-export const ADAMW_VARIANTS = ["f32", "f64"] as const;
+/** Named by the moments. */
+export const ADAMW_VARIANTS = ["f32", "f64", "bf16", "bf16.stochastic"] as const;
 export const SUM_SQUARES_VARIANTS = ["f32", "f64"] as const;
-const SPAN_COLUMNS = 1024;
+/** Columns of the rows that a span is cut into: a power of two. */
+export const SPAN_COLUMNS = 1024;
+
+/** What moments are stored in; f64 with f64 parameters. */
+export type MomentType = FloatType | "bf16";
 
 export interface AdamwCall {
   readonly parameter: Tensor<FloatType>;
   readonly gradient: Tensor<FloatType>;
-  readonly firstMoment: Tensor<FloatType>;
-  readonly secondMoment: Tensor<FloatType>;
+  readonly firstMoment: Tensor<MomentType>;
+  readonly secondMoment: Tensor<MomentType>;
+  /** Makes the rounding of bf16 moments stochastic; spans of one step have different seeds. */
+  readonly roundingSeed?: number;
   readonly learningRate: number;
   readonly beta1: number;
   readonly beta2: number;
@@ -54,7 +67,7 @@ function spanParts(elements: number): readonly { start: number; rows: number; co
 }
 
 function part(tensor: Tensor, start: number, columns: number): RowOperand {
-  return [tensor.byteOffset + start * (tensor.dtype === "f64" ? 8 : 4), columns];
+  return [tensor.byteOffset + start * DTYPE_BYTES[tensor.dtype], columns];
 }
 
 export function adamw(device: Device, call: AdamwCall): void {
@@ -64,16 +77,19 @@ export function adamw(device: Device, call: AdamwCall): void {
   for (const tensor of operands) {
     assertOperand(device, "adamw operand", tensor);
     assert(
-      isContiguous(tensor) && elementCount(tensor) === elements && tensor.dtype === parameter.dtype,
-      "adamw: operands are contiguous, of one length and one dtype",
+      isContiguous(tensor) && elementCount(tensor) === elements,
+      "adamw: operands are contiguous and of one length",
     );
   }
+  assertDtypes(call);
   assert(step >= 1, `adamw: step (${step}) starts at 1`);
+  const { roundingSeed } = call;
+  const variant = roundingSeed === undefined ? firstMoment.dtype : "bf16.stochastic";
   const secondCorrection = Math.sqrt(1 - call.beta2 ** step);
   // m̂/(√v̂ + ε) = m·(√c2/c1) / (√v + ε·√c2)
   const stepLength = (call.learningRate * secondCorrection) / (1 - call.beta1 ** step);
   for (const { start, rows, columns } of spanParts(elements)) {
-    launchRows(device, `adamw/${parameter.dtype}`, {
+    launchRows(device, `adamw/${variant}`, {
       rows,
       columns,
       operands: operands.map((tensor) => part(tensor, start, columns)),
@@ -85,9 +101,30 @@ export function adamw(device: Device, call: AdamwCall): void {
         stepLength,
         call.epsilon * secondCorrection,
         1 - call.learningRate * call.weightDecay,
+        ...(roundingSeed === undefined ? [] : roundingScalars(roundingSeed, step, start)),
       ],
     });
   }
+}
+
+function assertDtypes({ parameter, gradient, firstMoment, ...call }: AdamwCall): void {
+  assert(gradient.dtype === parameter.dtype, "adamw: the gradient has the parameter's dtype");
+  const { dtype } = firstMoment;
+  assert(call.secondMoment.dtype === dtype, "adamw: both moments have one dtype");
+  assert(
+    dtype === parameter.dtype || (dtype === "bf16" && parameter.dtype === "f32"),
+    `adamw: moments in ${dtype} of parameters in ${parameter.dtype}`,
+  );
+  assert(
+    call.roundingSeed === undefined || dtype === "bf16",
+    `adamw: moments in ${dtype} are not rounded; roundingSeed is for bf16`,
+  );
+}
+
+/** firstKey, secondKey, firstRow: what the part that starts at element `start` draws from. */
+function roundingScalars(seed: number, step: number, start: number): number[] {
+  const { first, second } = counterKeys(seed, step);
+  return [first, second, divExact(start, SPAN_COLUMNS)];
 }
 
 export interface SumSquaresCall {

@@ -5,7 +5,7 @@
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { accumulate, addRows, lerp } from "../accumulate/contract.ts";
-import { adamw, sumSquares } from "../adamw/contract.ts";
+import { type ADAMW_VARIANTS, adamw, sumSquares } from "../adamw/contract.ts";
 import { type CastDType, castRows } from "../cast-rows/contract.ts";
 import { crossEntropy } from "../cross-entropy/contract.ts";
 import { combineRows, gatherRows, scatterAddRows } from "../gather/contract.ts";
@@ -264,26 +264,44 @@ const GATHER_CASES: readonly ConformanceCase[] = [
   }),
 ];
 
-const ADAMW_CASES: readonly ConformanceCase[] = [40, 17, 1024, 2500].flatMap((count) => [
-  {
-    kernel: "adamw/f32",
-    title: `${count} parameters`,
+/**
+ * Parameters are moved by the moments before these are rounded, so they are as precise beside bf16
+ * ones. A moment next to the middle of two codes may fall to either.
+ */
+function adamwCase(
+  variant: (typeof ADAMW_VARIANTS)[number],
+  outputs: "parameter" | "moments",
+  count: number,
+): ConformanceCase {
+  const dtype = variant === "f32" ? "f32" : "bf16";
+  return {
+    kernel: `adamw/${variant}`,
+    title: `${count} parameters, ${outputs}`,
     // The step divides by a root that may be small: a few units more than a plain row kernel.
-    tolerance: toleranceFor("row", "f32", 64),
+    tolerance: toleranceFor("row", outputs === "parameter" ? "f32" : dtype, 64),
     prepare(make: TensorMaker): PreparedCase {
       const shape = [1, count];
       const parameter = make.normal("f32", shape);
       const gradient = make.normal("f32", shape);
-      const firstMoment = make.normal("f32", shape);
-      const secondMoment = make.filled("f32", shape, () => make.random.uniform());
+      const firstMoment = make.normal(dtype, shape);
+      const secondMoment = make.filled(dtype, shape, () => make.random.uniform());
       const hyper = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, step: 3 };
       const call = { parameter, gradient, firstMoment, secondMoment, ...hyper };
+      const rounding = variant === "bf16.stochastic" ? { roundingSeed: 5 } : {};
+      const step = { learningRate: 1e-2, gradientScale: 0.5, ...rounding };
       return {
-        run: (device) => adamw(device, { ...call, learningRate: 1e-2, gradientScale: 0.5 }),
-        outputs: { parameter, firstMoment, secondMoment },
+        run: (device) => adamw(device, { ...call, ...step }),
+        outputs: outputs === "parameter" ? { parameter } : { firstMoment, secondMoment },
       };
     },
-  },
+  };
+}
+
+const ADAMW_CASES: readonly ConformanceCase[] = [40, 17, 1024, 2500].flatMap((count) => [
+  ...(["f32", "bf16", "bf16.stochastic"] as const).flatMap((variant) => [
+    adamwCase(variant, "parameter", count),
+    adamwCase(variant, "moments", count),
+  ]),
   {
     kernel: "sumSquares/f32",
     title: `${count} values`,

@@ -2,8 +2,9 @@
  * @file AdamW over all parameters: two launches, one for the span that decays and one for the norm
  * gains, that do not.
  *
- * The rule is the kernel's (kernels/adamw). Moments are f32, or f64 with f64 parameters.
+ * The rule is the kernel's (kernels/adamw). Moments have the parameters' dtype, or are bf16.
  */
+import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
 import type { ParameterSet } from "../../model/parameters.ts";
@@ -18,6 +19,37 @@ export interface AdamWSettings {
   readonly weightDecay: number;
 }
 
+/**
+ * How moments are stored: as the parameters are ("f32"), or as bf16 rounded to nearest even or
+ * stochastically.
+ */
+export const MOMENT_FORMATS = ["f32", "bf16", "bf16.stochastic"] as const;
+export type MomentFormat = (typeof MOMENT_FORMATS)[number];
+
+/** The format of moments, and the seed that stochastic rounding draws from. */
+export interface MomentOptions {
+  readonly format: MomentFormat;
+  readonly seed: number;
+}
+
+const EXACT_MOMENTS: MomentOptions = { format: "f32", seed: 0 };
+
+/** The dtype of moments in a format; the parameters' own where it is undefined. */
+export function momentType(format: MomentFormat): "bf16" | undefined {
+  return format === "f32" ? undefined : "bf16";
+}
+
+/**
+ * The seed of one tensor's rounding in `adamw`: numbered tensors of one run draw different bits.
+ */
+export function roundingOf(
+  { format, seed }: MomentOptions,
+  tensorNumber: number,
+): { readonly roundingSeed?: number } {
+  if (format !== "bf16.stochastic") return {};
+  return { roundingSeed: new Random(seed, `moments ${tensorNumber}`).uint32() };
+}
+
 export class AdamW implements Optimizer {
   readonly state: readonly StateSpans[];
   readonly #device: Device;
@@ -25,20 +57,29 @@ export class AdamW implements Optimizer {
   readonly #settings: AdamWSettings;
   readonly #firstMoment: StateSpans;
   readonly #secondMoment: StateSpans;
+  readonly #moments: MomentOptions;
 
   /** Allocates the moments from `arena`, which must outlive the optimizer. */
-  constructor(device: Device, arena: Arena, parameters: ParameterSet, settings: AdamWSettings) {
+  constructor(
+    device: Device,
+    arena: Arena,
+    parameters: ParameterSet,
+    settings: AdamWSettings,
+    moments: MomentOptions = EXACT_MOMENTS,
+  ) {
     this.#device = device;
     this.#parameters = parameters;
     this.#settings = settings;
-    this.#firstMoment = allocateState(parameters, arena, "firstMoment");
-    this.#secondMoment = allocateState(parameters, arena, "secondMoment");
+    this.#moments = moments;
+    const dtype = momentType(moments.format);
+    this.#firstMoment = allocateState(parameters, arena, "firstMoment", dtype);
+    this.#secondMoment = allocateState(parameters, arena, "secondMoment", dtype);
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
   update(update: OptimizerUpdate): void {
     const { beta1, beta2, epsilon, weightDecay } = this.#settings;
-    for (const span of SPAN_NAMES) {
+    for (const [number, span] of SPAN_NAMES.entries()) {
       adamw(this.#device, {
         parameter: this.#parameters[span].values,
         gradient: this.#parameters[span].gradients,
@@ -48,6 +89,7 @@ export class AdamW implements Optimizer {
         beta2,
         epsilon,
         weightDecay: span === "decayed" ? weightDecay : 0,
+        ...roundingOf(this.#moments, number),
         ...update,
       });
     }

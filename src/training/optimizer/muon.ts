@@ -24,10 +24,9 @@ import { adamw } from "../../kernels/adamw/contract.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import type { Parameter, ParameterSet } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import type { FloatType } from "../../tensor/dtype.ts";
 import { reshape, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
-import { allocateState, type StateSpans, stateSlice } from "../spans.ts";
+import { allocateState, type StateSpans, type StateType, stateSlice } from "../spans.ts";
 import type { AdamWSettings } from "./adamw.ts";
 import { orthogonalize } from "./newton-schulz.ts";
 import type { Optimizer, OptimizerUpdate } from "./optimizer.ts";
@@ -96,7 +95,7 @@ export class Muon implements Optimizer {
 
   #updateByAdamW(parameter: Parameter, update: OptimizerUpdate): void {
     const { beta1, beta2, epsilon, weightDecay } = this.#settings;
-    const slice = (state: StateSpans): Tensor<FloatType> =>
+    const slice = (state: StateSpans): Tensor<StateType> =>
       flat(stateSlice(this.#parameters, parameter, state));
     adamw(this.#device, {
       parameter: flat(parameter.value),
@@ -126,11 +125,11 @@ export function matricesIn(
   return perPlace * (parameter.role === "experts" ? config.numRoutedExperts : 1);
 }
 
-function flat(tensor: Tensor<FloatType>): Tensor<FloatType> {
+function flat<D extends StateType>(tensor: Tensor<D>): Tensor<D> {
   return reshape(tensor, [1, view(tensor).length]);
 }
 
-function asF32(tensor: Tensor<FloatType>): Tensor<"f32"> {
-  assert(tensor.dtype === "f32", "muon: parameters are f32");
+function asF32(tensor: Tensor<StateType>): Tensor<"f32"> {
+  assert(tensor.dtype === "f32", "muon: parameters and moments are f32");
   return tensor as Tensor<"f32">;
 }

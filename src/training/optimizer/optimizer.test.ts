@@ -7,11 +7,12 @@ import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { type Parameter, ParameterSet } from "../../model/parameters.ts";
+import { fromBf16, toBf16 } from "../../numerics/bf16.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { sliceRows, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import { stateSlice } from "../spans.ts";
-import { AdamW } from "./adamw.ts";
+import { AdamW, type MomentFormat } from "./adamw.ts";
 import { clipScale, gradientNorm } from "./clip.ts";
 import { isOrthogonalized, Muon, matricesIn } from "./muon.ts";
 import { orthogonalize } from "./newton-schulz.ts";
@@ -71,6 +72,48 @@ test("AdamW follows the published formula over several steps, without decay on n
     }
     assertClose([...view(parameter.value)], expected, 1e-6, name);
   }
+});
+
+test("bf16 moments are rounded to nearest when they are stored", () => {
+  const { arena, parameters } = makeModel();
+  const optimizer = new AdamW(device, arena, parameters, ADAMW, { format: "bf16", seed: 1 });
+  fillGradients(parameters, new Random(SEED, "gradients"), 0.1);
+  const parameter = parameters.get("head");
+  const [first, second] = optimizer.state.map((state) =>
+    stateSlice(parameters, parameter, state),
+  ) as [Tensor, Tensor];
+  optimizer.update({ learningRate: 0.01, gradientScale: 1, step: 1 });
+  const gradients = view(parameter.gradient);
+  for (const [index, gradient] of gradients.entries()) {
+    assert.equal(view(first)[index], toBf16(Math.fround(0.1) * gradient), `first ${index}`);
+    const square = fromBf16(view(second)[index]!);
+    assert.ok(Math.abs(square / (0.05 * gradient ** 2) - 1) <= 2 ** -8, `second ${index}`);
+  }
+});
+
+test("stochastic moments keep what nearest rounding loses, and repeat bit for bit", () => {
+  const start = 1;
+  const steps = 200;
+  const firstAfter = (format: MomentFormat): Uint16Array => {
+    const { arena, parameters } = makeModel();
+    const settings = { ...ADAMW, beta1: 0.999 };
+    const optimizer = new AdamW(device, arena, parameters, settings, { format, seed: SEED });
+    const state = optimizer.state[0]!;
+    view(state.decayed as Tensor<"bf16">).fill(toBf16(start));
+    view(parameters.decayed.gradients).fill(0.5);
+    for (let step = 1; step <= steps; step++) {
+      optimizer.update({ learningRate: 0, gradientScale: 1, step });
+    }
+    return view(state.decayed as Tensor<"bf16">).slice();
+  };
+  const mean = (codes: Uint16Array): number =>
+    codes.reduce((sum, code) => sum + fromBf16(code), 0) / codes.length;
+  // A step moves it by 0.0005, an eighth of bf16's place below 1.
+  const exact = 0.5 + 0.5 * 0.999 ** steps;
+  assert.equal(mean(firstAfter("bf16")), start, "nearest rounding stands still");
+  const stochastic = firstAfter("bf16.stochastic");
+  assert.ok(Math.abs(mean(stochastic) - exact) < 2e-3, `${mean(stochastic)}, exactly ${exact}`);
+  assert.deepEqual(firstAfter("bf16.stochastic"), stochastic);
 });
 
 function resetMoments(optimizer: Optimizer, parameters: ParameterSet, parameter: Parameter): void {

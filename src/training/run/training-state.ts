@@ -2,7 +2,7 @@
  * @file The exact state of a trainer on disk, beside the published weights of a checkpoint.
  *
  *     training-state/state.json            step, tokens, loader, loss trend, plan, seconds
- *     training-state/state.safetensors     F32, bit for bit:
+ *     training-state/state.safetensors     bit for bit, F32 (moments kept in bf16: BF16):
  *         master.NAME                      the parameters (published weights are rounded)
  *         firstMoment.NAME, secondMoment.NAME, average.NAME
  *         routingBias.LAYER
@@ -13,7 +13,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { OperationalError } from "../../base/errors.ts";
+import { assert, OperationalError } from "../../base/errors.ts";
 import { makeDirectories, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
 import type { TrainableModel } from "../../model/model-types.ts";
@@ -84,7 +84,7 @@ export function writeTrainingState(
   };
   const sources = listTensors(trainer).map(({ name, tensor }) => ({
     name,
-    dtype: "F32" as const,
+    dtype: storedDtype(tensor),
     shape: tensor.shape,
     data: () => viewBytes(tensor),
   }));
@@ -203,10 +203,11 @@ function fillTensors(
   for (const { name, tensor } of wanted) {
     const stored = file.tensors.get(name);
     if (stored === undefined) throw refuse(`there is no tensor ${name}`);
-    if (stored.dtype !== "F32" || stored.shape.join() !== tensor.shape.join()) {
+    const dtype = storedDtype(tensor);
+    if (stored.dtype !== dtype || stored.shape.join() !== tensor.shape.join()) {
       throw refuse(
         `${name} is ${stored.dtype} [${stored.shape.join(", ")}], ` +
-          `not F32 [${tensor.shape.join(", ")}]`,
+          `not ${dtype} [${tensor.shape.join(", ")}]`,
       );
     }
   }
@@ -218,10 +219,14 @@ function fillTensors(
   for (const { name, tensor } of wanted) file.readInto(name, viewBytes(tensor));
 }
 
+function storedDtype({ dtype }: Tensor): "F32" | "BF16" {
+  if (dtype === "f32") return "F32";
+  if (dtype === "bf16") return "BF16";
+  throw new OperationalError("training.precision", "only f32 runs can be stored");
+}
+
 function viewBytes(tensor: Tensor): Uint8Array {
-  if (tensor.dtype !== "f32" || !isContiguous(tensor)) {
-    throw new OperationalError("training.precision", "only f32 runs can be stored");
-  }
+  assert(isContiguous(tensor), "state lies in contiguous tensors");
   const elements = view(tensor);
   return new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
 }
