@@ -1,0 +1,66 @@
+/**
+ * @file Tokens reach their experts once, results add up, and the bytes are those of the formula.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Random } from "../../../base/random.ts";
+import { runOnThreads } from "../../communicator/threads/run-on-threads.ts";
+import type { ExchangeInput, ExchangeReport } from "./exchange-ranks.fixture.ts";
+import { bytesAcrossHosts, crossingBytes } from "./topology.ts";
+
+const PROGRAM = new URL("./exchange-ranks.fixture.ts", import.meta.url);
+
+const SHAPES: readonly (readonly [numHosts: number, ranksPerHost: number])[] = [
+  [1, 1],
+  [1, 3],
+  [3, 1],
+  [2, 2],
+  [2, 3],
+];
+
+for (const [numHosts, ranksPerHost] of SHAPES) {
+  test(`${numHosts} hosts of ${ranksPerHost} ranks exchange ragged numbers of tokens`, async () => {
+    const numRanks = numHosts * ranksPerHost;
+    const seed = 40 + numRanks;
+    const random = new Random(seed);
+    const input: ExchangeInput = {
+      seed,
+      ranksPerHost,
+      expertsPerRank: 3,
+      numChosen: 3,
+      hiddenDim: 256,
+      // Rank 0 has none: it takes part all the same.
+      tokensOfRank: Array.from({ length: numRanks }, (_, rank) =>
+        rank === 0 && numRanks > 1 ? 0 : 1 + random.below(40),
+      ),
+    };
+    const reports = (await runOnThreads({ numRanks, program: PROGRAM, input })) as ExchangeReport[];
+    for (const [rank, { problems, dispatched, remoteHosts }] of reports.entries()) {
+      assert.deepEqual(problems, [], `seed ${seed}, rank ${rank}`);
+      assert.equal(dispatched.acrossHosts, remoteHosts * crossingBytes(256).dispatch);
+    }
+    const total = (pick: (report: ExchangeReport) => number): number =>
+      reports.reduce((sum, report) => sum + pick(report), 0);
+    const crossings = total(({ remoteHosts }) => remoteHosts);
+    const expected = bytesAcrossHosts(1, crossings, 256);
+    assert.equal(
+      total(({ dispatched }) => dispatched.acrossHosts),
+      expected.dispatch,
+    );
+    assert.equal(
+      total(({ combined }) => combined.acrossHosts),
+      expected.combine,
+    );
+    if (ranksPerHost === 1)
+      assert.equal(
+        total(({ dispatched }) => dispatched.withinHost),
+        0,
+      );
+  });
+}
+
+test("a layer of DeepSeek-V3 takes the published 6.2 ms of a 50 GB/s link, forward", () => {
+  const { dispatch, combine } = bytesAcrossHosts(4096, 3.5, 7168);
+  assert.deepEqual(crossingBytes(7168), { dispatch: 7168 + 224, combine: 14336 });
+  assert.equal(((dispatch + combine) / 50e9).toFixed(4), "0.0062");
+});
