@@ -40,6 +40,11 @@ export const schedule = {
     },
     csv: { kind: "switch", help: "print the CSV that PyTorch's pipelining reads, alone" },
     svg: { kind: "text", placeholder: "FILE", help: "draw it, bubbles dark" },
+    measured: {
+      kind: "text",
+      placeholder: "FILE",
+      help: "a run's Chrome trace, to be told and drawn beside what was planned",
+    },
   },
   examples: [
     {

@@ -1,4 +1,5 @@
 /** @file `hadal schedule`: a pipeline schedule in text, CSV, JSON or as a picture. */
+import { readFileSync } from "node:fs";
 import { OperationalError } from "../../base/errors.ts";
 import { writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { drawSvg } from "../../parallel/pipeline/draw-svg.ts";
@@ -10,6 +11,7 @@ import {
   type Timeline,
   UNIT_COSTS,
 } from "../../parallel/pipeline/simulate.ts";
+import { parseTrace } from "../../parallel/pipeline/trace.ts";
 import type { schedule } from "../declarations/schedule.ts";
 import type { Run } from "../verb.ts";
 
@@ -29,29 +31,48 @@ export const run: Run<typeof schedule> = async (values, { output }) => {
   }
   const made = makeSchedule(kind, { numRanks, numMicroBatches, numStagesPerRank });
   const timeline = simulate(made, fixedCosts(UNIT_COSTS));
+  const measured =
+    values.measured === undefined ? null : parseTrace(readText(values.measured), made);
   const size = `${numRanks} ranks, ${numMicroBatches} micro-batches`;
   if (svg !== undefined) {
-    const heading = `${kind}, ${size}: ${summarise(timeline)}`;
-    writeFileAtomically(svg, drawSvg(made.layout, [{ heading, timeline }]));
+    const pictures = [{ heading: `${kind}, ${size}: ${summarise(timeline)}`, timeline }];
+    if (measured !== null) {
+      pictures.push({ heading: `measured: ${summarise(measured, " ms")}`, timeline: measured });
+    }
+    writeFileAtomically(svg, drawSvg(made.layout, pictures));
   }
   if (csv) output.text(formatCsv(made));
   else {
     output.text(formatText(made));
     output.line(`\n${summarise(timeline)} (F = I = W = 1, B = 2, F&B = 3)`);
+    if (measured !== null) output.line(`measured: ${summarise(measured, " ms")}`);
     if (svg !== undefined) output.line(`drawn: ${svg}`);
   }
   output.result({
     ranks: made.ranks,
-    makespan: timeline.makespan,
-    bubble: timeline.bubble,
-    peakActivations: timeline.peakActivations,
+    ...numbersOf(timeline),
+    ...(measured === null ? {} : { measured: numbersOf(measured) }),
   });
 };
 
-function summarise({ makespan, bubble, peakActivations }: Timeline): string {
+function numbersOf({ makespan, bubble, peakActivations }: Timeline) {
+  return { makespan, bubble, peakActivations };
+}
+
+function summarise({ makespan, bubble, peakActivations }: Timeline, unit = ""): string {
   const share = ((100 * bubble) / makespan).toFixed(1);
+  const number = (value: number): string => `${Number(value.toFixed(3))}${unit}`;
   return (
-    `makespan ${makespan}, bubble ${bubble} (${share} %), ` +
+    `makespan ${number(makespan)}, bubble ${number(bubble)} (${share} %), ` +
     `at most ${peakActivations} chunks alive on a rank`
   );
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new OperationalError("parallel.trace", `${path}: ${reason}`, { path }, cause);
+  }
 }

@@ -53,6 +53,11 @@ export function simulate(schedule: Schedule, costs: CostModel): Timeline {
   const timed = runToEnd(schedule, costs);
   const blocked = timed.findIndex(({ length }, rank) => length < schedule.ranks[rank]!.length);
   if (blocked >= 0) unreachable(`rank ${blocked} waits for ever: the schedule was not validated`);
+  return timelineOf(timed);
+}
+
+/** Makespan, bubbles and memory of what ranks did, planned or measured, from time 0. */
+export function timelineOf(timed: readonly (readonly TimedAction[])[]): Timeline {
   const makespan = timed.flat().reduce((latest, { end }) => Math.max(latest, end), 0);
   const ranks = timed.map((actions) => ({
     actions,

@@ -1,14 +1,21 @@
 /**
  * @file A process of an MPI run in tests: runs the program and input named on its command line and
- * prints one line of JSON.
+ * writes what came of it to a file of its own (lines of several ranks would mix on one pipe).
  */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import process from "node:process";
 import type { RankProgram } from "../rank-program.ts";
 import { runUnderMpi } from "./run-under-mpi.ts";
 
-const [programUrl, input, watchdogMs] = process.argv.slice(2);
+const [programUrl, input, watchdogMs, folder] = process.argv.slice(2);
 const { runRank } = (await import(programUrl!)) as RankProgram;
 let rank = -1;
+
+function tell(end: object): void {
+  writeFileSync(join(folder!, `${process.pid}.json`), JSON.stringify(end));
+}
+
 try {
   const value = await runUnderMpi(
     (context) => {
@@ -17,8 +24,8 @@ try {
     },
     { input, watchdogMs: Number(watchdogMs) },
   );
-  process.stdout.write(`${JSON.stringify({ rank, value })}\n`);
+  tell({ rank, value });
 } catch (error) {
-  process.stdout.write(`${JSON.stringify({ rank, error: (error as Error).message })}\n`);
+  tell({ rank, error: (error as Error).message });
   process.exitCode = 1;
 }

@@ -4,44 +4,55 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { CASE_NAMES } from "../conformance-ranks.fixture.ts";
+import { runOnThreads } from "../threads/run-on-threads.ts";
 
 const found = spawnSync("mpirun", ["--version"], { encoding: "utf8" });
 const isOpenMpi = found.status === 0 && /Open MPI/.test(found.stdout);
 const skip = isOpenMpi ? false : "Open MPI's mpirun is not installed here";
 
 const CONFORMANCE = new URL("../conformance-ranks.fixture.ts", import.meta.url);
+const PIPELINE = new URL("../../pipeline/executor/pipeline-ranks.fixture.ts", import.meta.url);
 const FAULTY = new URL("../threads/faulty-ranks.fixture.ts", import.meta.url);
 
-interface Printed {
+interface Told {
   readonly rank: number;
   readonly value?: unknown;
   readonly error?: string;
 }
 
-/** What each rank printed, how mpirun ended, and what it said. */
+/** What each rank told, how mpirun ended, and what it said. */
 function mpirun(numRanks: number, program: URL, input: string) {
-  const asRoot = process.getuid?.() === 0 ? ["--allow-run-as-root"] : [];
-  const fixture = fileURLToPath(new URL("./mpi-process.fixture.ts", import.meta.url));
-  const command = [process.execPath, fixture, program.href, input, "1000"];
-  const options = [...asRoot, "--oversubscribe", "-np", String(numRanks)];
-  const run = spawnSync("mpirun", [...options, ...command], { encoding: "utf8", timeout: 60_000 });
-  const lines = run.stdout.split("\n").filter((line) => line.startsWith("{"));
-  return {
-    status: run.status,
-    stderr: run.stderr,
-    printed: lines.map((line) => JSON.parse(line) as Printed).toSorted((a, b) => a.rank - b.rank),
-  };
+  const folder = mkdtempSync(join(tmpdir(), "hadal-mpi-"));
+  try {
+    const asRoot = process.getuid?.() === 0 ? ["--allow-run-as-root"] : [];
+    const fixture = fileURLToPath(new URL("./mpi-process.fixture.ts", import.meta.url));
+    const command = [process.execPath, fixture, program.href, input, "1000", folder];
+    const options = [...asRoot, "--oversubscribe", "-np", String(numRanks)];
+    const { status, stderr } = spawnSync("mpirun", [...options, ...command], {
+      encoding: "utf8",
+      timeout: 60_000,
+    });
+    const told = readdirSync(folder).map(
+      (name) => JSON.parse(readFileSync(join(folder, name), "utf8")) as Told,
+    );
+    return { status, stderr, told: told.toSorted((a, b) => a.rank - b.rank) };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 for (const numRanks of [1, 3]) {
   test(`${numRanks} processes under MPI pass every case of the conformance suite`, { skip }, () => {
-    const { printed, status, stderr } = mpirun(numRanks, CONFORMANCE, "");
+    const { told, status, stderr } = mpirun(numRanks, CONFORMANCE, "");
     assert.equal(status, 0, stderr);
-    assert.equal(printed.length, numRanks);
-    for (const { rank, value, error } of printed) {
+    assert.equal(told.length, numRanks);
+    for (const { rank, value, error } of told) {
       assert.equal(error, undefined);
       for (const name of CASE_NAMES) {
         assert.equal((value as Record<string, string>)[name], "", `rank ${rank}: ${name}`);
@@ -61,10 +72,10 @@ for (const [fault, what, message] of FAULTS) {
     skip,
   }, () => {
     const start = performance.now();
-    const { printed, status } = mpirun(3, FAULTY, fault);
+    const { told, status } = mpirun(3, FAULTY, fault);
     assert.ok(performance.now() - start < 20_000);
     assert.notEqual(status, 0);
-    const others = printed.filter(({ rank }) => rank !== 1);
+    const others = told.filter(({ rank }) => rank !== 1);
     assert.deepEqual(
       others.map(({ rank }) => rank),
       [0, 2],
@@ -77,4 +88,19 @@ test("under MPI, when a process ends early, mpirun ends the others and says so",
   const { status, stderr } = mpirun(3, FAULTY, "exits");
   assert.notEqual(status, 0);
   assert.match(stderr, /exit/i);
+});
+
+test("DualPipe under MPI gives the bits that it gives on threads", { skip }, async () => {
+  const input = { kind: "dualpipe", numMicroBatches: 4, numStagesPerRank: 1, communicates: true };
+  const { told, status, stderr } = mpirun(2, PIPELINE, JSON.stringify(input));
+  assert.equal(status, 0, stderr);
+  const onThreads = await runOnThreads({ numRanks: 2, program: PIPELINE, input });
+  const bits = (report: unknown): unknown => {
+    const { losses, gradients } = JSON.parse(JSON.stringify(report)) as Record<string, unknown>;
+    return { losses, gradients };
+  };
+  assert.deepEqual(
+    told.map(({ value }) => bits(value)),
+    onThreads.map(bits),
+  );
 });
