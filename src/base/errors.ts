@@ -26,6 +26,7 @@ export type ErrorCode = `${
   | "model"
   | "inference"
   | "engine"
+  | "serving"
   | "constraint"
   | "numerics"
   | "platform"}.${string}`;

@@ -13,6 +13,7 @@ import { exportModel } from "./declarations/export.ts";
 import { inspect } from "./declarations/inspect.ts";
 import { quickstart } from "./declarations/quickstart.ts";
 import { schedule } from "./declarations/schedule.ts";
+import { serve } from "./declarations/serve.ts";
 import { train } from "./declarations/train.ts";
 import { type Verb, verb } from "./verb.ts";
 
@@ -20,6 +21,7 @@ export const VERBS: readonly Verb[] = [
   verb(quickstart, () => import("./verbs/quickstart.ts")),
   verb(train, () => import("./verbs/train.ts")),
   verb(complete, () => import("./verbs/complete.ts")),
+  verb(serve, () => import("./verbs/serve.ts")),
   verb(evaluate, () => import("./verbs/evaluate.ts")),
   verb(inspect, () => import("./verbs/inspect.ts")),
   verb(exportModel, () => import("./verbs/export.ts")),

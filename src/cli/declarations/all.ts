@@ -9,12 +9,14 @@ import { exportModel } from "./export.ts";
 import { inspect } from "./inspect.ts";
 import { quickstart } from "./quickstart.ts";
 import { schedule } from "./schedule.ts";
+import { serve } from "./serve.ts";
 import { train } from "./train.ts";
 
 export const DECLARATIONS: readonly Declaration[] = [
   quickstart,
   train,
   complete,
+  serve,
   evaluate,
   inspect,
   exportModel,

@@ -1,0 +1,98 @@
+/** @file A server from a command line's words, and how it ends: drained at first, then at once. */
+import { basename, resolve } from "node:path";
+import { OperationalError } from "../base/errors.ts";
+import { isLoopback } from "../serving/http/guard.ts";
+import { type ApiKey, readKeyFile } from "../serving/http/keys.ts";
+import { modelLoader } from "../serving/models/loader.ts";
+import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
+import { openSessionEngine } from "../serving/models/session-engine.ts";
+import { ApiServer, type LogEntry } from "../serving/server.ts";
+import { listCheckpoints } from "../training/run/run-folder.ts";
+import type { Context } from "./verb.ts";
+
+const BODY_BYTES_MAX = 32 * 2 ** 20;
+
+export interface ServeOptions {
+  readonly models: readonly string[];
+  readonly aliases: readonly string[];
+  readonly host: string;
+  readonly port: number;
+  readonly keysFile: string | undefined;
+  readonly requestsPerMinute: number;
+  readonly requestsMax: number;
+  readonly allowedHosts: readonly string[];
+  readonly allowedOrigins: readonly string[];
+  readonly drainSeconds: number;
+}
+
+/** Serve until a signal comes; `onReady` is told the address. */
+export async function serveModels(
+  options: ServeOptions,
+  { output, interruption, env }: Context,
+  onReady: (address: string, names: readonly string[]) => void,
+): Promise<void> {
+  const keys: readonly ApiKey[] =
+    options.keysFile === undefined ? [] : readKeyFile(options.keysFile);
+  if (keys.length === 0 && !isLoopback(options.host)) {
+    output.warn(`anybody who reaches ${options.host} can use the models; give --keys FILE`);
+  }
+  const declarations = options.models.map(modelOf);
+  const aliases = new Map(options.aliases.map(aliasOf));
+  const loader = modelLoader((path) => openSessionEngine(path, env));
+  await using models = new ModelRegistry(loader, declarations, aliases);
+  for (const { id } of declarations) await models.load(id);
+  await using server = await ApiServer.start({
+    ...options,
+    models,
+    keys,
+    bodyBytesMax: BODY_BYTES_MAX,
+    log: (entry) => output.line(logLine(entry)),
+  });
+  const host = options.host.includes(":") ? `[${options.host}]` : options.host;
+  onReady(
+    `http://${host}:${server.port}`,
+    declarations.map(({ id }) => id),
+  );
+  await endOf(interruption.orderly());
+  if (server.numRunning > 0) output.line(`ending: ${server.numRunning} requests still run`);
+  await drained(server, options.drainSeconds);
+}
+
+function endOf(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+async function drained(server: ApiServer, seconds: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, seconds * 1000);
+  });
+  await Promise.race([server.drain(), late]);
+  clearTimeout(timer);
+}
+
+/** `NAME=PATH`, or a path, whose folder then names the model. */
+function modelOf(words: string): ModelDeclaration {
+  const [, name, path] = /^([^=/\\]+)=(.+)$/.exec(words) ?? [];
+  if (name !== undefined && path !== undefined) return { id: name, path };
+  const folder = basename(resolve(words));
+  // A checkpoint of a run is named after the run.
+  const run = resolve(words, "../..");
+  const isOfRun = /^step-\d+$/.test(folder) && listCheckpoints(run).length > 0;
+  return { id: isOfRun ? basename(run) : folder, path: words };
+}
+
+function aliasOf(words: string): readonly [string, string] {
+  const [, alias, name] = /^([^=]+)=([^=]+)$/.exec(words) ?? [];
+  if (alias !== undefined && name !== undefined) return [alias, name];
+  throw new OperationalError("usage.alias", `--alias ${words} must be ALIAS=NAME`);
+}
+
+/** One request on one line; texts of others are quoted, so none can begin a line of its own. */
+function logLine({ id, method, route, status, caller, milliseconds, error }: LogEntry): string {
+  const words = [id.slice(0, 8), method, route, status, caller, `${milliseconds} ms`];
+  return error === undefined ? words.join(" ") : `${words.join(" ")} ${JSON.stringify(error)}`;
+}

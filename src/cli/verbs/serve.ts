@@ -1,0 +1,34 @@
+/** @file `hadal serve`: models over HTTP until Ctrl-C. */
+
+import { curlLine } from "../curl-line.ts";
+import type { serve } from "../declarations/serve.ts";
+import { serveModels } from "../serve-model.ts";
+import type { Run } from "../verb.ts";
+
+export const run: Run<typeof serve> = async (values, context) => {
+  const { output } = context;
+  let address = "";
+  await serveModels(
+    {
+      models: values.model,
+      aliases: values.alias,
+      host: values.host,
+      port: values.port,
+      keysFile: values.keys,
+      requestsPerMinute: values["requests-per-minute"],
+      requestsMax: values["max-requests"],
+      allowedHosts: values["allow-host"],
+      allowedOrigins: values["allow-origin"],
+      drainSeconds: values["drain-seconds"],
+    },
+    context,
+    (listening, names) => {
+      address = listening;
+      output.line(`serving ${names.join(", ")} at ${output.style("bold", address)}`);
+      output.line();
+      for (const line of curlLine(address, names[0]!)) output.line(line);
+      output.line();
+    },
+  );
+  output.result({ address });
+};

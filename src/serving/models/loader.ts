@@ -1,0 +1,60 @@
+/** @file Loading a model to serve it: its engine, its chat format, the memory it needs. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { availableMemory } from "node:process";
+import { OperationalError } from "../../base/errors.ts";
+import type { Engine } from "../../inference/engine/api.ts";
+import { parameterBytes } from "../../model/parameters.ts";
+import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
+import { readModelConfig } from "../../training/run/checkpoint.ts";
+import { resolveCheckpoint } from "../../training/run/run-folder.ts";
+import type { ChatFormat } from "../chat/conversation.ts";
+import { deepseekFormat } from "../chat/deepseek-format.ts";
+import { TemplateFormat } from "../chat/template.ts";
+import type { ModelLoader } from "./registry.ts";
+
+const CONFIG_BYTES_MAX = 32 * 2 ** 20;
+
+/** A loader of models whose engines `openEngine` opens. */
+export function modelLoader(openEngine: (path: string) => Promise<Engine>): ModelLoader {
+  return {
+    estimateBytes,
+    availableBytes: () => availableMemory(),
+    open: async ({ id, path }) => {
+      const engine = await openEngine(path);
+      return { id, engine, format: chatFormatOf(path, engine.tokenizer) };
+    },
+  };
+}
+
+/** Parameters and their copies for products; the cache comes on top, bounded by the engine. */
+function estimateBytes(path: string): number {
+  const { values, compute } = parameterBytes(readModelConfig(resolveCheckpoint(path)), "bf16");
+  return values + compute;
+}
+
+/** The checkpoint's template, or the built-in format where it has none. */
+export function chatFormatOf(path: string, tokenizer: Tokenizer): ChatFormat {
+  const template = readTemplate(resolveCheckpoint(path));
+  return template === undefined
+    ? deepseekFormat(tokenizer)
+    : new TemplateFormat(tokenizer, template);
+}
+
+/** `chat_template.jinja`, or the field of tokenizer_config.json, as Hugging Face reads them. */
+function readTemplate(folder: string): string | undefined {
+  const apart = join(folder, "chat_template.jinja");
+  if (existsSync(apart)) return readFileSync(apart, "utf8");
+  const path = join(folder, "tokenizer_config.json");
+  if (!existsSync(path)) return undefined;
+  const text = readFileSync(path, "utf8");
+  if (text.length > CONFIG_BYTES_MAX) {
+    throw new OperationalError("serving.template", `${path} is too long to be read`);
+  }
+  const template = (JSON.parse(text) as { readonly chat_template?: unknown } | null)?.chat_template;
+  if (typeof template === "string") return template;
+  if (!Array.isArray(template)) return undefined;
+  const named = template as readonly { readonly name?: unknown; readonly template?: unknown }[];
+  const standard = named.find(({ name }) => name === "default")?.template;
+  return typeof standard === "string" ? standard : undefined;
+}

@@ -1,0 +1,173 @@
+/**
+ * @file The models a server knows: which are loaded, by which names they are called.
+ *
+ * Models are named by the operator; a request can name one of them or an alias, never a path. A
+ * model's engine is opened by what the server was given for it, after the memory it needs was held
+ * against what the machine has. Loading twice is one load; a model in use may be unloaded, its
+ * requests then end with `engine.closed`.
+ */
+import { OperationalError } from "../../base/errors.ts";
+import type { Engine } from "../../inference/engine/api.ts";
+import type { ChatFormat } from "../chat/conversation.ts";
+
+export interface ModelDeclaration {
+  readonly id: string;
+  /** A run folder or a checkpoint. */
+  readonly path: string;
+}
+
+/** A loaded model. */
+export interface ServedModel {
+  readonly id: string;
+  readonly engine: Engine;
+  readonly format: ChatFormat;
+}
+
+/** What the server is given to load models with. */
+export interface ModelLoader {
+  /** Bytes that loading the model at a path will take. */
+  estimateBytes(path: string): number;
+  /** Bytes the machine has left. */
+  availableBytes(): number;
+  open(declaration: ModelDeclaration): Promise<ServedModel>;
+}
+
+export interface ModelStatus {
+  readonly id: string;
+  readonly state: "unloaded" | "loading" | "loaded";
+  readonly estimatedBytes: number;
+}
+
+interface Entry {
+  readonly declaration: ModelDeclaration;
+  readonly estimatedBytes: number;
+  loading: Promise<ServedModel> | undefined;
+  model: ServedModel | undefined;
+}
+
+const NAME = /^[\w][\w.:-]{0,127}$/;
+/** A path to nowhere is allowed in a name by some clients: `org/model`. */
+const SLASHED_NAME = /^[\w][\w.:-]*(\/[\w][\w.:-]*)?$/;
+
+export class ModelRegistry implements AsyncDisposable {
+  readonly #loader: ModelLoader;
+  readonly #entries = new Map<string, Entry>();
+  readonly #aliases: ReadonlyMap<string, string>;
+
+  /** An alias may end in `*`: `claude*` answers for every name that begins so. */
+  constructor(
+    loader: ModelLoader,
+    models: readonly ModelDeclaration[],
+    aliases: ReadonlyMap<string, string>,
+  ) {
+    this.#loader = loader;
+    for (const declaration of models) {
+      checkName(declaration.id);
+      if (this.#entries.has(declaration.id)) {
+        throw new OperationalError("serving.model", `two models are named ${declaration.id}`);
+      }
+      const estimatedBytes = loader.estimateBytes(declaration.path);
+      const state = { loading: undefined, model: undefined };
+      this.#entries.set(declaration.id, { declaration, estimatedBytes, ...state });
+    }
+    for (const [alias, id] of aliases) {
+      checkName(alias.replace(/\*$/, "") || "*");
+      if (this.#entries.has(id)) continue;
+      throw new OperationalError("serving.model", `alias ${alias}: there is no model ${id}`);
+    }
+    this.#aliases = aliases;
+  }
+
+  get aliases(): ReadonlyMap<string, string> {
+    return this.#aliases;
+  }
+
+  list(): readonly ModelStatus[] {
+    return [...this.#entries.values()].map(({ declaration, estimatedBytes, loading, model }) => ({
+      id: declaration.id,
+      state: model !== undefined ? "loaded" : loading !== undefined ? "loading" : "unloaded",
+      estimatedBytes,
+    }));
+  }
+
+  loaded(): readonly ServedModel[] {
+    return [...this.#entries.values()].flatMap(({ model }) => (model === undefined ? [] : [model]));
+  }
+
+  /** The loaded model that a request means. */
+  find(name: string): ServedModel {
+    const entry = this.#entry(name);
+    if (entry.model !== undefined) return entry.model;
+    const { id } = entry.declaration;
+    throw new OperationalError("serving.model", `the model ${id} is not loaded`, {
+      param: "model",
+    });
+  }
+
+  /** Whether a name means a model, loaded or not; the model's own name. */
+  resolve(name: string): string {
+    return this.#entry(name).declaration.id;
+  }
+
+  async load(name: string): Promise<ServedModel> {
+    const entry = this.#entry(name);
+    if (entry.model !== undefined) return entry.model;
+    entry.loading ??= this.#open(entry).finally(() => {
+      entry.loading = undefined;
+    });
+    return await entry.loading;
+  }
+
+  async unload(name: string): Promise<void> {
+    const entry = this.#entry(name);
+    await entry.loading?.catch(() => {});
+    const { model } = entry;
+    entry.model = undefined;
+    await model?.engine.close();
+  }
+
+  async #open(entry: Entry): Promise<ServedModel> {
+    const { id } = entry.declaration;
+    const needed = entry.estimatedBytes;
+    const available = this.#loader.availableBytes();
+    if (needed > available) {
+      throw new OperationalError(
+        "serving.memory",
+        `${id} needs about ${megabytes(needed)}, and ${megabytes(available)} are free; ` +
+          "unload another model first",
+      );
+    }
+    entry.model = await this.#loader.open(entry.declaration);
+    return entry.model;
+  }
+
+  #entry(name: string): Entry {
+    const direct = this.#entries.get(name) ?? this.#entries.get(this.#aliases.get(name) ?? "");
+    if (direct !== undefined) return direct;
+    for (const [alias, id] of this.#aliases) {
+      if (alias.endsWith("*") && name.startsWith(alias.slice(0, -1))) return this.#entries.get(id)!;
+    }
+    const shown = SLASHED_NAME.test(name) && name.length <= 128 ? name : "of this name";
+    throw new OperationalError(
+      "serving.model",
+      `there is no model ${shown}; GET /v1/models lists them`,
+      { param: "model" },
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#entries.keys()].map((id) => this.unload(id)));
+  }
+}
+
+function checkName(name: string): void {
+  if (name === "*" || NAME.test(name)) return;
+  throw new OperationalError(
+    "serving.model",
+    `a model's name (${JSON.stringify(name)}) must be 1 to 128 letters, digits, '.', ':', '-', '_'`,
+  );
+}
+
+function megabytes(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+}
