@@ -71,6 +71,8 @@ export interface Declaration {
   readonly usage: string;
   /** In the order they are written on the command line. */
   readonly operands?: Readonly<Record<string, Operand>>;
+  /** The words after `--`, at least one, which are somebody else's command line. */
+  readonly rest?: Operand;
   readonly flags: Readonly<Record<string, Flag>>;
   /** Groups of flags of which at most one may be given. */
   readonly atMostOneOf?: readonly (readonly string[])[];
@@ -97,7 +99,12 @@ type OperandValues<D> = D extends { readonly operands: infer P }
   ? { readonly [Name in keyof P]: Choice<P[Name]> }
   : unknown;
 
+type RestValues<D> = D extends { readonly rest: Operand }
+  ? { readonly rest: readonly string[] }
+  : unknown;
+
 /** What a command line gave, by the names of the flags and operands: `values["max-tokens"]`. */
 export type Values<D extends Declaration> = {
   readonly [Name in keyof D["flags"]]: FlagValue<D["flags"][Name]>;
-} & OperandValues<D>;
+} & OperandValues<D> &
+  RestValues<D>;

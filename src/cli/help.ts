@@ -1,5 +1,5 @@
 /** @file The text of `hadal --help` and `hadal VERB --help`, made from the declarations. */
-import type { Declaration, Flag } from "./declaration.ts";
+import type { Declaration, Flag, Operand } from "./declaration.ts";
 import { alternatives, COMMON_FLAGS, rangeText } from "./parse.ts";
 import { columns, wrap } from "./text.ts";
 
@@ -24,7 +24,9 @@ export function overview(declarations: readonly Declaration[]): string {
 /** What `hadal VERB --help` prints. */
 export function verbHelp(declaration: Declaration, terminalColumns: number): string {
   const width = Math.min(terminalColumns, MOST_COLUMNS);
-  const operands = Object.values(declaration.operands ?? {});
+  const { rest } = declaration;
+  const named: readonly Operand[] = Object.values(declaration.operands ?? {});
+  const operands = rest === undefined ? named : [...named, rest];
   const flags: [string, Flag][] = Object.entries({ ...declaration.flags, ...COMMON_FLAGS });
   const nameColumn = [
     ...operands.map(({ placeholder }) => placeholder),

@@ -28,6 +28,8 @@ export interface ParsedLine {
 interface GivenWords {
   readonly flags: ReadonlyMap<string, readonly string[]>;
   readonly operands: readonly string[];
+  /** The words after `--` of a verb that takes them. */
+  readonly rest: readonly string[];
 }
 
 /** Whether the words ask for JSON, even where the rest of them is wrong. */
@@ -43,6 +45,7 @@ export function parseLine(declaration: Declaration, words: readonly string[]): P
   if (given.flags.has("help")) return { help: true, json, values: {} };
   refuseConflicts(declaration, given);
   const values: Record<string, unknown> = { ...operandValues(declaration, given.operands) };
+  if (declaration.rest !== undefined) values["rest"] = restValue(declaration, given.rest);
   for (const [name, flag] of Object.entries(declaration.flags)) {
     const texts = given.flags.get(name);
     if (texts === undefined) refuseIfRequired(declaration, { name, flag, given });
@@ -62,10 +65,12 @@ function splitWords(declaration: Declaration, words: readonly string[]): GivenWo
   const { tokens } = parseArgs({ args: [...words], options, strict: false, tokens: true });
   const flags = new Map<string, string[]>();
   const operands: string[] = [];
+  const rest: string[] = [];
   let variadic: string[] | undefined;
   for (const token of tokens) {
-    if (token.kind === "option-terminator") variadic = undefined;
-    else if (token.kind === "positional") (variadic ?? operands).push(token.value);
+    if (token.kind === "option-terminator") {
+      variadic = declaration.rest === undefined ? undefined : rest;
+    } else if (token.kind === "positional") (variadic ?? operands).push(token.value);
     else {
       const name = token.rawName === "-h" ? "help" : token.name;
       const flag =
@@ -77,7 +82,13 @@ function splitWords(declaration: Declaration, words: readonly string[]): GivenWo
       variadic = flag.kind === "list" && flag.variadic ? texts : undefined;
     }
   }
-  return { flags, operands };
+  return { flags, operands, rest };
+}
+
+function restValue(declaration: Declaration, words: readonly string[]): readonly string[] {
+  const { placeholder, help } = defined(declaration.rest, "what stands after --");
+  if (words.length > 0) return words;
+  throw usage(declaration, "missing", `-- ${placeholder} is missing: ${help}`);
 }
 
 function textOf(

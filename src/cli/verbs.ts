@@ -11,6 +11,7 @@ import { eplb } from "./declarations/eplb.ts";
 import { evaluate } from "./declarations/evaluate.ts";
 import { exportModel } from "./declarations/export.ts";
 import { inspect } from "./declarations/inspect.ts";
+import { launch } from "./declarations/launch.ts";
 import { quickstart } from "./declarations/quickstart.ts";
 import { schedule } from "./declarations/schedule.ts";
 import { serve } from "./declarations/serve.ts";
@@ -29,4 +30,5 @@ export const VERBS: readonly Verb[] = [
   verb(bench, () => import("./verbs/bench.ts")),
   verb(schedule, () => import("./verbs/schedule.ts")),
   verb(eplb, () => import("./verbs/eplb.ts")),
+  verb(launch, () => import("./verbs/launch.ts")),
 ];

@@ -6,11 +6,12 @@ import type { Declaration, Flag } from "../../src/cli/declaration.ts";
 
 /** One line a verb, an operand, a flag, in the declared order. */
 export function flagList(declarations: readonly Declaration[]): string {
-  const lines = declarations.flatMap(({ name, operands = {}, flags, atMostOneOf = [] }) => [
+  const lines = declarations.flatMap(({ name, operands = {}, rest, flags, atMostOneOf = [] }) => [
     `hadal ${name}`,
     ...Object.values(operands).map(
       ({ placeholder, choices }) => `  ${placeholder}${choices ? ` ${choices.join("|")}` : ""}`,
     ),
+    ...(rest === undefined ? [] : [`  -- ${rest.placeholder}`]),
     ...Object.entries(flags).map(([flagName, flag]) => `  --${flagName} ${describeFlag(flag)}`),
     ...atMostOneOf.map((group) => `  at most one of --${group.join(", --")}`),
   ]);

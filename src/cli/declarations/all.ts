@@ -7,6 +7,7 @@ import { eplb } from "./eplb.ts";
 import { evaluate } from "./evaluate.ts";
 import { exportModel } from "./export.ts";
 import { inspect } from "./inspect.ts";
+import { launch } from "./launch.ts";
 import { quickstart } from "./quickstart.ts";
 import { schedule } from "./schedule.ts";
 import { serve } from "./serve.ts";
@@ -24,4 +25,5 @@ export const DECLARATIONS: readonly Declaration[] = [
   bench,
   schedule,
   eplb,
+  launch,
 ];

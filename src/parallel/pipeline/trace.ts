@@ -9,6 +9,7 @@ import { isIntegerIn } from "../../base/integers.ts";
 import { type Action, describeChunk, partsOf } from "./action.ts";
 import type { PipelineLayout } from "./layout.ts";
 import { formatText, parseScheduleJson } from "./notation.ts";
+import type { Schedule } from "./schedules/schedule.ts";
 import { type TimedAction, type Timeline, timelineOf } from "./simulate.ts";
 
 /** A finite number of microseconds, and not absurd. */
@@ -40,10 +41,7 @@ export function formatTrace(ranks: readonly (readonly TimedAction[])[]): string 
 }
 
 /** The timeline of a trace of this very schedule, in milliseconds. */
-export function parseTrace(
-  text: string,
-  schedule: { readonly layout: PipelineLayout; readonly ranks: readonly (readonly Action[])[] },
-): Timeline {
+export function parseTrace(text: string, schedule: Schedule): Timeline {
   const events = eventsOf(text);
   const ranks = schedule.ranks.map((_, rank) =>
     events
@@ -51,16 +49,23 @@ export function parseTrace(
       .toSorted((a, b) => a.ts - b.ts)
       .map(({ ts, dur, action }) => ({ action, start: ts / 1000, end: (ts + dur) / 1000 })),
   );
-  const traced = parseScheduleJson(
-    ranks.map((actions) => actions.map(({ action }) => action)),
-    schedule.layout,
-  );
+  const actions = ranks.map((row) => row.map(({ action }) => action));
+  const traced = readSchedule(actions, schedule.layout);
   if (formatText(traced) !== formatText(schedule)) throw fault("it is of another schedule");
   return timelineOf(
     ranks.map((actions, rank) =>
       actions.map((timed, index) => ({ ...timed, action: traced.ranks[rank]![index]! })),
     ),
   );
+}
+
+function readSchedule(actions: unknown, layout: PipelineLayout): Schedule {
+  try {
+    return parseScheduleJson(actions, layout);
+  } catch (error) {
+    if (error instanceof OperationalError) throw fault(error.message);
+    throw error;
+  }
 }
 
 interface TraceEvent {
