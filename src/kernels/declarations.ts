@@ -26,6 +26,7 @@ import {
 } from "./gather/contract.ts";
 import {
   createReferenceCombineRows,
+  createReferenceGatherBytes,
   createReferenceGatherRows,
   createReferenceScatterAddRows,
 } from "./gather/reference.ts";
@@ -156,6 +157,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
   declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
   declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),
+  declare("gatherBytes", ["u8"], ROWS, createReferenceGatherBytes),
   declareRows("scatterAddRows", SCATTER_ADD_VARIANTS, createReferenceScatterAddRows),
   declareRows("castRows", CAST_ROWS_VARIANTS, createReferenceCastRows),
   declareRows("rmsNorm", RMS_NORM_VARIANTS, createReferenceRmsNorm),

@@ -4,7 +4,8 @@
  *
  *     mid = x + MLA(RMSNorm(x)),   out = mid + FFN(RMSNorm(mid))
  *
- * Saved: x (by the caller), mid, and what both halves save. Norm outputs are recomputed. In
+ * Saved: x (by the caller), mid, and what both halves save. Norm outputs are recomputed where a
+ * half has not cached its input and where the gate needs it. In
  * backward the stream's gradient is one tensor, updated in place: each half adds the gradient of
  * its input to the gradient of its output. After each half the queue of weight gradients may run
  * (`settle`).
@@ -21,6 +22,7 @@ import { RmsNorm } from "./norm.ts";
 import { blockName } from "./parameter-declarations.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
+import { isScaledRecipe } from "./precision-recipe.ts";
 
 /** Dense or mixture of experts. */
 export type FeedForwardHalf =
@@ -44,7 +46,8 @@ export function moeStateOf({ feedForward }: BlockSaved): MoeSaved | null {
 }
 
 interface HalfBackward {
-  readonly input: Tensor<ComputeType>;
+  /** null where the half has saved what it needs. */
+  readonly input: Tensor<ComputeType> | null;
   readonly dOut: Tensor<ComputeType>;
   readonly dInput: Tensor<FloatType>;
 }
@@ -91,10 +94,14 @@ export class Block {
   /** `dStream` enters as the gradient of the output and leaves as that of the input. */
   backward(pass: Pass, state: BlockSaved, dStream: Tensor<FloatType>): void {
     const { x, mid } = state;
-    this.#throughNorm(pass, { norm: this.feedForwardNorm, x: mid, dStream }, (call) => {
+    const { feedForward: half } = state;
+    const isWholeHalf = half.kind === "dense" && half.state.input !== null;
+    const feedForward = { norm: this.feedForwardNorm, x: mid, dStream, hasInput: isWholeHalf };
+    this.#throughNorm(pass, feedForward, (call) => {
       this.#backwardHalf(pass, state.feedForward, call);
     });
-    this.#throughNorm(pass, { norm: this.attentionNorm, x, dStream }, (call) => {
+    const hasInput = state.attention.input !== null;
+    this.#throughNorm(pass, { norm: this.attentionNorm, x, dStream, hasInput }, (call) => {
       this.attention.backward(pass, state.attention, call);
     });
   }
@@ -106,14 +113,18 @@ export class Block {
       readonly norm: RmsNorm;
       readonly x: Tensor<FloatType>;
       readonly dStream: Tensor<FloatType>;
+      readonly hasInput: boolean;
     },
     backward: (call: HalfBackward) => void,
   ): void {
-    const { norm, x, dStream } = half;
+    const { norm, x, dStream, hasInput } = half;
     using _mark = pass.scratch.mark();
-    const input = norm.compute(pass, pass.weightGrads.arena, x);
-    // A copy even where nothing is rounded: the stream's gradient changes before the queue runs.
-    const dOut = copyToCompute(pass, pass.weightGrads.arena, dStream);
+    const input = hasInput ? null : norm.compute(pass, pass.weightGrads.arena, x);
+    // Plain products read a copy, for the stream's gradient changes before the queue runs; scaled
+    // ones read codes that are made before it changes.
+    const dOut = isScaledRecipe(this.attention.output.weight.recipe)
+      ? dStream
+      : copyToCompute(pass, pass.weightGrads.arena, dStream);
     const dInput = pass.scratch.allocate(pass.floatType, [x.rows, x.columns]);
     backward({ input, dOut, dInput });
     norm.backward(pass, { x, dOut: dInput, dX: dStream, mode: "accumulate" });

@@ -4,24 +4,40 @@
  *     [gate | up]_T2I = x_TD · W_gateUpᵀ
  *     out_TD += (silu(gate) ⊙ up) · W_downᵀ
  *
- * Saved: gateUp (2I) in the float type. Recomputed in backward: the activation (I), one pass over
- * gateUp. Source: DeepSeek-V3 report §2; shared experts are one such network of numSharedExperts ·
- * moeIntermediateDim columns.
+ * Saved: gateUp (2I), and under a scaled recipe x (D), both as the recipe caches them. Recomputed
+ * in backward: the activation (I), one pass over gateUp. Source: DeepSeek-V3 report §2; shared
+ * experts are one such network of numSharedExperts · moeIntermediateDim columns.
  */
+
+import { defined } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Linear, type WriteMode } from "./linear.ts";
+import {
+  allocateCached,
+  cacheAs,
+  layerInput,
+  type Operand,
+  openCached,
+  operandOf,
+  outputGradient,
+  wgradInput,
+  wgradSource,
+} from "./operand.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
 
 export interface FeedForwardSaved {
-  readonly gateUp: Tensor<FloatType>;
+  /** null where backward is given it. */
+  readonly input: Operand | null;
+  readonly gateUp: Operand;
 }
 
 export interface FeedForwardBackward {
-  readonly input: Tensor<ComputeType>;
+  /** null where it was saved. */
+  readonly input: Operand | null;
   readonly dOut: Tensor<ComputeType>;
   readonly dInput: Tensor<FloatType>;
   readonly mode: WriteMode;
@@ -37,33 +53,50 @@ export class FeedForward {
   }
 
   /** Adds to `out`. */
-  forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): FeedForwardSaved {
-    const { saved, scratch, floatType, computeType, device } = pass;
-    const columns = this.gateUp.weight.shape[0];
-    const gateUp = saved.allocate(floatType, [x.rows, columns]);
-    this.gateUp.forward(pass, x, gateUp, "overwrite");
+  forward(pass: Pass, x: Operand, out: Tensor<FloatType>): FeedForwardSaved {
+    const { scratch, computeType, device } = pass;
+    const { shape, recipe } = this.gateUp.weight;
     using _mark = scratch.mark();
-    const activation = scratch.allocate(computeType, [x.rows, divExact(columns, 2)]);
+    const { operand, cached } = layerInput(pass, x, { recipe, use: "linearInput" });
+    const rule = recipe.tensors.swigluInput;
+    const gateUp = allocateCached(pass, rule, [x.rows, shape[0]]);
+    this.gateUp.forward(pass, operand, gateUp, "overwrite");
+    const kept = cacheAs(pass, gateUp, rule);
+    const activation = scratch.allocate(computeType, [x.rows, divExact(shape[0], 2)]);
     swiglu(device, { gateUp, out: activation });
-    this.down.forward(pass, activation, out, "accumulate");
-    return { gateUp };
+    const a = operandOf(pass, scratch, activation, { recipe, use: "swigluOutput" });
+    this.down.forward(pass, a, out, "accumulate");
+    return { input: cached, gateUp: kept };
   }
 
-  backward(pass: Pass, { gateUp }: FeedForwardSaved, call: FeedForwardBackward): void {
-    const { input, dOut, dInput, mode } = call;
-    const { scratch, weightGrads, floatType, computeType, device } = pass;
-    const pending = weightGrads.arena;
+  backward(pass: Pass, state: FeedForwardSaved, call: FeedForwardBackward): void {
+    const { dInput, mode } = call;
+    const { scratch, floatType, computeType, device } = pass;
+    const { recipe } = this.gateUp.weight;
+    const source = wgradSource(pass, recipe);
+    using _mark = scratch.mark();
+    const gateUp = openCached(pass, state.gateUp);
     const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
-    const activation = pending.allocate(computeType, shape);
+    const activation = source.allocate(computeType, shape);
     swiglu(device, { gateUp, out: activation });
-    const dGateUp = pending.allocate(computeType, [gateUp.rows, gateUp.columns]);
+    const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
     {
-      using _mark = scratch.mark();
+      using _inner = scratch.mark();
       const dActivation = scratch.allocate(floatType, shape);
-      const dInput = dActivation;
-      this.down.backward(pass, { input: activation, dOut, dInput, mode: "overwrite" });
+      this.down.backward(pass, {
+        input: wgradInput(pass, activation, recipe),
+        dOut: outputGradient(pass, call.dOut, recipe),
+        dInput: dActivation,
+        mode: "overwrite",
+      });
       swigluBackward(device, { gateUp, dOut: dActivation, dGateUp });
     }
-    this.gateUp.backward(pass, { input, dOut: dGateUp, dInput, mode });
+    const input = defined(state.input ?? call.input, "the input of a feed-forward network");
+    this.gateUp.backward(pass, {
+      input: wgradInput(pass, input, recipe),
+      dOut: outputGradient(pass, dGateUp, recipe),
+      dInput,
+      mode,
+    });
   }
 }

@@ -16,6 +16,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type BalanceLoss, sequenceBalance } from "./balance-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import { Linear } from "./linear.ts";
+import { plainGradient } from "./operand.ts";
 import type { ComputeType, Parameter } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
 
@@ -86,7 +87,7 @@ export class Gate {
     const dLogits = scratch.allocate(floatType, [scores.rows, scores.columns]);
     const through = balance === null ? {} : { balance: balance.gradient };
     routeBackward(device, { rule: this.rule, scores, choice, dWeight, dLogits, ...through });
-    const dOut = copyToCompute(pass, pass.weightGrads.arena, dLogits);
+    const dOut = plainGradient(copyToCompute(pass, pass.weightGrads.arena, dLogits));
     this.linear.backward(pass, { input, dOut, dInput, mode: "overwrite" });
   }
 }

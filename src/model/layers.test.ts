@@ -17,6 +17,7 @@ import { MlaLayer } from "./mla.ts";
 import { MoeLayer } from "./moe.ts";
 import { MtpModule } from "./mtp.ts";
 import { RmsNorm } from "./norm.ts";
+import { plainGradient } from "./operand.ts";
 import type { ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
 import {
@@ -102,7 +103,7 @@ test(agree("a linear layer"), () =>
         return 0;
       },
       backward(input, dOut, dInput) {
-        linear.backward(pass, { input, dOut, dInput, mode: "overwrite" });
+        linear.backward(pass, { input, dOut: plainGradient(dOut), dInput, mode: "overwrite" });
       },
     };
   }),

@@ -4,23 +4,26 @@
  *     out_TN (=|+=) x_TK · W_NKᵀ
  *     dX_TK (=|+=) dOut_TN · W_NK          dW_NK += dOut_TNᵀ · x_TK  (queued)
  *
- *   x, dOut, W in the compute type; out, dX, dW in the float type
+ *   x, dOut, W  plain in the compute type, or scaled FP8 (operand.ts); out, dX, dW in the float
+ *   type
  *
- * Nothing is saved here: the caller keeps or recomputes the rounded input, and rounds the output's
- * gradient once for both products. Both must live until the queue has run.
+ * Nothing is saved here: the caller caches or recomputes the input, and rounds the output's
+ * gradient for both products. What the weight gradient reads must live until the queue has run.
  */
-import { matmul } from "../kernels/matmul/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { ComputeType, Parameter } from "./parameters.ts";
+import type { Operand, OutputGradient } from "./operand.ts";
+import type { Parameter } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
+import { multiply, sumRule } from "./products.ts";
 
 /** Whether a product overwrites its output or adds to it. */
 export type WriteMode = "overwrite" | "accumulate";
 
 export interface LinearBackward {
-  readonly input: Tensor<ComputeType>;
-  readonly dOut: Tensor<ComputeType>;
+  /** As the weight gradient reads it. */
+  readonly input: Operand;
+  readonly dOut: OutputGradient;
   readonly dInput: Tensor<FloatType>;
   readonly mode: WriteMode;
 }
@@ -32,19 +35,16 @@ export class Linear {
     this.weight = weight;
   }
 
-  forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>, mode: WriteMode): void {
-    const accumulate = mode === "accumulate";
-    matmul(pass.device, { transposition: "nt", a: x, b: this.weight.compute, out, accumulate });
+  forward(pass: Pass, x: Operand, out: Tensor<FloatType>, mode: WriteMode): void {
+    const { weight } = this;
+    multiply(pass, { transposition: "nt", a: x, weight, out, accumulate: mode === "accumulate" });
   }
 
   backward(pass: Pass, { input, dOut, dInput, mode }: LinearBackward): void {
-    matmul(pass.device, {
-      transposition: "nn",
-      a: dOut,
-      b: this.weight.compute,
-      out: dInput,
-      accumulate: mode === "accumulate",
-    });
-    pass.weightGrads.push({ a: dOut, b: input, gradient: this.weight.gradient });
+    const { weight } = this;
+    const accumulate = mode === "accumulate";
+    multiply(pass, { transposition: "nn", a: dOut.dgrad, weight, out: dInput, accumulate });
+    const { gradient, recipe } = weight;
+    pass.weightGrads.push({ a: dOut.wgrad, b: input, gradient, sum: sumRule(recipe) });
   }
 }

@@ -13,17 +13,22 @@ import { DTYPE_BYTES } from "../tensor/dtype.ts";
 import { countLayers, isMoeLayer, type ModelConfig } from "./config.ts";
 import { headChunkRows } from "./head.ts";
 import type { Precision } from "./model-types.ts";
-import { parameterBytes } from "./parameters.ts";
+import { computeTypeOf, parameterBytes } from "./parameters.ts";
+import {
+  isScaledRecipe,
+  type PrecisionRecipe,
+  plainRecipe,
+  type TensorClass,
+} from "./precision-recipe.ts";
+import { rowBytes } from "./scaled-shape.ts";
 
-/** AdamW keeps two f32 moments a parameter. */
-const MOMENT_BYTES = 8;
 const INTEGER_BYTES = DTYPE_BYTES.i32;
 
 export interface MemoryPrediction {
   /** Parameters. */
   readonly values: number;
   readonly gradients: number;
-  /** bf16 copies for products. */
+  /** What products read beside the values: bf16 copies, or FP8 codes and scales. */
   readonly compute: number;
   /** Moments of AdamW. */
   readonly optimizer: number;
@@ -36,12 +41,15 @@ export interface MemoryPrediction {
 /** Bytes of a training step over `numTokens` positions at once. */
 export function predictMemory(
   config: ModelConfig,
-  precision: Precision,
+  precision: Precision | PrecisionRecipe,
   numTokens: number,
 ): MemoryPrediction {
-  const parameters = parameterBytes(config, precision);
-  const optimizer = (parameters.values / DTYPE_BYTES.f32) * MOMENT_BYTES;
-  const widths = new Widths(config, precision);
+  const recipe = typeof precision === "string" ? plainRecipe(precision) : precision;
+  const parameters = parameterBytes(config, recipe);
+  // AdamW keeps two moments a parameter.
+  const momentBytes = 2 * rowBytes(recipe.tensors.moment, 1);
+  const optimizer = (parameters.values / DTYPE_BYTES.f32) * momentBytes;
+  const widths = new Widths(config, recipe);
   const saved = numTokens * widths.saved();
   const scratch = widths.scratch(numTokens);
   const weightGrads = numTokens * widths.weightGrads();
@@ -57,8 +65,21 @@ export function predictMemory(
 }
 
 /** Bytes that stay until the step ends, for each token. */
-export function activationBytesPerToken(config: ModelConfig, precision: Precision): number {
-  return new Widths(config, precision).saved();
+export function activationBytesPerToken(
+  config: ModelConfig,
+  precision: Precision | PrecisionRecipe,
+): number {
+  const recipe = typeof precision === "string" ? plainRecipe(precision) : precision;
+  return new Widths(config, recipe).saved();
+}
+
+/** Bytes that a class of tensors adds to those for each token, over all layers. */
+export function cachedBytesPerToken(
+  config: ModelConfig,
+  recipe: PrecisionRecipe,
+  name: TensorClass,
+): number {
+  return new Widths(config, recipe).cachedBy(name);
 }
 
 /**
@@ -68,6 +89,8 @@ class Widths {
   readonly #config: ModelConfig;
   readonly #f = DTYPE_BYTES.f32;
   readonly #c: number;
+  readonly #recipe: PrecisionRecipe;
+  readonly #isScaled: boolean;
   readonly #queryDim: number;
   readonly #keyValueDim: number;
   readonly #valueDim: number;
@@ -75,10 +98,12 @@ class Widths {
   readonly #sharedDim: number;
   readonly #layers: readonly number[];
 
-  constructor(config: ModelConfig, precision: Precision) {
+  constructor(config: ModelConfig, recipe: PrecisionRecipe) {
     const { numHeads, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = config;
     this.#config = config;
-    this.#c = DTYPE_BYTES[precision];
+    this.#recipe = recipe;
+    this.#isScaled = isScaledRecipe(recipe);
+    this.#c = DTYPE_BYTES[computeTypeOf(recipe)];
     this.#queryDim = numHeads * (qkNopeHeadDim + qkRopeHeadDim);
     this.#keyValueDim = numHeads * (qkNopeHeadDim + vHeadDim);
     this.#valueDim = numHeads * vHeadDim;
@@ -97,23 +122,52 @@ class Widths {
     return (streams + modules) * hiddenDim * this.#f + tokens + blocks;
   }
 
+  /** Everything that the recipe caches, of one class. */
+  cachedBy(name: TensorClass): number {
+    return this.#layers.reduce((sum, index) => sum + (this.#cached(index)[name] ?? 0), 0);
+  }
+
   #savedByBlock(layerIndex: number): number {
     const { hiddenDim, qLoraRank } = this.#config;
-    const floats =
-      hiddenDim + (qLoraRank ?? 0) + this.#queryDim + this.#downDim + this.#keyValueDim;
-    const attention = floats * this.#f + this.#valueDim * this.#c;
-    return attention + (this.#isMoe(layerIndex) ? this.#savedByMoe() : this.#savedByDense());
+    const floats = hiddenDim + (qLoraRank ?? 0) + this.#downDim;
+    const classes = Object.values(this.#cached(layerIndex)).reduce((sum, bytes) => sum + bytes, 0);
+    return floats * this.#f + classes + (this.#isMoe(layerIndex) ? this.#routingBytes() : 0);
   }
 
-  #savedByDense(): number {
-    return 2 * this.#config.intermediateDim * this.#f;
+  /** Bytes of a block's tensors that the recipe decides on. */
+  #cached(layerIndex: number): Partial<Record<TensorClass, number>> {
+    const { hiddenDim, intermediateDim, moeIntermediateDim } = this.#config;
+    const { numExpertsPerToken: chosen } = this.#config;
+    const bytes = (name: TensorClass, width: number): number => {
+      const rule = this.#recipe.tensors[name];
+      return rule.held === "cached" ? rowBytes(rule, width) : 0;
+    };
+    const attention = {
+      linearInput: bytes("linearInput", hiddenDim),
+      attentionInput: bytes("attentionInput", this.#queryDim + this.#keyValueDim),
+      attentionOutput: bytes("attentionOutput", this.#valueDim),
+    };
+    if (!this.#isMoe(layerIndex)) {
+      return {
+        ...attention,
+        linearInput: 2 * attention.linearInput,
+        swigluInput: bytes("swigluInput", 2 * intermediateDim),
+      };
+    }
+    const routed = chosen * bytes("swigluInput", 2 * moeIntermediateDim);
+    const shared = this.#sharedDim === 0 ? 0 : bytes("swigluInput", 2 * this.#sharedDim);
+    return {
+      ...attention,
+      dispatch: bytes("dispatch", hiddenDim),
+      swigluInput: routed + shared,
+    };
   }
 
-  #savedByMoe(): number {
-    const { numRoutedExperts, numExpertsPerToken: chosen, moeIntermediateDim } = this.#config;
+  /** Scores, choice, weights and plan. */
+  #routingBytes(): number {
+    const { numRoutedExperts, numExpertsPerToken: chosen } = this.#config;
     const gate = numRoutedExperts * this.#f + chosen * (INTEGER_BYTES + this.#f);
-    const plan = chosen * (3 * INTEGER_BYTES + this.#f);
-    return gate + plan + 2 * (chosen * moeIntermediateDim + this.#sharedDim) * this.#f;
+    return gate + chosen * (3 * INTEGER_BYTES + this.#f);
   }
 
   scratch(numTokens: number): number {
@@ -132,23 +186,55 @@ class Widths {
 
   /** The larger of forward and backward of the largest half of a block. */
   #blockScratch(): number {
-    const { hiddenDim, qLoraRank, numHeads, qkRopeHeadDim, kvLoraRank } = this.#config;
-    const during = Math.max(
-      this.#valueDim + numHeads * qkRopeHeadDim,
-      2 * (qLoraRank ?? 0),
-      kvLoraRank,
-    );
-    const attention = (this.#queryDim + this.#keyValueDim + this.#downDim + during) * this.#f;
+    const { hiddenDim } = this.#config;
     const halves = this.#layers.map((index) =>
-      this.#isMoe(index) ? this.#moeScratch() : this.#config.intermediateDim * this.#f,
+      this.#isMoe(index) ? this.#moeScratch() : this.#denseScratch(),
     );
-    return hiddenDim * this.#f + Math.max(attention, ...halves);
+    return hiddenDim * this.#f + Math.max(this.#attentionScratch(), ...halves);
+  }
+
+  #attentionScratch(): number {
+    const { qLoraRank, numHeads, qkRopeHeadDim, kvLoraRank, hiddenDim } = this.#config;
+    const rope = numHeads * qkRopeHeadDim;
+    const gradients = this.#queryDim + this.#keyValueDim + this.#downDim;
+    if (!this.#isScaled) {
+      const during = Math.max(this.#valueDim + rope, 2 * (qLoraRank ?? 0), kvLoraRank);
+      return (gradients + during) * this.#f;
+    }
+    const isAgain = this.#recipe.tensors.attentionInput.held === "recomputed";
+    const again = isAgain ? (this.#queryDim + this.#keyValueDim) * this.#f : 0;
+    const attended = (this.#valueDim + rope) * this.#f + this.#operand(hiddenDim);
+    const keyValue = kvLoraRank * (this.#f + this.#c) + this.#operand(this.#keyValueDim);
+    const query =
+      qLoraRank === null ? 0 : qLoraRank * (2 * this.#f + this.#c) + this.#operand(this.#queryDim);
+    return again + gradients * this.#f + Math.max(attended, keyValue, query);
+  }
+
+  #denseScratch(): number {
+    const { intermediateDim, hiddenDim } = this.#config;
+    if (!this.#isScaled) return intermediateDim * this.#f;
+    return this.#swigluScratch(intermediateDim, this.#operand(hiddenDim));
   }
 
   #moeScratch(): number {
     const { hiddenDim, numExpertsPerToken: chosen, moeIntermediateDim } = this.#config;
-    const rows = chosen * (hiddenDim + 2);
-    return (rows + Math.max(chosen * moeIntermediateDim, this.#sharedDim)) * this.#f;
+    const rows = chosen * (hiddenDim + 2) * this.#f;
+    if (!this.#isScaled) {
+      return rows + Math.max(chosen * moeIntermediateDim, this.#sharedDim) * this.#f;
+    }
+    const gathered = (chosen + 1) * this.#operand(hiddenDim);
+    return rows + chosen * this.#swigluScratch(moeIntermediateDim, 0) + gathered;
+  }
+
+  /** [gate | up] opened, the activation, the gradients of both. */
+  #swigluScratch(width: number, dOut: number): number {
+    const open = 2 * width * this.#f + width * this.#c + 2 * width * this.#c;
+    return open + Math.max(width * this.#f + dOut, this.#operand(2 * width));
+  }
+
+  /** A row of an FP8 operand that passes. */
+  #operand(width: number): number {
+    return rowBytes(this.#recipe.tensors.outputGradient, width);
   }
 
   weightGrads(): number {
@@ -158,14 +244,22 @@ class Widths {
     const halves = this.#layers.map((index) =>
       this.#isMoe(index) ? this.#moeOperands() : 3 * this.#config.intermediateDim,
     );
-    const block = 2 * hiddenDim + Math.max(attention, ...halves);
-    return Math.max(block, numMtpModules === 0 ? 0 : 3 * hiddenDim) * this.#c;
+    const joined = numMtpModules === 0 ? 0 : 3 * hiddenDim * this.#c;
+    if (this.#isScaled) {
+      // Codes and, along 128 tokens, their scales; the gate's operands are plain.
+      const scaled = 1 + this.#f / 128;
+      const hasMoe = this.#layers.some((index) => this.#isMoe(index));
+      const gate = hasMoe ? (hiddenDim + this.#config.numRoutedExperts) * this.#c : 0;
+      const block = Math.max(attention + this.#valueDim, ...halves) + 2 * hiddenDim;
+      return Math.max(block * scaled + gate, joined);
+    }
+    return Math.max((2 * hiddenDim + Math.max(attention, ...halves)) * this.#c, joined);
   }
 
   #moeOperands(): number {
     const { hiddenDim, numExpertsPerToken, moeIntermediateDim, numRoutedExperts } = this.#config;
     const experts = numExpertsPerToken * (3 * moeIntermediateDim + 2 * hiddenDim);
-    return experts + numRoutedExperts + 3 * this.#sharedDim;
+    return experts + (this.#isScaled ? 0 : numRoutedExperts) + 3 * this.#sharedDim;
   }
 
   #isMoe(layerIndex: number): boolean {

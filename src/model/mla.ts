@@ -10,11 +10,11 @@
  *   q_T_HNR    per head [nope | rope]        kv_T_HNV   per head [nope key | value]
  *   down_T_CR  [latent | keyRope], the key turned in place
  *
- * Saved per token: c_q before its norm (Q), q (H(N+R)), down (C+R), kv (H(N+V)) in the float type,
- * and the attention's output (HV) in the compute type. Recomputed in backward: x (by the caller),
- * both inner norms, the probabilities. The up-projections are kept, not recomputed: on a CPU time
- * is scarcer than memory, unlike in the V3 recipe. Source: DeepSeek-V2 report §2.1; W_UKV's
- * per-head order [key | value] as released.
+ * Saved per token, as the recipe has it: c_q before its norm (Q) and down (C+R) in the float type;
+ * the attention's output (HV); x (D) where it is cached in FP8; q (H(N+R)) and kv (H(N+V)) where
+ * the up-projections are not recomputed. Recomputed in backward: both inner norms, the
+ * probabilities, and what is not saved. Source: DeepSeek-V2 report §2.1, DeepSeek-V3 report §3.2.3
+ * for what is recomputed; W_UKV's per-head order [key | value] as released.
  */
 import { defined } from "../base/errors.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
@@ -24,13 +24,25 @@ import {
   causalAttentionBackward,
 } from "../kernels/attention/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { reshape, sliceColumns, sliceRows, type Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import { Linear } from "./linear.ts";
 import { RmsNorm } from "./norm.ts";
+import {
+  layerInput,
+  type Operand,
+  operandOf,
+  outputGradient,
+  quantize,
+  roundGradient,
+  wgradInput,
+  wgradSource,
+} from "./operand.ts";
 import type { ComputeType, Parameter, ParameterSet } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
+import { isScaledFormat, isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
 import { turn } from "./rope.ts";
 import { attentionScale } from "./yarn.ts";
 
@@ -44,17 +56,26 @@ type QueryProjection =
       readonly up: Linear;
     };
 
+/** What attention reads, turned. */
+interface AttentionInput {
+  readonly q: Tensor<FloatType>;
+  readonly kv: Tensor<FloatType>;
+}
+
 export interface MlaSaved {
+  /** null where backward is given it. */
+  readonly input: Operand | null;
   /** Before the query norm; null without compression. */
   readonly queryDown: Tensor<FloatType> | null;
-  readonly q: Tensor<FloatType>;
   readonly down: Tensor<FloatType>;
-  readonly kv: Tensor<FloatType>;
-  readonly attended: Tensor<ComputeType>;
+  /** null where they are recomputed. */
+  readonly expanded: AttentionInput | null;
+  readonly attended: Operand;
 }
 
 export interface MlaBackward {
-  readonly input: Tensor<ComputeType>;
+  /** null where it was saved. */
+  readonly input: Operand | null;
   readonly dOut: Tensor<ComputeType>;
   /** Overwritten. */
   readonly dInput: Tensor<FloatType>;
@@ -81,6 +102,7 @@ export class MlaLayer {
   readonly latentNorm: RmsNorm;
   readonly keyValueUp: Linear;
   readonly output: Linear;
+  readonly recipe: PrecisionRecipe;
 
   constructor(config: ModelConfig, parameters: ParameterSet, prefix: string) {
     const parameter = (name: string): Parameter => parameters.get(`${prefix}.${name}`);
@@ -99,37 +121,45 @@ export class MlaLayer {
     this.latentNorm = new RmsNorm(parameter("latentNorm"), config.rmsNormEps);
     this.keyValueUp = new Linear(parameter("keyValueUp"));
     this.output = new Linear(parameter("output"));
+    this.recipe = this.output.weight.recipe;
   }
 
   /** Adds the attention's output to `out`. */
   forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): MlaSaved {
-    const { numHeads, qkNopeHeadDim, vHeadDim, kvLoraRank, qkRopeHeadDim } = this.config;
+    const { kvLoraRank, qkRopeHeadDim } = this.config;
     const { floatType, saved, scratch, device } = pass;
+    const { recipe } = this;
     using _mark = scratch.mark();
-    const { queryDown, q } = this.#projectQuery(pass, x);
+    const { operand, cached } = layerInput(pass, x, { recipe, use: "linearInput" });
+    const queryDown = this.#compressQuery(pass, operand);
     const down = saved.allocate(floatType, [x.rows, kvLoraRank + qkRopeHeadDim]);
-    this.keyValueDown.forward(pass, x, down, "overwrite");
-    const latent = this.latentNorm.compute(pass, scratch, this.latentOf(down));
-    const kv = saved.allocate(floatType, [x.rows, numHeads * (qkNopeHeadDim + vHeadDim)]);
-    this.keyValueUp.forward(pass, latent, kv, "overwrite");
-    turn(device, pass.positions, this.ropeOfHeads(q), "forward");
+    this.keyValueDown.forward(pass, operand, down, "overwrite");
     turn(device, pass.positions, this.ropeOf(down), "forward");
-    const attended = this.#attend(pass, q, kv, down);
-    this.output.forward(pass, attended, out, "accumulate");
-    return { queryDown, q, down, kv, attended };
+    const isKept = recipe.tensors.attentionInput.held === "cached";
+    const expanded = this.#expand(pass, isKept ? saved : scratch, { operand, queryDown, down });
+    const attended = this.#attend(pass, expanded, down, out);
+    return { input: cached, queryDown, down, expanded: isKept ? expanded : null, attended };
   }
 
-  backward(pass: Pass, state: MlaSaved, { input, dOut, dInput }: MlaBackward): void {
+  backward(pass: Pass, state: MlaSaved, call: MlaBackward): void {
     const { scratch, floatType, device } = pass;
-    const { q, kv, down, attended } = state;
+    const { down, queryDown, attended } = state;
     using _mark = scratch.mark();
+    const input = defined(state.input ?? call.input, "the input of attention");
+    const { q, kv } =
+      state.expanded ?? this.#expand(pass, scratch, { operand: input, queryDown, down });
     const dQ = scratch.allocate(floatType, [q.rows, q.columns]);
     const dKv = scratch.allocate(floatType, [kv.rows, kv.columns]);
     const dDown = scratch.allocate(floatType, [down.rows, down.columns]);
     {
       using _inner = scratch.mark();
       const dAttended = scratch.allocate(floatType, [attended.rows, attended.columns]);
-      this.output.backward(pass, { input: attended, dOut, dInput: dAttended, mode: "overwrite" });
+      this.output.backward(pass, {
+        input: wgradInput(pass, attended, this.recipe),
+        dOut: outputGradient(pass, call.dOut, this.recipe),
+        dInput: dAttended,
+        mode: "overwrite",
+      });
       const { numHeads, qkRopeHeadDim } = this.config;
       const dKeyRope = scratch.allocate(floatType, [q.rows, numHeads * qkRopeHeadDim]);
       const inputs = { shape: this.#shape(pass), q, kv, keyRope: this.ropeOf(down) };
@@ -138,8 +168,9 @@ export class MlaLayer {
     }
     turn(device, pass.positions, this.ropeOfHeads(dQ), "backward");
     turn(device, pass.positions, this.ropeOf(dDown), "backward");
-    this.#backwardKeyValue(pass, state, { input, dKv, dDown, dInput });
-    this.#backwardQuery(pass, state, { input, dQ, dInput });
+    const gradients = { input: wgradInput(pass, input, this.recipe), dInput: call.dInput };
+    this.#backwardKeyValue(pass, state, { ...gradients, dKv, dDown });
+    this.#backwardQuery(pass, state, { ...gradients, dQ });
   }
 
   /** The rotated columns of each head, one row a head of a token. */
@@ -183,39 +214,79 @@ export class MlaLayer {
     };
   }
 
-  #projectQuery(pass: Pass, x: Tensor<ComputeType>): Pick<MlaSaved, "queryDown" | "q"> {
+  /** The compressed query before its norm; null without compression. */
+  #compressQuery(pass: Pass, x: Operand): Tensor<FloatType> | null {
     const projection = this.queryProjection;
-    const { saved, scratch, floatType } = pass;
-    if (projection.kind === "direct") {
-      const q = saved.allocate(floatType, [x.rows, projection.query.weight.shape[0]]);
-      projection.query.forward(pass, x, q, "overwrite");
-      return { queryDown: null, q };
-    }
-    const queryDown = saved.allocate(floatType, [x.rows, projection.down.weight.shape[0]]);
-    projection.down.forward(pass, x, queryDown, "overwrite");
-    const compressed = projection.norm.compute(pass, scratch, queryDown);
-    const q = saved.allocate(floatType, [x.rows, projection.up.weight.shape[0]]);
-    projection.up.forward(pass, compressed, q, "overwrite");
-    return { queryDown, q };
+    if (projection.kind === "direct") return null;
+    const out = pass.saved.allocate(pass.floatType, [x.rows, projection.down.weight.shape[0]]);
+    projection.down.forward(pass, x, out, "overwrite");
+    return out;
   }
 
+  /** Queries, and keys and values, from `arena`. */
+  #expand(
+    pass: Pass,
+    arena: Arena,
+    from: {
+      readonly operand: Operand;
+      readonly queryDown: Tensor<FloatType> | null;
+      readonly down: Tensor<FloatType>;
+    },
+  ): AttentionInput {
+    const { numHeads, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = this.config;
+    const { floatType, scratch, device } = pass;
+    const rows = from.down.rows;
+    const q = arena.allocate(floatType, [rows, numHeads * (qkNopeHeadDim + qkRopeHeadDim)]);
+    const kv = arena.allocate(floatType, [rows, numHeads * (qkNopeHeadDim + vHeadDim)]);
+    using _mark = scratch.mark();
+    const projection = this.queryProjection;
+    if (projection.kind === "direct") {
+      projection.query.forward(pass, from.operand, q, "overwrite");
+    } else {
+      const queryDown = defined(from.queryDown, "the compressed query");
+      const compressed = this.#normed(pass, projection.norm, queryDown);
+      projection.up.forward(pass, compressed, q, "overwrite");
+    }
+    turn(device, pass.positions, this.ropeOfHeads(q), "forward");
+    const latent = this.#normed(pass, this.latentNorm, this.latentOf(from.down));
+    this.keyValueUp.forward(pass, latent, kv, "overwrite");
+    return { q, kv };
+  }
+
+  /** An up-projection's input, from scratch. */
+  #normed(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Operand {
+    const normed = norm.compute(pass, pass.scratch, x);
+    return operandOf(pass, pass.scratch, normed, { recipe: this.recipe, use: "innerInput" });
+  }
+
+  /** Adds to `out`; returns the attention's output as it is cached. */
   #attend(
     pass: Pass,
-    q: Tensor<FloatType>,
-    kv: Tensor<FloatType>,
+    { q, kv }: AttentionInput,
     down: Tensor<FloatType>,
-  ): Tensor<ComputeType> {
+    out: Tensor<FloatType>,
+  ): Operand {
     const { saved, scratch, computeType, floatType, device } = pass;
-    const columns = this.config.numHeads * this.config.vHeadDim;
-    const attended = saved.allocate(computeType, [q.rows, columns]);
-    const rounds = computeType !== floatType;
-    const out = rounds
-      ? scratch.allocate(floatType, [q.rows, columns])
-      : (attended as Tensor<FloatType>);
+    const { recipe } = this;
+    const shape = [q.rows, this.config.numHeads * this.config.vHeadDim];
+    const rule = recipe.tensors.attentionOutput;
+    const isKept = computeType === floatType && !isScaledFormat(rule.format);
+    const attended = (isKept ? saved : scratch).allocate(floatType, shape);
     const keyRope = this.ropeOf(down);
-    causalAttention(device, { shape: this.#shape(pass), q, kv, keyRope, out });
-    if (rounds) castRows(device, { x: out, out: attended });
-    return attended;
+    causalAttention(device, { shape: this.#shape(pass), q, kv, keyRope, out: attended });
+    const kept = isKept ? attended : this.#cacheAttended(pass, attended);
+    const a = isScaledRecipe(recipe)
+      ? operandOf(pass, scratch, attended, { recipe, use: "linearInput" })
+      : kept;
+    this.output.forward(pass, a, out, "accumulate");
+    return kept;
+  }
+
+  #cacheAttended(pass: Pass, attended: Tensor<FloatType>): Operand {
+    const rule = this.recipe.tensors.attentionOutput;
+    return isScaledFormat(rule.format)
+      ? quantize(pass, pass.saved, attended, rule)
+      : copyToCompute(pass, pass.saved, attended);
   }
 
   #sumOverHeads(pass: Pass, perHead: Tensor<FloatType>, out: Tensor<FloatType>): void {
@@ -227,33 +298,33 @@ export class MlaLayer {
     }
   }
 
+  /** Overwrites dInput. */
   #backwardKeyValue(
     pass: Pass,
     { down }: MlaSaved,
     gradients: {
-      readonly input: Tensor<ComputeType>;
+      readonly input: Operand;
       readonly dKv: Tensor<FloatType>;
       readonly dDown: Tensor<FloatType>;
       readonly dInput: Tensor<FloatType>;
     },
   ): void {
-    const { dKv, dDown, dInput } = gradients;
-    const pending = pass.weightGrads.arena;
+    const { input, dKv, dDown, dInput } = gradients;
+    const { recipe } = this;
     const latent = this.latentOf(down);
-    {
-      using _mark = pass.scratch.mark();
-      const dLatent = pass.scratch.allocate(pass.floatType, [down.rows, latent.columns]);
-      this.keyValueUp.backward(pass, {
-        input: this.latentNorm.compute(pass, pending, latent),
-        dOut: copyToCompute(pass, pending, dKv),
-        dInput: dLatent,
-        mode: "overwrite",
-      });
-      const dX = this.latentOf(dDown);
-      this.latentNorm.backward(pass, { x: latent, dOut: dLatent, dX, mode: "overwrite" });
-    }
-    const dOut = copyToCompute(pass, pending, dDown);
-    this.keyValueDown.backward(pass, { input: gradients.input, dOut, dInput, mode: "overwrite" });
+    using _mark = pass.scratch.mark();
+    const dLatent = pass.scratch.allocate(pass.floatType, [down.rows, latent.columns]);
+    const normed = this.latentNorm.compute(pass, wgradSource(pass, recipe), latent);
+    this.keyValueUp.backward(pass, {
+      input: wgradInput(pass, normed, recipe),
+      dOut: roundGradient(pass, dKv, recipe),
+      dInput: dLatent,
+      mode: "overwrite",
+    });
+    const dX = this.latentOf(dDown);
+    this.latentNorm.backward(pass, { x: latent, dOut: dLatent, dX, mode: "overwrite" });
+    const dOut = roundGradient(pass, dDown, recipe);
+    this.keyValueDown.backward(pass, { input, dOut, dInput, mode: "overwrite" });
   }
 
   /** Adds to dInput. */
@@ -261,28 +332,30 @@ export class MlaLayer {
     pass: Pass,
     state: MlaSaved,
     gradients: {
-      readonly input: Tensor<ComputeType>;
+      readonly input: Operand;
       readonly dQ: Tensor<FloatType>;
       readonly dInput: Tensor<FloatType>;
     },
   ): void {
     const { input, dQ, dInput } = gradients;
     const projection = this.queryProjection;
-    const { scratch, weightGrads, floatType } = pass;
-    const dOut = copyToCompute(pass, weightGrads.arena, dQ);
+    const { scratch, floatType } = pass;
+    const { recipe } = this;
+    using _mark = scratch.mark();
+    const dOut = roundGradient(pass, dQ, recipe);
     if (projection.kind === "direct") {
       projection.query.backward(pass, { input, dOut, dInput, mode: "accumulate" });
       return;
     }
-    using _mark = scratch.mark();
     const { down, norm, up } = projection;
     const x = defined(state.queryDown, "the compressed query");
     const dCompressed = scratch.allocate(floatType, [x.rows, x.columns]);
     const dX = scratch.allocate(floatType, [x.rows, x.columns]);
-    const compressed = norm.compute(pass, weightGrads.arena, x);
+    const normed = norm.compute(pass, wgradSource(pass, recipe), x);
+    const compressed = wgradInput(pass, normed, recipe);
     up.backward(pass, { input: compressed, dOut, dInput: dCompressed, mode: "overwrite" });
     norm.backward(pass, { x, dOut: dCompressed, dX, mode: "overwrite" });
-    const dDown = copyToCompute(pass, weightGrads.arena, dX);
+    const dDown = roundGradient(pass, dX, recipe);
     down.backward(pass, { input, dOut: dDown, dInput, mode: "accumulate" });
   }
 }

@@ -8,12 +8,14 @@ import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import type { ParameterSet } from "./parameters.ts";
+import type { PrecisionRecipe } from "./precision-recipe.ts";
 
-/** What the operands of matrix products are rounded to: bf16, or nothing. */
+/** The plain recipes by name: operands of matrix products are rounded to bf16, or not at all. */
 export type Precision = "bf16" | "f32";
 
 export interface ModelOptions {
-  readonly precision: Precision;
+  /** A plain recipe by name, or any recipe. */
+  readonly precision: Precision | PrecisionRecipe;
   /**
    * What everything else is computed in; f64 for gradient checks, with precision "f32". f32 if left
    * out.
@@ -93,7 +95,7 @@ export interface GateBias {
 /** What `Model` offers; the trainer codes against this. */
 export interface TrainableModel {
   readonly config: ModelConfig;
-  readonly precision: Precision;
+  readonly recipe: PrecisionRecipe;
   readonly parameters: ParameterSet;
   /** One a MoE layer (MTP modules last) with topkMethod "noaux_tc"; otherwise empty. */
   readonly gateBiases: readonly GateBias[];

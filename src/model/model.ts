@@ -20,7 +20,6 @@ import type {
   BrokenStream,
   GateBias,
   ModelOptions,
-  Precision,
   StepOptions,
   StepResult,
   TrainableModel,
@@ -28,8 +27,9 @@ import type {
 import { MtpModule } from "./mtp.ts";
 import { RmsNorm } from "./norm.ts";
 import { declareBuffers } from "./parameter-declarations.ts";
-import { type ComputeType, ParameterSet } from "./parameters.ts";
+import { type ComputeType, computeTypeOf, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
+import { type PrecisionRecipe, plainRecipe, validateRecipe } from "./precision-recipe.ts";
 import { makePositions, RopeTableCache } from "./rope.ts";
 import { findBrokenStream } from "./stream-check.ts";
 import { type ModelLayers, runEvaluation, runTrainingPass } from "./training-pass.ts";
@@ -44,7 +44,7 @@ export interface ModelArenas {
 
 export class Model implements TrainableModel {
   readonly config: ModelConfig;
-  readonly precision: Precision;
+  readonly recipe: PrecisionRecipe;
   readonly floatType: FloatType;
   readonly computeType: ComputeType;
   readonly parameters: ParameterSet;
@@ -60,13 +60,13 @@ export class Model implements TrainableModel {
   /** Allocates the parameters and, given a seed, initialises them. */
   constructor(device: Device, config: ModelConfig, options: ModelOptions) {
     this.config = validateConfig(config);
-    this.precision = options.precision;
+    this.recipe = recipeOf(options);
     this.floatType = options.floatType ?? "f32";
+    this.computeType = computeTypeOf(this.recipe);
     assert(
-      options.precision === "f32" || this.floatType === "f32",
-      `precision ${options.precision} goes with f32, not with ${this.floatType}`,
+      this.computeType === this.floatType || this.floatType === "f32",
+      `the recipe ${this.recipe.name} goes with f32, not with ${this.floatType}`,
     );
-    this.computeType = options.precision === "bf16" ? "bf16" : this.floatType;
     this.#device = device;
     const arena = (name: string): Arena => new Arena(device.memory, name);
     this.arenas = {
@@ -76,7 +76,7 @@ export class Model implements TrainableModel {
       weightGrads: arena("weight gradients"),
     };
     this.parameters = new ParameterSet(device, this.arenas.model, config, {
-      computeType: this.computeType,
+      recipe: this.recipe,
       gradients: options.gradients ?? true,
     });
     if (options.seed !== null) this.parameters.initialize(options.seed, config.initializerRange);
@@ -141,6 +141,12 @@ export class Model implements TrainableModel {
       balanceScale,
     };
   }
+}
+
+/** A plain recipe named with f64 as float type is the one that rounds nothing. */
+function recipeOf({ precision, floatType }: ModelOptions): PrecisionRecipe {
+  if (typeof precision !== "string") return validateRecipe(precision);
+  return plainRecipe(precision === "f32" && floatType === "f64" ? "f64" : precision);
 }
 
 /** A bias for each layer: zeros, to be moved by training where the method has one. */

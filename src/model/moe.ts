@@ -11,13 +11,15 @@
  *
  * The weight multiplies the activation instead of the expert's output: the down product is linear,
  * so the sum is the same, and its gradient Σ_i dh · silu(gate) · up needs no expert output, which
- * is therefore never kept. Saved: gateUp (K·2I) and w (K) in the float type, the gate's scores and
- * choice, the plan (3K integers). Recomputed in backward: the gathered rows (K·D) and the
- * activation (K·I), both one pass over what is there. Source: DeepSeek-V3 report §2.1.2.
+ * is therefore never kept. Saved: gateUp (K·2I) and, under a scaled recipe, x (D), as the recipe
+ * caches them; w (K), the gate's scores and choice, the plan (3K integers). Recomputed in backward:
+ * the gathered rows (K·D) and the activation (K·I), both one pass over what is there. Scaled rows
+ * are dispatched as codes and scales; the shared experts read the same codes. Source: DeepSeek-V3
+ * report §2.1.2, §3.2.3.
  */
+import { defined } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import { combineRows, gatherRows } from "../kernels/gather/contract.ts";
-import { groupedMatmul } from "../kernels/grouped-matmul/contract.ts";
 import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -26,20 +28,41 @@ import type { ModelConfig } from "./config.ts";
 import { type DispatchPlan, makeDispatchPlan } from "./dispatch-plan.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { Gate, type GateSaved } from "./gate.ts";
+import {
+  allocateCached,
+  alongTokens,
+  cacheAs,
+  gatherOperand,
+  isScaled,
+  layerInput,
+  type Operand,
+  type OutputGradient,
+  openCached,
+  operandOf,
+  outputGradient,
+  plainGradient,
+  wgradInput,
+  wgradSource,
+} from "./operand.ts";
 import type { ComputeType, Parameter, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
+import type { PrecisionRecipe, TensorClass } from "./precision-recipe.ts";
+import { multiply, type Product, sumRule } from "./products.ts";
 
 export interface MoeSaved {
   readonly gate: GateSaved;
   readonly plan: DispatchPlan;
-  readonly gateUp: Tensor<FloatType>;
+  /** null where backward makes it again from its input. */
+  readonly input: Operand | null;
+  readonly gateUp: Operand;
   /** Routing weight of each row, [R, 1]. */
   readonly rowWeight: Tensor<FloatType>;
   readonly shared: FeedForwardSaved | null;
 }
 
 export interface MoeBackward {
-  readonly input: Tensor<ComputeType>;
+  /** The gate reads it whatever was saved. */
+  readonly input: Tensor<ComputeType> | null;
   readonly dOut: Tensor<ComputeType>;
   /** Overwritten. */
   readonly dInput: Tensor<FloatType>;
@@ -50,6 +73,7 @@ export class MoeLayer {
   readonly expertsGateUp: Parameter;
   readonly expertsDown: Parameter;
   readonly sharedExperts: FeedForward | null;
+  readonly recipe: PrecisionRecipe;
   readonly #hiddenDim: number;
   readonly #expertWidth: number;
 
@@ -63,99 +87,168 @@ export class MoeLayer {
     this.expertsDown = parameters.get(`${prefix}.experts.down`);
     this.sharedExperts =
       config.numSharedExperts === 0 ? null : new FeedForward(parameters, `${prefix}.sharedExperts`);
+    this.recipe = this.expertsDown.recipe;
     this.#hiddenDim = config.hiddenDim;
     this.#expertWidth = config.moeIntermediateDim;
   }
 
   /** Adds to `out`. */
   forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): MoeSaved {
-    const { saved, scratch, floatType, computeType, device } = pass;
+    const { saved, scratch, floatType, device } = pass;
+    const { recipe } = this;
     const gate = this.gate.forward(pass, x);
     const plan = makeDispatchPlan(pass, gate.choice, this.gate.rule.numExperts);
-    const { offsets, tokenOfRow, choiceOfRow, rowOfChoice } = plan;
-    const numRows = tokenOfRow.columns;
+    const numRows = plan.tokenOfRow.columns;
     const rowWeight = saved.allocate(floatType, [numRows, 1]);
-    gatherRows(device, { src: asColumn(gate.weight), index: choiceOfRow, out: rowWeight });
-    const gateUp = saved.allocate(floatType, [numRows, 2 * this.#expertWidth]);
+    gatherRows(device, { src: asColumn(gate.weight), index: plan.choiceOfRow, out: rowWeight });
+    using _mark = scratch.mark();
+    const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
+    const rule = recipe.tensors.swigluInput;
+    const gateUp = allocateCached(pass, rule, [numRows, 2 * this.#expertWidth]);
     {
-      using _mark = scratch.mark();
-      const a = this.#gather(pass, scratch, x, plan);
-      const b = this.expertsGateUp.compute;
-      groupedMatmul(device, { transposition: "nt", a, b, out: gateUp, offsets });
+      using _inner = scratch.mark();
+      const a = this.#gather(pass, scratch, operand, plan, "dispatch");
+      this.#multiply(
+        pass,
+        { transposition: "nt", a, weight: this.expertsGateUp, out: gateUp },
+        plan,
+      );
     }
-    {
-      using _mark = scratch.mark();
-      const a = scratch.allocate(computeType, [numRows, this.#expertWidth]);
-      swiglu(device, { gateUp, weight: rowWeight, out: a });
-      const expertOut = scratch.allocate(floatType, [numRows, this.#hiddenDim]);
-      const b = this.expertsDown.compute;
-      groupedMatmul(device, { transposition: "nt", a, b, out: expertOut, offsets });
-      combineRows(device, { src: expertOut, index: rowOfChoice, out });
-    }
-    const shared = this.sharedExperts?.forward(pass, x, out) ?? null;
-    return { gate, plan, gateUp, rowWeight, shared };
+    this.#forwardDown(pass, { gateUp, rowWeight, plan, out });
+    const kept = cacheAs(pass, gateUp, rule);
+    const shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
+    return { gate, plan, input: cached, gateUp: kept, rowWeight, shared };
+  }
+
+  /** Activation, down product and combination. */
+  #forwardDown(
+    pass: Pass,
+    rows: {
+      readonly gateUp: Tensor<FloatType>;
+      readonly rowWeight: Tensor<FloatType>;
+      readonly plan: DispatchPlan;
+      readonly out: Tensor<FloatType>;
+    },
+  ): void {
+    const { scratch, floatType, computeType, device } = pass;
+    const { gateUp, rowWeight, plan, out } = rows;
+    using _mark = scratch.mark();
+    const activation = scratch.allocate(computeType, [gateUp.rows, this.#expertWidth]);
+    swiglu(device, { gateUp, weight: rowWeight, out: activation });
+    const a = operandOf(pass, scratch, activation, { recipe: this.recipe, use: "swigluOutput" });
+    const expertOut = scratch.allocate(floatType, [gateUp.rows, this.#hiddenDim]);
+    this.#multiply(
+      pass,
+      { transposition: "nt", a, weight: this.expertsDown, out: expertOut },
+      plan,
+    );
+    combineRows(device, { src: expertOut, index: plan.rowOfChoice, out });
   }
 
   backward(pass: Pass, state: MoeSaved, { input, dOut, dInput }: MoeBackward): void {
     const { scratch, floatType, device } = pass;
     const { gate, plan, shared } = state;
     using _mark = scratch.mark();
+    const x = defined(input, "the input of a mixture of experts");
+    const use = { recipe: this.recipe, use: "dispatch" } as const;
+    const operand = state.input ?? operandOf(pass, scratch, x, use);
     const rowWeightGrad = scratch.allocate(floatType, [plan.tokenOfRow.columns, 1]);
     const dWeight = scratch.allocate(floatType, gate.weight.shape);
     const dRows = scratch.allocate(floatType, [plan.tokenOfRow.columns, this.#hiddenDim]);
-    this.#backwardExperts(pass, state, { input, dOut, dRows, rowWeightGrad });
+    this.#backwardExperts(pass, state, { input: operand, dOut, dRows, rowWeightGrad });
     const index = reshape(plan.rowOfChoice, [1, plan.tokenOfRow.columns]);
     gatherRows(device, { src: rowWeightGrad, index, out: asColumn(dWeight) });
-    this.gate.backward(pass, gate, { input, dWeight, dInput });
+    this.gate.backward(pass, gate, { input: x, dWeight, dInput });
     combineRows(device, { src: dRows, index: plan.rowOfChoice, out: dInput });
     if (this.sharedExperts !== null && shared !== null) {
-      this.sharedExperts.backward(pass, shared, { input, dOut, dInput, mode: "accumulate" });
+      const call = { input: operand, dOut, dInput, mode: "accumulate" } as const;
+      this.sharedExperts.backward(pass, shared, call);
     }
   }
 
   /** Gradients of the dispatched rows and of their weights. */
   #backwardExperts(
     pass: Pass,
-    { plan, gateUp, rowWeight }: MoeSaved,
+    state: MoeSaved,
     call: {
-      readonly input: Tensor<ComputeType>;
+      readonly input: Operand;
       readonly dOut: Tensor<ComputeType>;
       readonly dRows: Tensor<FloatType>;
       readonly rowWeightGrad: Tensor<FloatType>;
     },
   ): void {
-    const { scratch, weightGrads, floatType, computeType, device } = pass;
-    const { offsets } = plan;
+    const { scratch, floatType, computeType, device } = pass;
+    const { plan, rowWeight } = state;
+    const { recipe } = this;
+    const groups = { kind: "offsets", offsets: plan.offsets } as const;
+    const source = wgradSource(pass, recipe);
+    using _mark = scratch.mark();
+    const gateUp = openCached(pass, state.gateUp);
     const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
-    const pending = weightGrads.arena;
-    const activation = pending.allocate(computeType, shape);
+    const activation = source.allocate(computeType, shape);
     swiglu(device, { gateUp, weight: rowWeight, out: activation });
-    const dOut = this.#gather(pass, pending, call.dOut, plan);
-    const dGateUp = pending.allocate(computeType, [gateUp.rows, gateUp.columns]);
-    const nn = { transposition: "nn", offsets } as const;
+    const dOut = this.#dispatchGradient(pass, call.dOut, plan);
+    const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
     {
-      using _mark = scratch.mark();
+      using _inner = scratch.mark();
       const dActivation = scratch.allocate(floatType, shape);
-      groupedMatmul(device, { ...nn, a: dOut, b: this.expertsDown.compute, out: dActivation });
+      const down = { transposition: "nn", a: dOut.dgrad, weight: this.expertsDown } as const;
+      this.#multiply(pass, { ...down, out: dActivation }, plan);
       const dWeight = call.rowWeightGrad;
       swigluBackward(device, { gateUp, weight: rowWeight, dOut: dActivation, dGateUp, dWeight });
     }
-    weightGrads.push({ a: dOut, b: activation, gradient: this.expertsDown.gradient, offsets });
-    groupedMatmul(device, { ...nn, a: dGateUp, b: this.expertsGateUp.compute, out: call.dRows });
-    const b = this.#gather(pass, pending, call.input, plan);
-    weightGrads.push({ a: dGateUp, b, gradient: this.expertsGateUp.gradient, offsets });
+    const { wgrad } = dOut;
+    this.#queue(pass, { a: wgrad, b: activation, weight: this.expertsDown }, plan);
+    const dUp = outputGradient(pass, dGateUp, recipe, groups);
+    const up = { transposition: "nn", a: dUp.dgrad, weight: this.expertsGateUp } as const;
+    this.#multiply(pass, { ...up, out: call.dRows }, plan);
+    const b = this.#gather(pass, source, call.input, plan, "dispatch");
+    this.#queue(pass, { a: dUp.wgrad, b, weight: this.expertsGateUp }, plan);
+  }
+
+  /** The output's gradient of each dispatched row. */
+  #dispatchGradient(pass: Pass, dOut: Tensor<ComputeType>, plan: DispatchPlan): OutputGradient {
+    const { recipe } = this;
+    const source = wgradSource(pass, recipe);
+    const use = "dispatchGradient";
+    const operand = operandOf(pass, pass.scratch, dOut, { recipe, use });
+    const dgrad = this.#gather(pass, source, operand, plan, use);
+    if (!isScaled(dgrad)) return plainGradient(dgrad);
+    const groups = { kind: "offsets", offsets: plan.offsets } as const;
+    const wgrad = alongTokens(pass, dgrad, recipe.tensors.wgradGradient, groups);
+    return { dgrad, wgrad };
+  }
+
+  #multiply(
+    pass: Pass,
+    product: Omit<Product, "accumulate" | "offsets">,
+    { offsets }: DispatchPlan,
+  ): void {
+    multiply(pass, { ...product, accumulate: false, offsets });
+  }
+
+  /** Queue an expert weight's gradient; `b` is the input, not yet as weight gradients read it. */
+  #queue(
+    pass: Pass,
+    work: { readonly a: Operand; readonly b: Operand; readonly weight: Parameter },
+    { offsets }: DispatchPlan,
+  ): void {
+    const { a, weight } = work;
+    const b = wgradInput(pass, work.b, this.recipe, { kind: "offsets", offsets });
+    const { gradient, recipe } = weight;
+    pass.weightGrads.push({ a, b, gradient, offsets, sum: sumRule(recipe) });
   }
 
   /** Each row's token. */
   #gather(
     pass: Pass,
     arena: Arena,
-    src: Tensor<ComputeType>,
+    x: Operand,
     { tokenOfRow }: DispatchPlan,
-  ): Tensor<ComputeType> {
-    const out = arena.allocate(pass.computeType, [tokenOfRow.columns, src.columns]);
-    gatherRows(pass.device, { src, index: tokenOfRow, out });
-    return out;
+    use: TensorClass,
+  ): Operand {
+    const rule = this.recipe.tensors[use];
+    return gatherOperand(pass, arena, { x, index: tokenOfRow, rule });
   }
 }
 

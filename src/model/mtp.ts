@@ -21,6 +21,7 @@ import type { ModelConfig } from "./config.ts";
 import type { Embedding } from "./embedding.ts";
 import { Linear } from "./linear.ts";
 import { RmsNorm } from "./norm.ts";
+import { plainGradient } from "./operand.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
 
@@ -92,7 +93,7 @@ export class MtpModule {
     using _mark = scratch.mark();
     const embedded = this.#embed(pass, state);
     const input = this.#join(pass, weightGrads.arena, state, embedded);
-    const dX = copyToCompute(pass, weightGrads.arena, dOut);
+    const dX = plainGradient(copyToCompute(pass, weightGrads.arena, dOut));
     const dInput = scratch.allocate(floatType, [input.rows, input.columns]);
     this.projection.backward(pass, { input, dOut: dX, dInput, mode: "overwrite" });
     const [dFirst, dSecond] = halves(dInput);

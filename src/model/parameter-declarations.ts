@@ -17,6 +17,14 @@ export interface ParameterDeclaration {
   readonly role: ParameterRole;
 }
 
+/**
+ * Whether the products of this parameter read FP8 under a scaled recipe: all linear layers and
+ * experts but the projections of MTP modules, which released checkpoints do not quantise either.
+ */
+export function isScalable({ name, role }: Pick<ParameterDeclaration, "name" | "role">): boolean {
+  return role === "experts" || (role === "matrix" && !name.endsWith(".projection"));
+}
+
 /** State that no gradient moves: the routing biases. */
 export interface BufferDeclaration {
   readonly name: string;

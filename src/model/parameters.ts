@@ -3,25 +3,32 @@
  * beside it.
  *
  * The span has two parts, decayed (matrices) and undecayed (norm gains), so that the optimizer, the
- * gradient norm, the EMA and the averaging over ranks each run over two flat tensors. With bf16
- * products a third span holds the rounded copies that products read; `refreshCompute` makes them
- * anew after each change of the values.
+ * gradient norm, the EMA and the averaging over ranks each run over two flat tensors. What products
+ * read is made anew by `refreshCompute` after each change of the values: with bf16 products a third
+ * span of rounded copies; under a scaled recipe FP8 codes and scales of the matrices, and bf16
+ * copies of the few others that products read.
  */
 import { assert, defined } from "../base/errors.ts";
 import { divExact, roundUp } from "../base/integers.ts";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import { quantizeTiles } from "../kernels/quantize-tiles/contract.ts";
+import { WEIGHT_AMAX_MIN } from "../numerics/scales.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { DTYPE_BYTES, type DType, type FloatType } from "../tensor/dtype.ts";
+import { allocateScaled, type ScaledTensor, scaledBytes } from "../tensor/scaled-tensor.ts";
 import { elementCount, makeTensor, reshape, type Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import {
   declareParameters,
+  isScalable,
   type ParameterDeclaration,
   type ParameterRole,
 } from "./parameter-declarations.ts";
+import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
+import { scaledShape } from "./scaled-shape.ts";
 
 /** What operands of matrix products are stored in: bf16, or the float type unrounded. */
 export type ComputeType = "bf16" | FloatType;
@@ -37,9 +44,13 @@ export interface Parameter {
   /** Asserts that the set was made with gradients. */
   readonly gradient: Tensor<FloatType>;
   /**
-   * What products read: a bf16 copy, or `value` itself where no product reads it or none rounds.
+   * What products read: a bf16 copy, or `value` itself where no product reads it, where none
+   * rounds, or where they read `scaled`.
    */
   readonly compute: Tensor<ComputeType>;
+  /** What products read under a scaled recipe; null where they read `compute`. */
+  readonly scaled: ScaledTensor | null;
+  readonly recipe: PrecisionRecipe;
 }
 
 /** A part of the parameters as contiguous [1, n] tensors, padding (always zero) included. */
@@ -50,7 +61,7 @@ export interface FlatSpan {
 }
 
 export interface ParameterSetOptions {
-  readonly computeType: ComputeType;
+  readonly recipe: PrecisionRecipe;
   /** Whether gradients have memory. */
   readonly gradients: boolean;
 }
@@ -67,15 +78,16 @@ export class ParameterSet {
   readonly undecayed: FlatSpan;
   readonly #device: Device;
   readonly #byName: ReadonlyMap<string, Parameter>;
-  /** The values that have bf16 copies, and the copies; null if there are none. */
-  readonly #rounding: { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> } | null;
+  /** Values that have bf16 copies, and the copies. */
+  readonly #rounded: readonly { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> }[];
 
   /**
    * Allocates from `arena`, which must outlive the set. Values are zero until `initialize` or a
    * checkpoint fills them.
    */
   constructor(device: Device, arena: Arena, config: ModelConfig, options: ParameterSetOptions) {
-    const { computeType } = options;
+    const { recipe } = options;
+    const computeType = computeTypeOf(recipe);
     const floatType = computeType === "bf16" ? "f32" : computeType;
     const layout = layOut(config, computeType);
     const allocate = (elements: number): Tensor<FloatType> =>
@@ -83,33 +95,86 @@ export class ParameterSet {
     this.#device = device;
     this.decayed = spanOf(allocate, layout.decayedElements, options.gradients);
     this.undecayed = spanOf(allocate, layout.undecayedElements, options.gradients);
-    this.#rounding = null;
-    if (computeType === "bf16") {
-      const elements = layout.decayedElements - layout.roundedStart;
-      const from = flatSlice(this.decayed.values, layout.roundedStart, [1, elements]);
-      this.#rounding = { from, to: arena.allocateZeros("bf16", [1, elements]) };
-    }
-    this.list = layout.places.map((place) => this.#makeParameter(place, layout.roundedStart));
+    const list = isScaledRecipe(recipe)
+      ? layout.places.map((place) => this.#makeScaled(arena, place, config, recipe))
+      : this.#makePlain(arena, layout, recipe);
+    this.list = list.map(({ parameter }) => parameter);
+    this.#rounded = list.flatMap(({ rounded }) => (rounded === undefined ? [] : [rounded]));
     this.#byName = new Map(this.list.map((parameter) => [parameter.name, parameter]));
   }
 
-  #makeParameter({ declaration, start }: Place, roundedStart: number): Parameter {
+  /** One span of bf16 copies, if products are in bf16. */
+  #makePlain(arena: Arena, layout: Layout, recipe: PrecisionRecipe): Made[] {
+    const { roundedStart, decayedElements, places } = layout;
+    let rounded: Made["rounded"];
+    if (computeTypeOf(recipe) === "bf16") {
+      const elements = decayedElements - roundedStart;
+      const from = flatSlice(this.decayed.values, roundedStart, [1, elements]);
+      rounded = { from: inRows(from), to: inRows(arena.allocateZeros("bf16", [1, elements])) };
+    }
+    const copies = rounded === undefined ? undefined : flat(rounded.to);
+    return places.map(({ declaration, start }, index): Made => {
+      const value = this.#valueOf(declaration, start);
+      const hasCopy = copies !== undefined && declaration.role !== "norm" && start >= roundedStart;
+      const compute = hasCopy ? flatSlice(copies, start - roundedStart, declaration.shape) : value;
+      const parameter = this.#makeParameter({ declaration, start }, { compute, recipe });
+      // The span is rounded as a whole: it is listed once.
+      return { parameter, rounded: index === 0 ? rounded : undefined };
+    });
+  }
+
+  /** FP8 codes and scales, or a bf16 copy of what else products read. */
+  #makeScaled(arena: Arena, place: Place, config: ModelConfig, recipe: PrecisionRecipe): Made {
+    const { declaration, start } = place;
+    const { shape, role } = declaration;
+    const value = this.#valueOf(declaration, start);
+    if (isScalable(declaration)) {
+      const groups =
+        role === "experts"
+          ? { kind: "equal" as const, rows: divExact(shape[0], config.numRoutedExperts) }
+          : { kind: "none" as const };
+      const scaled = allocateScaled(
+        arena,
+        scaledShape(recipe.tensors.weight, shape[0], shape[1], groups),
+      );
+      return { parameter: this.#makeParameter(place, { compute: value, scaled, recipe }) };
+    }
+    const isLookedUp = role === "embedding" && !config.tieWordEmbeddings;
+    if (role === "norm" || isLookedUp) {
+      return { parameter: this.#makeParameter(place, { compute: value, recipe }) };
+    }
+    const copy = arena.allocateZeros("bf16", shape);
+    const parameter = this.#makeParameter(place, { compute: copy, recipe });
+    return { parameter, rounded: { from: value, to: copy } };
+  }
+
+  #valueOf({ role, shape }: ParameterDeclaration, start: number): Tensor<FloatType> {
+    return flatSlice((role === "norm" ? this.undecayed : this.decayed).values, start, shape);
+  }
+
+  #makeParameter(
+    { declaration, start }: Place,
+    read: {
+      readonly compute: Tensor<ComputeType>;
+      readonly scaled?: ScaledTensor;
+      readonly recipe: PrecisionRecipe;
+    },
+  ): Parameter {
     const { name, shape, role } = declaration;
     const decays = role !== "norm";
     const span = decays ? this.decayed : this.undecayed;
-    const value = flatSlice(span.values, start, shape);
-    const rounded = decays && start >= roundedStart ? this.#rounding : null;
-    const compute = rounded === null ? value : flatSlice(rounded.to, start - roundedStart, shape);
     return {
       name,
       shape,
       role,
       decays,
-      value,
+      value: this.#valueOf(declaration, start),
       get gradient(): Tensor<FloatType> {
         return flatSlice(span.gradients, start, shape);
       },
-      compute,
+      compute: read.compute,
+      scaled: read.scaled ?? null,
+      recipe: read.recipe,
     };
   }
 
@@ -131,9 +196,13 @@ export class ParameterSet {
 
   /** Round the values again for the products. To be called after every change of the values. */
   refreshCompute(): void {
-    if (this.#rounding === null) return;
-    const { from, to } = this.#rounding;
-    castRows(this.#device, { x: inRows(from), out: inRows(to) });
+    for (const { from, to } of this.#rounded) castRows(this.#device, { x: from, out: to });
+    for (const { value, scaled, recipe } of this.list) {
+      if (scaled === null) continue;
+      const powerOfTwo = recipe.tensors.weight.scales === "powerOfTwo";
+      const x = value as Tensor<"f32">;
+      quantizeTiles(this.#device, { x, out: scaled, amaxMin: WEIGHT_AMAX_MIN, powerOfTwo });
+    }
   }
 
   zeroGradients(): void {
@@ -158,6 +227,12 @@ function fillNormal(values: Float32Array | Float64Array, random: Random, std: nu
     values[index++] = u * factor;
     if (index < values.length) values[index++] = v * factor;
   }
+}
+
+/** A parameter, and the values that are rounded for it. */
+interface Made {
+  readonly parameter: Parameter;
+  readonly rounded?: { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> } | undefined;
 }
 
 interface Place {
@@ -200,17 +275,55 @@ function layOut(config: ModelConfig, computeType: ComputeType): Layout {
   };
 }
 
-/** Bytes of the values, of the gradients (as many) and of the bf16 copies, padding included. */
+/** What plain products of a recipe read. */
+export function computeTypeOf(recipe: PrecisionRecipe): ComputeType {
+  if (isScaledRecipe(recipe)) return "bf16";
+  return recipe.tensors.weight.format as ComputeType;
+}
+
+/**
+ * Bytes of the values, of the gradients (as many) and of what products read beside them, padding of
+ * the spans included.
+ */
 export function parameterBytes(
   config: ModelConfig,
-  computeType: ComputeType,
+  recipe: PrecisionRecipe,
 ): { readonly values: number; readonly gradients: number; readonly compute: number } {
+  const computeType = computeTypeOf(recipe);
   const layout = layOut(config, computeType);
   const elements = layout.decayedElements + layout.undecayedElements;
   const values = elements * DTYPE_BYTES[computeType === "bf16" ? "f32" : computeType];
   const rounded = layout.decayedElements - layout.roundedStart;
-  const compute = computeType === "bf16" ? rounded * DTYPE_BYTES.bf16 : 0;
+  const plain = computeType === "bf16" ? rounded * DTYPE_BYTES.bf16 : 0;
+  const compute = isScaledRecipe(recipe) ? scaledComputeBytes(config, recipe) : plain;
   return { values, gradients: values, compute };
+}
+
+/** FP8 weights and their scales, and bf16 copies of what else products read. */
+function scaledComputeBytes(config: ModelConfig, recipe: PrecisionRecipe): number {
+  const copies = declareParameters(config).reduce((sum, declaration) => {
+    const { role, shape } = declaration;
+    const isLookedUp = role === "embedding" && !config.tieWordEmbeddings;
+    if (role === "norm" || isLookedUp || isScalable(declaration)) return sum;
+    return sum + shape[0] * shape[1] * DTYPE_BYTES.bf16;
+  }, 0);
+  return copies + scaledWeightBytes(config, recipe).bytes;
+}
+
+/** The weights that a scaled recipe stores in FP8: how many values, and the bytes with scales. */
+export function scaledWeightBytes(
+  config: ModelConfig,
+  { tensors }: PrecisionRecipe,
+): { readonly count: number; readonly bytes: number } {
+  let [count, bytes] = [0, 0];
+  for (const declaration of declareParameters(config).filter(isScalable)) {
+    const { role, shape } = declaration;
+    const matrices = role === "experts" ? config.numRoutedExperts : 1;
+    const one = scaledShape(tensors.weight, divExact(shape[0], matrices), shape[1]);
+    count += shape[0] * shape[1];
+    bytes += matrices * scaledBytes(one);
+  }
+  return { count, bytes };
 }
 
 function spanOf(
@@ -236,6 +349,10 @@ function flatSlice<D extends DType>(
   assert(start + shape[0] * shape[1] <= span.columns, `[${shape.join(", ")}] at ${start}`);
   const byteOffset = span.byteOffset + start * DTYPE_BYTES[span.dtype];
   return makeTensor(span.memory, span.dtype, shape, byteOffset);
+}
+
+function flat<D extends DType>(span: Tensor<D>): Tensor<D> {
+  return reshape(span, [1, elementCount(span)]);
 }
 
 function inRows<D extends DType>(span: Tensor<D>): Tensor<D> {

@@ -20,6 +20,7 @@ import type { ModelConfig } from "./config.ts";
 import type { Batch } from "./model-types.ts";
 import { ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
+import { plainRecipe } from "./precision-recipe.ts";
 import { makePositions, makeRopeTables } from "./rope.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 
@@ -116,7 +117,7 @@ export function makePass(
 /** Parameters in f64, matrices and gains random. */
 export function randomParameters(device: Device, config: ModelConfig, seed: number): ParameterSet {
   const arena = new Arena(device.memory, "parameters");
-  const options = { computeType: "f64", gradients: true } as const;
+  const options = { recipe: plainRecipe("f64"), gradients: true };
   const parameters = new ParameterSet(device, arena, config, options);
   parameters.initialize(seed, config.initializerRange);
   const random = new Random(seed, "gains");

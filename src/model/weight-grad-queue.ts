@@ -13,18 +13,22 @@
 import { assert } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import { groupedMatmul } from "../kernels/grouped-matmul/contract.ts";
+import { groupedScaledMatmul } from "../kernels/grouped-scaled-matmul/contract.ts";
 import { matmul } from "../kernels/matmul/contract.ts";
+import { type SumRule, scaledMatmul } from "../kernels/scaled-matmul/contract.ts";
 import type { Arena, ArenaMark } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { ComputeType } from "./parameters.ts";
+import { isScaled, type Operand } from "./operand.ts";
 
 export interface WeightGrad {
-  readonly a: Tensor<ComputeType>;
-  readonly b: Tensor<ComputeType>;
+  readonly a: Operand;
+  readonly b: Operand;
   readonly gradient: Tensor<FloatType>;
   /** First row of each expert, [1, G+1]; the gradient is then stacked [G·M, N]. */
   readonly offsets?: Tensor<"i32">;
+  /** How products of scaled operands are summed. */
+  readonly sum?: SumRule;
 }
 
 export class WeightGradQueue {
@@ -51,14 +55,25 @@ export class WeightGradQueue {
 
   /** Run everything that was pushed, in order, and release its operands. */
   run(): void {
-    for (const { a, b, gradient, offsets } of this.#pending) {
-      const call = { transposition: "tn", a, b, out: gradient, accumulate: true } as const;
-      if (offsets === undefined) matmul(this.#device, call);
-      else groupedMatmul(this.#device, { ...call, offsets });
-    }
+    for (const work of this.#pending) this.#multiply(work);
     this.#pending.length = 0;
     this.#mark[Symbol.dispose]();
     this.#mark = this.arena.mark();
+  }
+
+  #multiply({ a, b, gradient, offsets, sum }: WeightGrad): void {
+    const device = this.#device;
+    const tn = { transposition: "tn", accumulate: true } as const;
+    if (isScaled(a) && isScaled(b)) {
+      const call = { ...tn, a, b, out: gradient as Tensor<"f32">, ...sum };
+      if (offsets === undefined) scaledMatmul(device, call);
+      else groupedScaledMatmul(device, { ...call, offsets });
+      return;
+    }
+    assert(!isScaled(a) && !isScaled(b), "both operands of a weight gradient are scaled, or none");
+    const call = { ...tn, a, b, out: gradient };
+    if (offsets === undefined) matmul(device, call);
+    else groupedMatmul(device, { ...call, offsets });
   }
 
   settle(): void {

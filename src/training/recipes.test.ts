@@ -12,8 +12,8 @@ const RUNTIME_BYTES = 128 * 2 ** 20;
 
 for (const preset of PRESETS) {
   test(`a micro-batch of ${preset}, its state and its average fit into 3.5 GiB`, () => {
-    const { model, precision, batch, data, average } = RECIPES[preset];
-    const step = predictMemory(model, precision, batch.microBatch * data.sequenceLength);
+    const { model, recipe, batch, data, average } = RECIPES[preset];
+    const step = predictMemory(model, recipe, batch.microBatch * data.sequenceLength);
     const averaged = average.decay > 0 ? step.values : 0;
     const bytes = step.total + averaged + RUNTIME_BYTES;
     assert.ok(bytes < BUDGET_BYTES, `${(bytes / 2 ** 30).toFixed(2)} GiB`);

@@ -11,13 +11,14 @@
  * its micro-batch is what fits beside the model in the 4 GiB that a process addresses.
  */
 import { type Preset, presetConfig } from "../model/presets.ts";
+import { PRECISION_RECIPES } from "./recipe/recipes.ts";
 import { V3_LEARNING_RATE } from "./schedule.ts";
 import type { TrainingSettings } from "./settings.ts";
 
 const TINY: TrainingSettings = {
   seed: 1,
   model: presetConfig("tiny", 4096),
-  precision: "bf16",
+  recipe: PRECISION_RECIPES.bf16,
   data: {
     paths: [],
     heldOutFraction: 0.1,

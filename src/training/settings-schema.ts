@@ -63,6 +63,13 @@ export const yesOrNo: Leaf<boolean> = {
   read: (value) => (typeof value === "boolean" ? value : undefined),
 };
 
+/** A short text, such as a name. */
+export const text: Leaf<string> = {
+  allowed: "a text of 1 to 80 characters",
+  read: (value) =>
+    typeof value === "string" && value.length > 0 && value.length <= 80 ? value : undefined,
+};
+
 export const texts: Leaf<readonly string[]> = {
   allowed: "a list of texts",
   read: (value) =>

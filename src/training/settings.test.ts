@@ -49,7 +49,7 @@ test("an unknown name is refused with the nearest one", () => {
       /my\.json: there is no setting model\.numRoutedExpets; did you mean model\.numRoutedExperts/,
     ),
   );
-  assert.throws(() => set("zzzzzzzz=1"), refusedWith(/known: seed, model, precision/));
+  assert.throws(() => set("zzzzzzzz=1"), refusedWith(/known: seed, model, recipe/));
   assert.throws(() => set("constructor=1"), refusedWith(/no setting constructor/));
   assert.throws(() => file(JSON.parse('{"__proto__": {"seed": 3}}')), refusedWith(/no setting/));
 });

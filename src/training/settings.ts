@@ -15,10 +15,11 @@ import {
   TOPK_METHODS,
   validateConfig,
 } from "../model/config.ts";
-import type { Precision } from "../model/model-types.ts";
+import { type PrecisionRecipe, validateRecipe } from "../model/precision-recipe.ts";
 import type { Preset } from "../model/presets.ts";
 import type { BatchRamp, Budget } from "./budget.ts";
 import type { AdamWSettings } from "./optimizer/adamw.ts";
+import { expandRecipe, RECIPE_SCHEMA } from "./recipe/recipe-settings.ts";
 import { RECIPES } from "./recipes.ts";
 import {
   DECAY_CURVES,
@@ -48,8 +49,8 @@ export interface TrainingSettings {
   readonly seed: number;
   /** `vocabSize` is the size wanted of a tokenizer that is still to be learned. */
   readonly model: ModelConfig;
-  /** What operands of matrix products are rounded to. */
-  readonly precision: Precision;
+  /** Which tensors have which format: recipe/recipes.ts. */
+  readonly recipe: PrecisionRecipe;
   readonly data: DataSettings;
   readonly batch: BatchRamp;
   /** At most one field is not null; a run without any is refused. */
@@ -179,7 +180,7 @@ const SWITCHED: Schema<SwitchedValue> = { first: real(0), last: real(0), switchA
 const SCHEMA: Schema<TrainingSettings> = {
   seed: integer(0),
   model: MODEL,
-  precision: choice(["bf16", "f32"]),
+  recipe: RECIPE_SCHEMA,
   data: {
     paths: texts,
     heldOutFraction: real(0, 0.5),
@@ -240,6 +241,8 @@ export interface SettingsSources {
   readonly preset: Preset;
   /** An object as in a run folder's config.json, and where it comes from. */
   readonly changes?: { readonly value: unknown; readonly origin: string };
+  /** Takes the place of the preset's and the file's. */
+  readonly recipe?: PrecisionRecipe;
   /** "key=value", applied last and in order. */
   readonly assignments?: readonly string[];
 }
@@ -247,11 +250,13 @@ export interface SettingsSources {
 /** The settings of a run, complete and checked. */
 export function resolveSettings(sources: SettingsSources): TrainingSettings {
   let settings = RECIPES[sources.preset];
-  const { changes } = sources;
-  if (changes !== undefined) settings = overlay(SCHEMA, settings, changes.value, changes.origin);
-  for (const assignment of sources.assignments ?? []) {
-    settings = overlay(SCHEMA, settings, parseAssignment(assignment), "--set");
-  }
+  const { changes, recipe } = sources;
+  const change = (value: unknown, origin: string): void => {
+    settings = overlay(SCHEMA, settings, expandRecipe(value, origin), origin);
+  };
+  if (changes !== undefined) change(changes.value, changes.origin);
+  if (recipe !== undefined) settings = { ...settings, recipe };
+  for (const assignment of sources.assignments ?? []) change(parseAssignment(assignment), "--set");
   return checkSettings(settings);
 }
 
@@ -259,6 +264,7 @@ export function resolveSettings(sources: SettingsSources): TrainingSettings {
 export function checkSettings(settings: TrainingSettings): TrainingSettings {
   const { batch, learningRate, budget, data, model } = settings;
   validateConfig(model);
+  validateRecipe(settings.recipe);
   for (const field of ["sequences", "rampFrom"] as const) {
     refuseIf(
       batch[field] % batch.microBatch !== 0,

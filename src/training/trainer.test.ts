@@ -46,7 +46,7 @@ function makeSource(seed: number): TokenSource {
 
 async function makeTrainer(settings: TrainingSettings): Promise<Trainer> {
   const { data, model: config, seed } = settings;
-  const model = new Model(device, config, { precision: settings.precision, seed });
+  const model = new Model(device, config, { precision: settings.recipe, seed });
   const loader = new BatchLoader(makeSource(1), tokenizer, {
     seqLength: data.sequenceLength,
     lookahead: 1 + config.numMtpModules,

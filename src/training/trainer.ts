@@ -24,7 +24,7 @@ import {
   nonFiniteGradientError,
   nonFiniteLossError,
 } from "./health.ts";
-import { AdamW } from "./optimizer/adamw.ts";
+import { AdamW, type MomentOptions } from "./optimizer/adamw.ts";
 import { clipScale, gradientNorm } from "./optimizer/clip.ts";
 import { Muon } from "./optimizer/muon.ts";
 import type { Optimizer } from "./optimizer/optimizer.ts";
@@ -116,7 +116,7 @@ export class Trainer implements AsyncDisposable {
     const optimizer =
       settings.optimizer.name === "muon"
         ? new Muon(device, { state: arena, scratch }, model, settings.optimizer)
-        : new AdamW(device, arena, parameters, settings.optimizer);
+        : new AdamW(device, arena, parameters, settings.optimizer, momentsOf(settings));
     const { decay } = settings.average;
     const average =
       decay > 0 ? await ParameterAverage.start(parameters, arena, { decay }) : undefined;
@@ -232,6 +232,12 @@ export class Trainer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.average?.[Symbol.asyncDispose]();
   }
+}
+
+/** The moments' format as the recipe has it. */
+function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
+  if (recipe.tensors.moment.format !== "bf16") return { format: "f32", seed };
+  return { format: recipe.stochasticRounding ? "bf16.stochastic" : "bf16", seed };
 }
 
 /** Means of the losses, sums of the loads. */

@@ -3,13 +3,18 @@
  * share of.
  */
 import type { Device } from "../../device/device.ts";
-import type { Precision } from "../../model/model-types.ts";
+import { computeTypeOf } from "../../model/parameters.ts";
+import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
 import { measureArithmeticPeaks } from "./peaks.ts";
 
-/** FLOP/s of all threads together at what the products are made of. */
-export function measureProductPeak(device: Device, precision: Precision): number {
+/**
+ * FLOP/s of all threads together at what the products are made of; FP8 products are multiplied in
+ * bf16.
+ */
+export function measureProductPeak(device: Device, recipe: PrecisionRecipe): number {
   const { f32Gflops, bf16Gflops, wasmF32Gflops } = measureArithmeticPeaks();
   const native = device.nativeRefusal === "";
-  const perThread = native && precision === "bf16" ? bf16Gflops : native ? f32Gflops : null;
+  const perThread =
+    native && computeTypeOf(recipe) === "bf16" ? bf16Gflops : native ? f32Gflops : null;
   return (perThread ?? wasmF32Gflops) * 1e9 * device.numThreads;
 }

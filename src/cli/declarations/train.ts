@@ -29,6 +29,11 @@ export const train = {
       placeholder: "KEY=VALUE",
       help: "change one setting of the preset or the file, by its dotted name",
     },
+    recipe: {
+      kind: "text",
+      placeholder: "NAME|FILE",
+      help: "which tensors have which format: fp8, bf16, f32, or a JSON file of changes",
+    },
     out: {
       kind: "text",
       placeholder: "FOLDER",
@@ -74,6 +79,7 @@ export const train = {
   atMostOneOf: [
     ["preset", "config", "resume"],
     ["seed", "resume"],
+    ["recipe", "resume"],
     ["steps", "tokens", "minutes"],
   ],
   examples: [
@@ -84,6 +90,10 @@ export const train = {
     {
       command: "hadal train --data *.jsonl --out runs/deep --steps 500 --set model.numLayers=6",
       does: "the tiny preset with more layers",
+    },
+    {
+      command: "hadal train --data ./src --recipe fp8 --out runs/fp8 --steps 500",
+      does: "products, caches and moments in the formats of DeepSeek-V3's FP8 recipe",
     },
     {
       command: "hadal train --out runs/first --resume --minutes 10",

@@ -1,9 +1,12 @@
 /** @file `hadal inspect`: what a model is made of, and what memory it takes. */
 import { countParameters, type ParameterCounts } from "../../model/counts.ts";
 import { type MemoryPrediction, predictMemory } from "../../model/memory.ts";
-import type { Precision } from "../../model/model-types.ts";
 import { huggingFaceTensors } from "../../model/names.ts";
+import { isScaledRecipe, type PrecisionRecipe } from "../../model/precision-recipe.ts";
+import { PRECISION_RECIPES } from "../../training/recipe/recipes.ts";
+import { type RecipeRow, recipeTable } from "../../training/recipe/table.ts";
 import { readModelConfig } from "../../training/run/checkpoint.ts";
+import { readRecipe } from "../../training/run/recipe-file.ts";
 import { isRunFolder, resolveCheckpoint } from "../../training/run/run-folder.ts";
 import type { inspect } from "../declarations/inspect.ts";
 import type { Output } from "../output.ts";
@@ -44,8 +47,8 @@ interface ProcessMemory extends MemoryPrediction {
 const MEMORY_NAMES: Readonly<Record<keyof ProcessMemory, string>> = {
   values: "parameters (f32)",
   gradients: "gradients (f32)",
-  compute: "bf16 copies for products",
-  optimizer: "AdamW's moments (f32)",
+  compute: "copies for products",
+  optimizer: "AdamW's moments",
   saved: "kept for the backward pass",
   scratch: "scratch of the largest call",
   weightGrads: "waiting weight gradients",
@@ -54,15 +57,20 @@ const MEMORY_NAMES: Readonly<Record<keyof ProcessMemory, string>> = {
   total: "in all",
 };
 
-export const run: Run<typeof inspect> = async ({ model }, { output }) => {
+export const run: Run<typeof inspect> = async (values, { output }) => {
+  const { model } = values;
   const path = resolveCheckpoint(model);
   const config = readModelConfig(path);
   const counts = countParameters(config);
-  const { precision, tokens } = stepOf(model);
-  const memory = predictProcess(predictMemory(config, precision, tokens));
+  const step = stepOf(model);
+  const { tokens } = step;
+  const recipe = values.recipe === undefined ? step.recipe : readRecipe(values.recipe);
+  const memory = predictProcess(predictMemory(config, recipe, tokens));
+  const recipeRows = recipeTable(config, recipe);
   const tensors = huggingFaceTensors(config).map(({ name, shape }) => ({ name, shape }));
   showParameters(output, counts);
   showMemory(output, memory, tokens);
+  showRecipe(output, recipe, recipeRows);
   output.table([
     ["tensor", "shape"],
     ...tensors.slice(0, LISTED_TENSORS).map(({ name, shape }) => [name, shape.join(" × ")]),
@@ -74,16 +82,17 @@ export const run: Run<typeof inspect> = async ({ model }, { output }) => {
     path,
     config,
     parameters: counts,
-    trainingMemory: { tokens, precision, ...memory },
+    trainingMemory: { tokens, recipe: recipe.name, ...memory },
+    recipe: { ...recipe, rows: recipeRows },
     tensors,
   });
 };
 
-/** What a run computes at once, and in which precision. */
-function stepOf(path: string): { precision: Precision; tokens: number } {
-  if (!isRunFolder(path)) return { precision: "bf16", tokens: TOKENS };
-  const { batch, data, precision } = runSettings(path);
-  return { precision, tokens: batch.microBatch * data.sequenceLength };
+/** What a run computes at once, and under which recipe. */
+function stepOf(path: string): { recipe: PrecisionRecipe; tokens: number } {
+  if (!isRunFolder(path)) return { recipe: PRECISION_RECIPES.bf16, tokens: TOKENS };
+  const { batch, data, recipe } = runSettings(path);
+  return { recipe, tokens: batch.microBatch * data.sequenceLength };
 }
 
 function predictProcess(step: MemoryPrediction): ProcessMemory {
@@ -119,6 +128,34 @@ function showMemory(output: Output, memory: ProcessMemory, tokens: number): void
   ]);
   const heading = `memory of a training step of ${tokens.toLocaleString("en")} tokens`;
   output.table([[heading, ""], ...rows], ["left", "right"]);
+  output.line();
+}
+
+function showRecipe(output: Output, recipe: PrecisionRecipe, rows: readonly RecipeRow[]): void {
+  const bytes = (value: number | null): string =>
+    value === null ? "" : value.toLocaleString("en", { maximumFractionDigits: 3 });
+  const named = (word: string): string => (word === "none" ? "" : word);
+  output.table(
+    [
+      [`recipe ${recipe.name}`, "format", "tile", "scales", "", "bytes/token", "bytes/parameter"],
+      ...rows.map((row) => [
+        row.tensors,
+        row.format,
+        named(row.tile),
+        named(row.scales),
+        row.held,
+        bytes(row.bytesPerToken),
+        bytes(row.bytesPerParameter),
+      ]),
+    ],
+    ["left", "left", "left", "left", "left", "right", "right"],
+  );
+  if (isScaledRecipe(recipe)) {
+    const { promotionInterval, accumulation } = recipe;
+    const every =
+      promotionInterval === null ? "never promoted" : `promoted every ${promotionInterval}`;
+    output.line(`products: sums ${every} of K, accumulated as ${accumulation}`);
+  }
   output.line();
 }
 

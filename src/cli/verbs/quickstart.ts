@@ -34,7 +34,7 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
     resume: false,
     observer: trainingProgress(output, values.minutes),
     signal: interruption.orderly(),
-    peakFlops: measureProductPeak(device, settings.precision),
+    peakFlops: measureProductPeak(device, settings.recipe),
   });
   if (summary.wasInterrupted) {
     output.line(`interrupted; carry on with: npx hadal train --out ${out} --resume`);

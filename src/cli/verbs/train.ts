@@ -5,6 +5,7 @@
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
+import { readRecipe } from "../../training/run/recipe-file.ts";
 import { readRunConfig, readSettingsFile } from "../../training/run/run-folder.ts";
 import { trainRun } from "../../training/run/train-run.ts";
 import {
@@ -29,7 +30,7 @@ export const run: Run<typeof train> = async (values, { output, interruption, env
     resume: values.resume,
     observer: trainingProgress(output, settings.budget.minutes),
     signal: interruption.orderly(),
-    peakFlops: measureProductPeak(device, settings.precision),
+    peakFlops: measureProductPeak(device, settings.recipe),
     writeSamples: sampleWriter(device),
   });
   const { validation, averageValidation } = summary;
@@ -73,6 +74,7 @@ function settingsOf(values: Values<typeof train>): TrainingSettings {
   const settings = resolveSettings({
     preset,
     ...(changes === undefined ? {} : { changes }),
+    ...(values.recipe === undefined ? {} : { recipe: readRecipe(values.recipe) }),
     assignments: values.set,
   });
   return {

@@ -17,6 +17,7 @@ import {
   scaleRowsOf,
 } from "../../tensor/scaled-tensor.ts";
 import { makeTensor, type Tensor } from "../../tensor/tensor.ts";
+import { gatherBytes } from "../gather/contract.ts";
 import { groupedScaledMatmul } from "../grouped-scaled-matmul/contract.ts";
 import { TRANSPOSITIONS, type Transposition } from "../matmul/block-multiplier.ts";
 import {
@@ -417,7 +418,18 @@ const GROUPED_CASES = TRANSPOSITIONS.flatMap((transposition): ConformanceCase[] 
   ];
 });
 
-/** Without offsets: what `dequantizeTiles` and `retile` read. */
+const GATHER_BYTES: ConformanceCase = {
+  kernel: "gatherBytes/u8",
+  title: "rows of 131 bytes, some twice",
+  tolerance: EXACT,
+  prepare(make): PreparedCase {
+    const src = make.filled("u8", [9, 131], () => make.random.below(256));
+    const index = make.integers([1, 40], 0, 9);
+    const out = make.filled("u8", [40, 131], () => 0);
+    return { run: (device) => gatherBytes(device, { src, index, out }), outputs: { out } };
+  },
+};
+
 export const SCALED_CASES: readonly ConformanceCase[] = [
   ...QUANTIZE_TILES_VARIANTS.flatMap((variant) =>
     TILE_CASES.map((tiles) => quantizeCase(variant, tiles)),
@@ -430,4 +442,5 @@ export const SCALED_CASES: readonly ConformanceCase[] = [
   ...RETILE_VARIANTS.flatMap((variant) => TILE_CASES.map((tiles) => retileCase(variant, tiles))),
   ...PRODUCT_CASES,
   ...GROUPED_CASES,
+  GATHER_BYTES,
 ];

@@ -2,6 +2,7 @@
  * @file Moving rows by index: dispatch to experts, combination of their results, embeddings.
  *
  *     gatherRows:     out[r] = src[index[r]]           f32 → f32 or bf16, bf16 → bf16, f64 → f64
+ *     gatherBytes:    the same for rows of bytes: codes of narrow formats
  *     combineRows:    out[t] += Σ_{k<K} src[index[t,k]]          added in order of k; K 1..16
  *     scatterAddRows: out[index[r]] += x[r]                      added in order of r
  *
@@ -59,6 +60,25 @@ export function gatherRows(device: Device, { src, index, out }: GatherRowsCall):
   assertPerRow(device, "gatherRows index", index, ["i32"], rows);
   assertIndexes("gatherRows index", index, 0, src.rows);
   launchRows(device, `gatherRows/${variant}`, {
+    rows,
+    columns,
+    operands: [matrix(src), perRow(index), matrix(out)],
+  });
+}
+
+export interface GatherBytesCall {
+  readonly src: Tensor<"u8">;
+  readonly index: Tensor<"i32">;
+  readonly out: Tensor<"u8">;
+}
+
+export function gatherBytes(device: Device, { src, index, out }: GatherBytesCall): void {
+  const { rows, columns } = out;
+  assertMatrix(device, "gatherBytes src", src, ["u8"], src.rows, columns);
+  assertMatrix(device, "gatherBytes out", out, ["u8"], rows, columns);
+  assertPerRow(device, "gatherBytes index", index, ["i32"], rows);
+  assertIndexes("gatherBytes index", index, 0, src.rows);
+  launchRows(device, "gatherBytes/u8", {
     rows,
     columns,
     operands: [matrix(src), perRow(index), matrix(out)],

@@ -5,6 +5,7 @@ import { availableMemory } from "node:process";
 import { OperationalError } from "../../base/errors.ts";
 import type { Engine } from "../../inference/engine/api.ts";
 import { parameterBytes } from "../../model/parameters.ts";
+import { plainRecipe } from "../../model/precision-recipe.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { readModelConfig } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
@@ -29,7 +30,8 @@ export function modelLoader(openEngine: (path: string) => Promise<Engine>): Mode
 
 /** Parameters and their copies for products; the cache comes on top, bounded by the engine. */
 function estimateBytes(path: string): number {
-  const { values, compute } = parameterBytes(readModelConfig(resolveCheckpoint(path)), "bf16");
+  const config = readModelConfig(resolveCheckpoint(path));
+  const { values, compute } = parameterBytes(config, plainRecipe("bf16"));
   return values + compute;
 }
 

@@ -7,6 +7,7 @@ import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { type Parameter, ParameterSet } from "../../model/parameters.ts";
+import { plainRecipe } from "../../model/precision-recipe.ts";
 import { fromBf16, toBf16 } from "../../numerics/bf16.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { sliceRows, type Tensor } from "../../tensor/tensor.ts";
@@ -31,7 +32,7 @@ function makeModel(): { arena: Arena; config: ModelConfig; parameters: Parameter
   const arena = new Arena(device.memory, "test");
   const config = smallModel();
   const parameters = new ParameterSet(device, arena, config, {
-    computeType: "f32",
+    recipe: plainRecipe("f32"),
     gradients: true,
   });
   parameters.initialize(SEED, 0.05);

@@ -28,6 +28,7 @@ import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging
 import { Model } from "../../model/model.ts";
 import type { Precision, TrainableModel } from "../../model/model-types.ts";
 import { checkTensorNames, type HuggingFaceTensor, huggingFaceTensors } from "../../model/names.ts";
+import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
 import { type ModelState, viewAt } from "../../model/tensor-source.ts";
 import { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
@@ -114,8 +115,8 @@ function listSources(
 export interface LoadOptions {
   /** Take the moving average of the parameters, which only a checkpoint with training state has. */
   readonly average?: boolean;
-  /** What operands of products are rounded to; bf16 if left out. */
-  readonly precision?: Precision;
+  /** The recipe that products follow; bf16 if left out. */
+  readonly precision?: Precision | PrecisionRecipe;
 }
 
 export interface LoadedModel {

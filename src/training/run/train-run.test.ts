@@ -126,6 +126,27 @@ test("Muon, a batch ramp and the average resume to the bit too", async () => {
   assert.equal(last.averageValidation?.bitsPerByte, whole.averageValidation?.bitsPerByte);
 });
 
+test("a run under the fp8 recipe, with moments in bf16, resumes to the same bits", async () => {
+  // A run's memory is never given back: these have a device of their own.
+  await using own = await openCpuDevice({ numThreads: 1 });
+  for (const rounding of ["recipe.stochasticRounding=false", "recipe.stochasticRounding=true"]) {
+    const special = ["recipe=fp8", rounding, "optimizer.name=adamw"];
+    const [broken, whole] = ["broken", "whole"].map((name) => join(base, `${name} ${rounding}`));
+    await train({ device: own, out: whole!, settings: settings(...special) });
+    const controller = new AbortController();
+    const observer = {
+      onStep: ({ step }: StepRecord): void => {
+        if (step === 6) controller.abort();
+      },
+    };
+    const options = { device: own, out: broken!, settings: settings(...special) };
+    await train({ ...options, signal: controller.signal, observer });
+    await train({ ...options, resume: true });
+    assert.deepEqual(series(broken!), series(whole!));
+    assert.equal(readMetrics(whole!).length, 12);
+  }
+});
+
 test("a run that ended is over, and goes on with a larger budget", async () => {
   const first = await train();
   const warnings: string[] = [];

@@ -1,7 +1,7 @@
 /**
  * @file A training run from beginning to end: data, model, trainer and run folder put together.
  *
- * session.ts has the loop. A resumed run must have the seed, model, precision and data of the one
+ * session.ts has the loop. A resumed run must have the seed, model, recipe and data of the one
  * that was begun; everything else may be changed, and counts from the step it resumes at.
  */
 import { OperationalError } from "../../base/errors.ts";
@@ -9,7 +9,7 @@ import type { Device } from "../../device/device.ts";
 import { Model } from "../../model/model.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { makeLoader, prepareData } from "../prepare.ts";
-import { budgetOf, type TrainingSettings } from "../settings.ts";
+import { budgetOf, resolveSettings, type TrainingSettings } from "../settings.ts";
 import { Trainer } from "../trainer.ts";
 import type { ValidationResult } from "../validation.ts";
 import { readTokenizer } from "./checkpoint.ts";
@@ -88,18 +88,24 @@ export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummar
       : { tokenizer: readingNewest(out, () => readTokenizer(checkpoint)) }),
     onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
   });
-  const { model: config, precision, seed } = data.settings;
-  const model = new Model(device, config, { precision, seed });
+  const { model: config, recipe, seed } = data.settings;
+  const model = new Model(device, config, { precision: recipe, seed });
   const loader = makeLoader(data);
   await using trainer = await Trainer.start({ device, model, loader, settings: data.settings });
   return await new Session({ options, folder, data, trainer, model }).run(checkpoint);
 }
 
 /** What makes a run the same run. */
-const FIXED_SECTIONS = ["seed", "model", "precision", "data"] as const;
+const FIXED_SECTIONS = ["seed", "model", "recipe", "data"] as const;
+
+/** The settings of a run folder, complete. */
+function settingsOfRun(out: string): TrainingSettings {
+  const changes = { value: readRunConfig(out), origin: `${out}/config.json` };
+  return resolveSettings({ preset: "tiny", changes });
+}
 
 function refuseOtherRun(out: string, settings: TrainingSettings): void {
-  const begun = withoutTokens(readRunConfig(out) as TrainingSettings);
+  const begun = withoutTokens(settingsOfRun(out));
   const present = withoutTokens(settings);
   for (const section of FIXED_SECTIONS) {
     if (JSON.stringify(begun[section]) !== JSON.stringify(present[section])) {
