@@ -69,6 +69,10 @@ import { createReferenceRoute, createReferenceRouteBackward } from "./route/refe
 import { rowImplementations } from "./row-kernel.ts";
 import { ROW_PROGRAMS, type RowKernelName } from "./row-programs.ts";
 import { SCALED_MATMUL_SLOTS, SCALED_MATMUL_VARIANTS } from "./scaled-matmul/contract.ts";
+import {
+  GROUPED_SCALED_MATMUL_IMPLEMENTATIONS,
+  SCALED_MATMUL_IMPLEMENTATIONS,
+} from "./scaled-matmul/generated.ts";
 import { createReferenceScaledMatmul } from "./scaled-matmul/reference.ts";
 import { SOFTMAX_VARIANTS } from "./softmax/contract.ts";
 import {
@@ -116,13 +120,21 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
       reference(createReferenceGroupedMatmul),
     ],
   },
-  declare("scaledMatmul", SCALED_MATMUL_VARIANTS, SCALED_MATMUL_SLOTS, createReferenceScaledMatmul),
-  declare(
-    "groupedScaledMatmul",
-    SCALED_MATMUL_VARIANTS,
-    GROUPED_SCALED_MATMUL_SLOTS,
-    createReferenceGroupedScaledMatmul,
-  ),
+  {
+    name: "scaledMatmul",
+    variants: SCALED_MATMUL_VARIANTS,
+    slots: SCALED_MATMUL_SLOTS,
+    implementations: [...SCALED_MATMUL_IMPLEMENTATIONS, reference(createReferenceScaledMatmul)],
+  },
+  {
+    name: "groupedScaledMatmul",
+    variants: SCALED_MATMUL_VARIANTS,
+    slots: GROUPED_SCALED_MATMUL_SLOTS,
+    implementations: [
+      ...GROUPED_SCALED_MATMUL_IMPLEMENTATIONS,
+      reference(createReferenceGroupedScaledMatmul),
+    ],
+  },
   declare(
     "quantizeTiles",
     QUANTIZE_TILES_VARIANTS,

@@ -33,13 +33,10 @@ const SHAPES: readonly Shape[] = [
   [70, 320],
   [0, 8],
 ];
-/**
- * For results that are differences of a row's own numbers: with one column only rounding is left to
- * compare, and with one row the difference may happen to be small.
- */
-const SEVERAL_COLUMNS: readonly Shape[] = SHAPES.filter(
-  ([rows, columns]) => columns > 1 && rows !== 1,
-);
+/** For sums over a row: the only one of one row may happen to be small by cancellation. */
+const SEVERAL_ROWS: readonly Shape[] = SHAPES.filter(([rows]) => rows !== 1);
+/** For differences of a row's own numbers: with one column only rounding is left to compare. */
+const SEVERAL_COLUMNS: readonly Shape[] = SEVERAL_ROWS.filter(([, columns]) => columns > 1);
 const NARROW_OUTPUTS = ["f32", "bf16"] as const;
 
 type Prepare = (make: TensorMaker, shape: Shape) => PreparedCase;
@@ -129,18 +126,23 @@ const SWIGLU_CASES: readonly ConformanceCase[] = NARROW_OUTPUTS.flatMap((dtype) 
         const out = make.poisoned(dtype, [rows, columns]);
         return { run: (device) => swiglu(device, { gateUp, ...weight, out }), outputs: { out } };
       }),
-      ...casesOf(`swigluBackward/${variant}`, dtype, (make, [rows, columns]) => {
-        const gateUp = make.normal("f32", [rows, 2 * columns]);
-        const dOut = make.normal("f32", [rows, columns]);
-        const dGateUp = make.poisoned(dtype, [rows, 2 * columns]);
-        const extra = weighted
-          ? { weight: make.normal("f32", [rows, 1]), dWeight: make.poisoned("f32", [rows, 1]) }
-          : undefined;
-        return {
-          run: (device) => swigluBackward(device, { gateUp, ...extra, dOut, dGateUp }),
-          outputs: { dGateUp, ...(extra === undefined ? {} : { dWeight: extra.dWeight }) },
-        };
-      }),
+      ...casesOf(
+        `swigluBackward/${variant}`,
+        dtype,
+        (make, [rows, columns]) => {
+          const gateUp = make.normal("f32", [rows, 2 * columns]);
+          const dOut = make.normal("f32", [rows, columns]);
+          const dGateUp = make.poisoned(dtype, [rows, 2 * columns]);
+          const extra = weighted
+            ? { weight: make.normal("f32", [rows, 1]), dWeight: make.poisoned("f32", [rows, 1]) }
+            : undefined;
+          return {
+            run: (device) => swigluBackward(device, { gateUp, ...extra, dOut, dGateUp }),
+            outputs: { dGateUp, ...(extra === undefined ? {} : { dWeight: extra.dWeight }) },
+          };
+        },
+        weighted ? SEVERAL_ROWS : SHAPES,
+      ),
     ];
   }),
 );

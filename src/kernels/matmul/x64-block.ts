@@ -2,10 +2,12 @@
  * @file The native function of the x64 matrix products: one cache block, packed and multiplied.
  *
  * Its slots are plain numbers; operands, panels and output are byte offsets from the memory's base.
+ * The last ones are for scaled operands alone: pieces of depth, and addresses of their scales and of
+ * the constants of their widening.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
-import { type Memory, mem, r } from "../../codegen/x64/operands.ts";
+import { type Gp, type Memory, mem, r } from "../../codegen/x64/operands.ts";
 import { slotIndex } from "../kernel.ts";
 import type { Transposition } from "./block-multiplier.ts";
 import type { X64Core } from "./x64-core.ts";
@@ -35,13 +37,28 @@ const SLOTS = [
   "packsA",
   "packsB",
   "buffer",
+  "aConstants",
+  "bConstants",
+  "pieceWords",
+  "aScales",
+  "aScalesPanelBytes",
+  "bScales",
+  "bScalesPanelBytes",
 ] as const;
 
 /** Position of each argument of a block product. */
 export const BLOCK_AT: Record<(typeof SLOTS)[number], number> = slotIndex(SLOTS);
 const AT = BLOCK_AT;
 
-const slotAt = (name: keyof typeof AT): Memory => mem(r.rdi, 8 * AT[name]);
+export type BlockSlot = (typeof SLOTS)[number];
+
+const slotAt = (name: BlockSlot): Memory => mem(r.rdi, 8 * AT[name]);
+
+/** destination = the address that a slot's offset means; while rcx holds the memory's base. */
+function loadAddress(a: X64, destination: Gp, name: BlockSlot): void {
+  loadSlot(a, destination, AT[name]);
+  a.add(destination, r.rcx);
+}
 
 /** Emits the packing of one operand, unless its slot says that the panels are there already. */
 function emitPack(
@@ -54,16 +71,15 @@ function emitPack(
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   a.cmp(slotAt(operand === "a" ? "packsA" : "packsB"), 0);
   a.j("e", done);
-  loadSlot(a, source, AT[operand]);
-  a.add(source, r.rcx);
+  loadAddress(a, source, operand);
   loadSlot(a, strideBytes, AT[`${operand}StrideBytes`]);
-  loadSlot(a, panels, AT[`${operand}Panels`]);
-  a.add(panels, r.rcx);
+  loadAddress(a, panels, `${operand}Panels`);
   loadSlot(a, lanes, operand === "a" ? AT.rows : AT.columns);
   loadSlot(a, depth, AT.depth);
-  if (isDepthContiguous) emitTransposingPack(a, format);
+  const loadConstants = (to: Gp): void => loadSlot(a, to, AT[`${operand}Constants`]);
+  if (isDepthContiguous) emitTransposingPack(a, format, { loadConstants });
   else if (format.layout === "tiles") emitTilePack(a, format);
-  else emitCopyingPack(a, format);
+  else emitCopyingPack(a, format, { loadConstants });
   a.bind(done);
 }
 
@@ -77,19 +93,16 @@ export function emitBlockProduct(transposition: Transposition, core: X64Core): U
       loadSlot(a, r.rax, AT.depth);
       emitWords(a, CORE_ARGUMENTS.words, r.rax, core.bFormat);
       for (const name of ["aPanels", "bPanels", "out"] as const) {
-        loadSlot(a, CORE_ARGUMENTS[name], AT[name]);
-        a.add(CORE_ARGUMENTS[name], r.rcx);
+        loadAddress(a, CORE_ARGUMENTS[name], name);
       }
       for (const name of ["outStrideBytes", "rows"] as const) {
         loadSlot(a, CORE_ARGUMENTS[name], AT[name]);
       }
       const buffer = r.rdx;
-      loadSlot(a, buffer, AT.buffer);
-      a.add(buffer, r.rcx);
+      loadAddress(a, buffer, "buffer");
       // The memory's base is no longer needed; its register holds the columns.
       loadSlot(a, CORE_ARGUMENTS.columns, AT.columns);
-      const frame = { accumulate: slotAt("accumulate"), columns: slotAt("columns"), buffer, local };
-      core.emit(a, frame);
+      core.emit(a, { slotAt, buffer, local });
     },
   });
 }

@@ -10,7 +10,7 @@ import type { Span, ThreadContext } from "../../device/program.ts";
 import type { Transposition } from "./block-multiplier.ts";
 import { emitBlockProduct } from "./x64-block.ts";
 import type { X64Core } from "./x64-core.ts";
-import { elementsPerWord, PACK_SLACK_BYTES } from "./x64-pack.ts";
+import { elementsPerWord, PACK_SLACK_BYTES, sourceBytes } from "./x64-pack.ts";
 import { TILE_BUFFER_BYTES } from "./x64-tile-core.ts";
 
 /** Columns whose packed B stays in the second-level cache beside the panels of A passing by. */
@@ -24,11 +24,13 @@ export interface PreparedBlocks {
   run(): void;
   /** Elements of depth summed at once. */
   readonly depthBlock: number;
-  readonly elementBytes: 2 | 4;
-  /** Byte offsets of this thread's panels and of the core's buffer. */
+  /** Of a and of b. */
+  readonly elementBytes: readonly [a: number, b: number];
+  /** Byte offsets of this thread's panels, of the core's buffer, and of the scratch behind them. */
   readonly aPanels: number;
   readonly bPanels: number;
   readonly buffer: number;
+  readonly rest: Span;
 }
 
 /** Load a core's block product and lay out its scratch. */
@@ -46,8 +48,9 @@ export function prepareBlocks(
   const buffer = scratch.byteOffset;
   const aPanels = buffer + TILE_BUFFER_BYTES;
   const bPanels = aPanels + panelBytes(core.maxRows, core.aFormat.width);
-  const scratchBytes = bPanels + panelBytes(SLICE_COLUMNS, core.bFormat.width) - buffer;
-  assert(scratchBytes <= scratch.byteLength, `x64 products need ${scratchBytes} bytes of scratch`);
+  const end = bPanels + panelBytes(SLICE_COLUMNS, core.bFormat.width);
+  const restBytes = buffer + scratch.byteLength - end;
+  assert(restBytes >= 0, `x64 products need ${end - buffer} bytes of scratch`);
   const product = native.load(emitBlockProduct(transposition, core));
   const { baseAddress } = memory;
   const slotsAddress = baseAddress + argumentBlock.byteOffset;
@@ -58,10 +61,11 @@ export function prepareBlocks(
     slots: new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots),
     run: () => product.call(slotsAddress, 0, 0, baseAddress),
     depthBlock: core.depthBlockWords * perWord,
-    elementBytes: core.dtype === "f32" ? 4 : 2,
+    elementBytes: [sourceBytes(core.aFormat.source), sourceBytes(core.bFormat.source)],
     aPanels,
     bPanels,
     buffer,
+    rest: { byteOffset: end, byteLength: restBytes },
   };
 }
 

@@ -12,22 +12,20 @@
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { Gp, Memory } from "../../codegen/x64/operands.ts";
+import type { BlockSlot } from "./x64-block.ts";
 import type { PanelFormat, X64InputDType } from "./x64-pack.ts";
 import { emitTileCore, TILE_BLOCK, TILE_CORE_LOCALS, type TileUnit } from "./x64-tile-core.ts";
 import { emitVectorCore, TILE_COLUMNS, TILE_ROWS } from "./x64-vector-core.ts";
 
 /** Slots and local variables that a core may look at. */
 export interface CoreFrame {
-  readonly accumulate: Memory;
-  readonly columns: Memory;
+  readonly slotAt: (name: BlockSlot) => Memory;
   readonly buffer: Gp;
   readonly local: (index: number) => Memory;
 }
 
 export interface X64Core {
   readonly name: string;
-  /** Of the operands. */
-  readonly dtype: X64InputDType;
   readonly aFormat: PanelFormat;
   readonly bFormat: PanelFormat;
   /** Words of depth summed at once: the order of summation depends on K and on this. */
@@ -46,13 +44,12 @@ const VECTOR_DEPTH_WORDS = 512;
 function vectorCore(name: string, source: X64InputDType, dtype = source): X64Core {
   return {
     name,
-    dtype: source,
     aFormat: { width: TILE_ROWS, dtype, source, depthUnit: 1, layout: "words" },
     bFormat: { width: TILE_COLUMNS, dtype, source, depthUnit: 1, layout: "words" },
     depthBlockWords: VECTOR_DEPTH_WORDS,
     maxRows: 1536,
     numLocals: 0,
-    emit: (a, frame) => emitVectorCore(a, dtype, frame.accumulate),
+    emit: (a, { slotAt }) => emitVectorCore(a, dtype, slotAt("accumulate")),
   };
 }
 
@@ -70,13 +67,16 @@ const BF16 = { dtype: "bf16", source: "bf16" } as const;
 export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
   return {
     name: "amxBf16",
-    dtype: "bf16",
     aFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "tiles" },
     bFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "words" },
     depthBlockWords: 1024,
     maxRows: 768,
     numLocals: TILE_CORE_LOCALS,
-    emit: (a, frame) => emitTileCore(a, { ...frame, tiles: unit === null ? a : unit(a) }),
+    emit: (a, { slotAt, ...frame }) => {
+      const tiles = unit === null ? a : unit(a);
+      const [accumulate, columns] = [slotAt("accumulate"), slotAt("columns")];
+      emitTileCore(a, { ...frame, tiles, accumulate, columns });
+    },
   };
 }
 

@@ -6,7 +6,8 @@
  *
  *   lane   a row of A, or a column of B
  *   d      depth in words: one f32, or two bf16 of neighbouring k (an odd last one with 0), or one
- *          bf16 widened to f32, for processors without products of bf16
+ *          bf16 widened to f32, for processors without products of bf16; FP8 codes are widened to
+ *          bf16 first (x64-widen.ts)
  *
  * Two routines, by what is contiguous in the operand: depth (`transposing`: 16×16 words through
  * registers) or lanes (`copying`), and a third for the tiles that AMX wants of A (`tile`). They
@@ -15,6 +16,7 @@
  * PACK_SLACK_BYTES beyond the last panel, since a vector is wider than a row of a panel; panels are
  * written in rising order, so that nothing is lost.
  */
+import { assert } from "../../base/errors.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import {
   type Gp,
@@ -28,8 +30,12 @@ import {
   zeroing,
   zmm,
 } from "../../codegen/x64/operands.ts";
+import { emitWiden, type Fp8SourceDType } from "./x64-widen.ts";
 
+/** What cores multiply. */
 export type X64InputDType = "f32" | "bf16";
+/** What operands are stored as. */
+export type X64SourceDType = X64InputDType | Fp8SourceDType;
 
 export const PACK_SLACK_BYTES = 8192;
 
@@ -45,8 +51,8 @@ export interface PanelFormat {
   readonly width: number;
   /** What the words are made of. */
   readonly dtype: X64InputDType;
-  /** What the operand is made of: as `dtype`, or bf16 that is widened to f32 on the way. */
-  readonly source: X64InputDType;
+  /** What the operand is made of: as `dtype`, or something narrower that is widened on the way. */
+  readonly source: X64SourceDType;
   /** Panels are this many words deep or a multiple; words beyond the depth are zero. */
   readonly depthUnit: 1 | 16;
   /** `words`: panel[d][lane]. `tiles`: blocks of 16 words, in each 16×16 tiles, tile[lane][d]. */
@@ -58,17 +64,51 @@ export function elementsPerWord(dtype: X64InputDType): 1 | 2 {
   return dtype === "f32" ? 1 : 2;
 }
 
-function bytesOf(dtype: X64InputDType): 2 | 4 {
-  return dtype === "f32" ? 4 : 2;
+/** Bytes of an element of an operand. */
+export function sourceBytes(source: X64SourceDType): 1 | 2 | 4 {
+  if (source === "f32") return 4;
+  return source === "bf16" ? 2 : 1;
+}
+
+function isFp8(source: X64SourceDType): source is Fp8SourceDType {
+  return sourceBytes(source) === 1;
+}
+
+/** Where packing routines of FP8 find the constants of widening; set by `PackContext`. */
+const CONSTANTS = r.rdx;
+
+/** What packing needs to know of the kernel around it. */
+export interface PackContext {
+  /** Emits: a register = the address of the operand's widening constants. FP8 operands only. */
+  readonly loadConstants?: (to: Gp) => void;
+}
+
+/** The address of the constants where widening will want it; rdx is free once masks are made. */
+function emitLoadConstants(format: PanelFormat, { loadConstants }: PackContext): void {
+  if (!isFp8(format.source)) return;
+  assert(loadConstants !== undefined, "packing FP8 needs the constants of its widening");
+  loadConstants(CONSTANTS);
 }
 
 /** 16 f32 from memory under `mask`; bf16 are their high halves. */
-function emitLoadF32(a: X64, to: Vector, from: Memory, mask: Mask, source: X64InputDType): void {
-  if (source === "f32") a.v("vmovups", [to, from], mask);
-  else {
-    a.v("vpmovzxwd", [to, from], mask);
-    a.v("vpslld", [to, to, 16]);
+function emitLoadF32(a: X64, to: Vector, from: Memory, mask: Mask, source: X64SourceDType): void {
+  if (source === "f32") {
+    a.v("vmovups", [to, from], mask);
+    return;
   }
+  if (isFp8(source)) {
+    a.v("vpmovzxbd", [to, from], mask);
+    emitWiden(a, to, source, CONSTANTS);
+  } else a.v("vpmovzxwd", [to, from], mask);
+  a.v("vpslld", [to, to, 16]);
+}
+
+/** 32 bf16 from memory under `mask`. */
+function emitLoadBf16(a: X64, to: Vector, from: Memory, mask: Mask, source: X64SourceDType): void {
+  if (isFp8(source)) {
+    a.v("vpmovzxbw", [to, from], mask);
+    emitWiden(a, to, source, CONSTANTS);
+  } else a.v("vmovdqu16", [to, from], mask);
 }
 
 /** mask = the low min(count, 63) bits, in `mask`; clobbers rdx. */
@@ -134,7 +174,7 @@ function emitLoadLanes(
   const { row, last, stride, numRows, format } = options;
   for (let i = 0; i < numRows; i++) {
     if (format.dtype === "f32") emitLoadF32(a, zmm(i), mem(row), zeroing(k(1)), format.source);
-    else a.v("vmovdqu16", [zmm(i), mem(row)], zeroing(k(1)));
+    else emitLoadBf16(a, zmm(i), mem(row), zeroing(k(1)), format.source);
     if (i + 1 === numRows) return;
     a.add(row, stride);
     a.cmp(row, last);
@@ -143,9 +183,9 @@ function emitLoadLanes(
 }
 
 /** Depth contiguous: source[lane][depth]. */
-export function emitTransposingPack(a: X64, format: PanelFormat): void {
+export function emitTransposingPack(a: X64, format: PanelFormat, context: PackContext): void {
   const { width, dtype, layout } = format;
-  const groupBytes = 16 * elementsPerWord(dtype) * bytesOf(format.source);
+  const groupBytes = 16 * elementsPerWord(dtype) * sourceBytes(format.source);
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   const [last, base, to, left, row, stop] = [r.r12, r.rbx, r.r14, r.r15, r.rbp, r.r13];
   const elements = 16 * elementsPerWord(dtype);
@@ -167,6 +207,7 @@ export function emitTransposingPack(a: X64, format: PanelFormat): void {
       a.countdown(left, elements, () => {
         emitLowBits(a, r.rax, left);
         a.kmovd(k(1), r.rax);
+        emitLoadConstants(format, context);
         a.mov(row, base);
         const numRows = Math.min(16, width - group);
         emitLoadLanes(a, { row, last: stop, stride: strideBytes, numRows, format });
@@ -210,13 +251,13 @@ const COPIED_DEPTH = 16;
  * Lanes contiguous: source[depth][lane]. Goes through all panels for a few rows before the next
  * rows.
  */
-export function emitCopyingPack(a: X64, format: PanelFormat): void {
+export function emitCopyingPack(a: X64, format: PanelFormat, context: PackContext): void {
   const { width, dtype } = format;
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   const [lanesLeft, panelBytes, columns, from] = [r.rbx, r.rbp, r.r12, r.r13];
   const [rowsLeft, panel, to] = [r.r14, r.r15, r.rax];
   const numVectors = Math.ceil(width / 16);
-  const sourceBytes = bytesOf(format.source);
+  const elementBytes = sourceBytes(format.source);
   // A vector wider than a row of the panel must not write into the next panel, which may be done.
   const lanesOf = (v: number): Mask | null => (width % 16 === 0 ? null : merging(k(1 + v)));
   if (format.depthUnit > 1) emitPadding(a, format);
@@ -229,6 +270,7 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
     a.countdown(lanesLeft, width, () => {
       emitMin(a, rowsLeft, lanesLeft, width);
       emitLaneMasks(a, rowsLeft, numVectors);
+      emitLoadConstants(format, context);
       emitMin(a, rowsLeft, depth, COPIED_DEPTH);
       a.mov(from, columns);
       a.mov(to, panel);
@@ -236,18 +278,20 @@ export function emitCopyingPack(a: X64, format: PanelFormat): void {
         for (let v = 0; v < numVectors; v++) a.v("vmovups", [mem(to, v * 64), zmm(v)], lanesOf(v));
         a.add(to, width * 4);
       };
-      if (dtype === "bf16") emitPairs(a, { from, left: rowsLeft, strideBytes, numVectors, store });
-      else {
+      if (dtype === "bf16") {
+        const rows = { from, left: rowsLeft, strideBytes };
+        emitPairs(a, { ...rows, numVectors, store, source: format.source });
+      } else {
         a.countdown(rowsLeft, 1, () => {
           for (let v = 0; v < numVectors; v++) {
-            const at = mem(from, v * 16 * sourceBytes);
+            const at = mem(from, v * 16 * elementBytes);
             emitLoadF32(a, zmm(v), at, zeroing(k(1 + v)), format.source);
           }
           store();
           a.add(from, strideBytes);
         });
       }
-      a.add(columns, width * sourceBytes);
+      a.add(columns, width * elementBytes);
       a.add(panel, panelBytes);
     });
     a.imul(r.rax, strideBytes, COPIED_DEPTH);
@@ -290,20 +334,35 @@ function emitMin(a: X64, least: Gp, value: Gp, limit: number): void {
 }
 
 /** Words of two bf16: row 2d in the low half, row 2d+1 in the high half. Masks in k1 and up. */
-export function emitPairs(
+function emitPairs(
   a: X64,
-  options: { from: Gp; left: Gp; strideBytes: Gp; numVectors: number; store: () => void },
+  options: {
+    readonly from: Gp;
+    readonly left: Gp;
+    readonly strideBytes: Gp;
+    readonly numVectors: number;
+    readonly source: X64SourceDType;
+    readonly store: () => void;
+  },
 ): void {
-  const { from, left, strideBytes, numVectors, store } = options;
+  const { from, left, strideBytes, numVectors, source, store } = options;
   const done = a.label();
-  const low = (v: number): void => a.v("vpmovzxwd", [zmm(v), mem(from, v * 32)], zeroing(k(1 + v)));
+  const extend = isFp8(source) ? "vpmovzxbd" : "vpmovzxwd";
+  const vectorBytes = 16 * sourceBytes(source);
+  const low = (v: number): void =>
+    a.v(extend, [zmm(v), mem(from, v * vectorBytes)], zeroing(k(1 + v)));
+  const widen = (v: number): void => {
+    if (isFp8(source)) emitWiden(a, zmm(v), source, CONSTANTS);
+  };
   a.sub(left, 1);
   a.countdown(left, 2, () => {
     for (let v = 0; v < numVectors; v++) {
       low(v);
-      a.v("vpmovzxwd", [zmm(8 + v), mem(from, v * 32, strideBytes, 1)], zeroing(k(1 + v)));
+      const second = mem(from, v * vectorBytes, strideBytes, 1);
+      a.v(extend, [zmm(8 + v), second], zeroing(k(1 + v)));
       a.v("vpslld", [zmm(8 + v), zmm(8 + v), 16]);
       a.v("vpord", [zmm(v), zmm(v), zmm(8 + v)]);
+      widen(v);
     }
     store();
     a.lea(from, mem(from, 0, strideBytes, 2));
@@ -311,7 +370,10 @@ export function emitPairs(
   // left is now 0 if one row remains, -1 if none does.
   a.cmp(left, 0);
   a.j("ne", done);
-  for (let v = 0; v < numVectors; v++) low(v);
+  for (let v = 0; v < numVectors; v++) {
+    low(v);
+    widen(v);
+  }
   store();
   a.bind(done);
 }

@@ -13,7 +13,17 @@
  * results, whatever MXCSR says; NaN and infinities propagate. `vfmadd231ps` is IEEE 754.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { type Gp, k, mem, merging, r, zmm } from "../../codegen/x64/operands.ts";
+import {
+  type Gp,
+  k,
+  type Mask,
+  type Memory,
+  mem,
+  merging,
+  r,
+  type Vector,
+  zmm,
+} from "../../codegen/x64/operands.ts";
 import { emitClear, emitLaneMasks, type X64InputDType } from "./x64-pack.ts";
 
 /** A full tile of the output. */
@@ -37,19 +47,33 @@ export const CORE_ARGUMENTS: Readonly<
   words: r.r8,
 };
 
-const AT = {
+/** Where a tile finds its operands: the panels from its first row and column on, and its output. */
+export const TILE_ARGUMENTS: Readonly<Record<"a" | "b" | "wordsLeft" | "outRow", Gp>> = {
   a: r.rsi,
   b: r.rdx,
   wordsLeft: r.rax,
-  columnsLeft: r.r14,
-  tile: r.r15,
-  bPanel: r.rbx,
   outRow: r.rbp,
-} as const;
+};
 
-interface Tile {
+const AT = { ...TILE_ARGUMENTS, columnsLeft: r.r14, tile: r.r15, bPanel: r.rbx } as const;
+
+/** A tile of the output: its sums are in zmm0 and up, row by row. */
+export interface Tile {
   readonly rows: number;
   readonly vectors: number;
+}
+
+/** What a core does with tiles, and what it must know of the way through the panels. */
+export interface TileWork {
+  /**
+   * Computes one tile and leaves `outRow` behind it; it may clobber wordsLeft, a and b. Columns
+   * that exist are in k1 and up.
+   */
+  readonly emitTile: (tile: Tile) => void;
+  /** After the last panel of B beside a panel of A. */
+  readonly afterRows?: () => void;
+  /** After each panel of B. */
+  readonly afterColumns?: () => void;
 }
 
 /** One word of depth: `step` words after the ones that a and b point to. */
@@ -68,14 +92,15 @@ function emitStep(a: X64, tile: Tile, step: number, dtype: X64InputDType): void 
   }
 }
 
-/** The tile's sums, from the panels at `a` and `b`, into zmm0 and up. */
-function emitSums(a: X64, tile: Tile, dtype: X64InputDType): void {
+/**
+ * The tile's sums over `wordsLeft` words of the panels at `a` and `b`, which it leaves behind them.
+ */
+export function emitSums(a: X64, tile: Tile, dtype: X64InputDType): void {
   emitClear(a, tile.rows * tile.vectors);
   const advance = (steps: number): void => {
     a.add(AT.a, steps * TILE_ROWS * 4);
     a.add(AT.b, steps * TILE_COLUMNS * 4);
   };
-  a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
   a.sub(AT.wordsLeft, UNROLL - 1);
   a.countdown(AT.wordsLeft, UNROLL, () => {
     for (let step = 0; step < UNROLL; step++) emitStep(a, tile, step, dtype);
@@ -88,46 +113,64 @@ function emitSums(a: X64, tile: Tile, dtype: X64InputDType): void {
   });
 }
 
-/** Write the sums to the output rows at `outRow`, or add them; leaves `outRow` behind the tile. */
-function emitStore(a: X64, tile: Tile, accumulate: ReturnType<typeof mem>): void {
-  const { rows, vectors } = tile;
-  const store = a.label();
-  const at = (i: number, v: number): ReturnType<typeof mem> =>
-    i % 2 === 0 ? mem(AT.outRow, v * 64) : mem(AT.outRow, v * 64, CORE_ARGUMENTS.outStrideBytes, 1);
-  const eachRow = (emit: (i: number, v: number) => void): void => {
-    for (let i = 0; i < rows; i++) {
-      for (let v = 0; v < vectors; v++) emit(i, v);
-      if (i % 2 === 1) a.lea(AT.outRow, mem(AT.outRow, 0, CORE_ARGUMENTS.outStrideBytes, 2));
+/** One vector of a tile: its sum's register, its place in the output, its existing columns. */
+export interface TileVector {
+  readonly row: number;
+  readonly vector: number;
+  readonly sum: Vector;
+  readonly at: Memory;
+  readonly mask: Mask;
+}
+
+/** Walk the output rows from `outRow` on, which is left behind the tile. */
+export function emitEachVector(
+  a: X64,
+  { rows, vectors }: Tile,
+  emit: (place: TileVector) => void,
+): void {
+  const { outRow } = TILE_ARGUMENTS;
+  const { outStrideBytes } = CORE_ARGUMENTS;
+  for (let row = 0; row < rows; row++) {
+    for (let vector = 0; vector < vectors; vector++) {
+      const isEven = row % 2 === 0;
+      const at = isEven ? mem(outRow, vector * 64) : mem(outRow, vector * 64, outStrideBytes, 1);
+      emit({ row, vector, sum: zmm(row * vectors + vector), at, mask: merging(k(1 + vector)) });
     }
-    if (rows % 2 === 1) a.add(AT.outRow, CORE_ARGUMENTS.outStrideBytes);
-  };
+    if (row % 2 === 1) a.lea(outRow, mem(outRow, 0, outStrideBytes, 2));
+  }
+  if (rows % 2 === 1) a.add(outRow, outStrideBytes);
+}
+
+/** Write the sums to the output, or add them if the slot `accumulate` is not 0. */
+function emitStore(a: X64, tile: Tile, accumulate: Memory): void {
+  emitEither(a, accumulate, (adds) =>
+    emitEachVector(a, tile, ({ sum, at, mask }) => {
+      if (adds) a.v("vaddps", [sum, sum, at], mask);
+      a.v("vmovups", [at, sum], mask);
+    }),
+  );
+}
+
+/** Two versions of some code: the first runs where `condition` is not 0. */
+export function emitEither(a: X64, condition: Memory, emit: (isSet: boolean) => void): void {
+  const clear = a.label();
   const done = a.label();
-  a.cmp(accumulate, 0);
-  a.j("e", store);
-  eachRow((i, v) => {
-    const sum = zmm(i * vectors + v);
-    a.v("vaddps", [sum, sum, at(i, v)], merging(k(1 + v)));
-    a.v("vmovups", [at(i, v), sum], merging(k(1 + v)));
-  });
+  a.cmp(condition, 0);
+  a.j("e", clear);
+  emit(true);
   a.jmp(done);
-  a.bind(store);
-  eachRow((i, v) => a.v("vmovups", [at(i, v), zmm(i * vectors + v)], merging(k(1 + v))));
+  a.bind(clear);
+  emit(false);
   a.bind(done);
 }
 
 /** All rows of one panel of A against one panel of B, in tiles of `vectors` vectors. */
-function emitPanelPair(
-  a: X64,
-  vectors: number,
-  dtype: X64InputDType,
-  accumulate: ReturnType<typeof mem>,
-): void {
+function emitPanelPair(a: X64, vectors: number, { emitTile }: TileWork): void {
   const done = a.label();
   const rest = a.label();
   const tile = (rows: number): void => {
     a.mov(AT.b, AT.bPanel);
-    emitSums(a, { rows, vectors }, dtype);
-    emitStore(a, { rows, vectors }, accumulate);
+    emitTile({ rows, vectors });
   };
   a.mov(AT.outRow, AT.tile);
   a.mov(AT.a, CORE_ARGUMENTS.aPanels);
@@ -155,11 +198,17 @@ function emitPanelPair(
 }
 
 /** The product of packed blocks. `accumulate` is a slot: 0 overwrites the output. */
-export function emitVectorCore(
-  a: X64,
-  dtype: X64InputDType,
-  accumulate: ReturnType<typeof mem>,
-): void {
+export function emitVectorCore(a: X64, dtype: X64InputDType, accumulate: Memory): void {
+  const emitTile = (tile: Tile): void => {
+    a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
+    emitSums(a, tile, dtype);
+    emitStore(a, tile, accumulate);
+  };
+  emitPanels(a, { emitTile });
+}
+
+/** All panels of A against all panels of B, tile by tile. */
+export function emitPanels(a: X64, work: TileWork): void {
   const { aPanels, bPanels, out, outStrideBytes, rows, columns, words } = CORE_ARGUMENTS;
   a.countdown(rows, TILE_ROWS, () => {
     a.mov(AT.bPanel, bPanels);
@@ -171,18 +220,20 @@ export function emitVectorCore(
       emitLaneMasks(a, AT.columnsLeft, TILE_VECTORS);
       a.cmp(AT.columnsLeft, 16);
       a.j("le", narrow);
-      emitPanelPair(a, TILE_VECTORS, dtype, accumulate);
+      emitPanelPair(a, TILE_VECTORS, work);
       a.jmp(done);
       a.bind(narrow);
-      emitPanelPair(a, 1, dtype, accumulate);
+      emitPanelPair(a, 1, work);
       a.bind(done);
       a.imul(r.rax, words, TILE_COLUMNS * 4);
       a.add(AT.bPanel, r.rax);
       a.add(AT.tile, TILE_COLUMNS * 4);
+      work.afterColumns?.();
     });
     a.imul(r.rax, words, TILE_ROWS * 4);
     a.add(aPanels, r.rax);
     a.imul(r.rax, outStrideBytes, TILE_ROWS);
     a.add(out, r.rax);
+    work.afterRows?.();
   });
 }

@@ -23,6 +23,7 @@ import {
   WIDENING_CORE,
   type X64Core,
 } from "./x64-core.ts";
+import type { X64InputDType } from "./x64-pack.ts";
 import {
   EMULATION_BYTES,
   EMULATION_CONFIGURATION,
@@ -73,7 +74,7 @@ for (const { core, name, refusal } of CORES) {
       testMultiplier({
         name: transposition,
         transposition,
-        dtype: core.dtype,
+        dtype: core.aFormat.source as X64InputDType,
         memory,
         refusal,
         make: () => make(transposition),

@@ -11,7 +11,7 @@ import type { CpuFeatures } from "../../device/cpu/features.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { BLOCK_AT as AT } from "./x64-block.ts";
-import { prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
+import { type PreparedBlocks, prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, WIDENING_CORE, type X64Core } from "./x64-core.ts";
 import type { X64InputDType } from "./x64-pack.ts";
 
@@ -55,37 +55,65 @@ export function createMultiplierOver(
   scratch: Span,
 ): BlockMultiplier {
   const blocks = prepareBlocks(core, transposition, context, scratch);
-  const { slots, memory, depthBlock, elementBytes } = blocks;
+  const { slots, memory, depthBlock } = blocks;
   const { maxRows } = core;
+  const place = placeSlots(blocks, transposition);
   return (aOffset, aStride, bOffset, bStride, outOffset, outStride, m, n, k, accumulate) => {
-    const aStrideBytes = aStride * elementBytes;
-    const bStrideBytes = bStride * elementBytes;
-    const [aRowBytes, aDepthBytes] =
-      transposition === "tn" ? [elementBytes, aStrideBytes] : [aStrideBytes, elementBytes];
-    const [bColumnBytes, bDepthBytes] =
-      transposition === "nt" ? [bStrideBytes, elementBytes] : [elementBytes, bStrideBytes];
-    slots[AT.aStrideBytes] = aStrideBytes;
-    slots[AT.bStrideBytes] = bStrideBytes;
-    slots[AT.outStrideBytes] = outStride * 4;
-    slots[AT.aPanels] = blocks.aPanels;
-    slots[AT.bPanels] = blocks.bPanels;
-    slots[AT.buffer] = blocks.buffer;
+    const at = place({ aOffset, aStride, bOffset, bStride, outOffset, outStride });
     slots[AT.packsB] = 1;
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outStride, m, n);
     for (let d = 0; d < k; d += depthBlock) {
       slots[AT.depth] = Math.min(depthBlock, k - d);
       slots[AT.accumulate] = accumulate || d > 0 ? 1 : 0;
       for (let i = 0; i < m; i += maxRows) {
-        slots[AT.a] = aOffset + i * aRowBytes + d * aDepthBytes;
         slots[AT.rows] = Math.min(maxRows, m - i);
         for (let j = 0; j < n; j += SLICE_COLUMNS) {
-          slots[AT.b] = bOffset + j * bColumnBytes + d * bDepthBytes;
           slots[AT.columns] = Math.min(SLICE_COLUMNS, n - j);
-          slots[AT.out] = outOffset + (i * outStride + j) * 4;
+          at(i, j, d);
           slots[AT.packsA] = j === 0 ? 1 : 0;
           blocks.run();
         }
       }
     }
+  };
+}
+
+/** Where a whole block's operands and output stand. */
+export interface BlockPlace {
+  readonly aOffset: number;
+  readonly aStride: number;
+  readonly bOffset: number;
+  readonly bStride: number;
+  readonly outOffset: number;
+  readonly outStride: number;
+}
+
+/**
+ * Writes strides and panels into the slots, and returns what points them at the part of the block
+ * from row i, column j and depth d on.
+ */
+export function placeSlots(
+  { slots, elementBytes, aPanels, bPanels, buffer }: PreparedBlocks,
+  transposition: Transposition,
+): (place: BlockPlace) => (i: number, j: number, d: number) => void {
+  const [aBytes, bBytes] = elementBytes;
+  return ({ aOffset, aStride, bOffset, bStride, outOffset, outStride }) => {
+    const aStrideBytes = aStride * aBytes;
+    const bStrideBytes = bStride * bBytes;
+    const [aRowBytes, aDepthBytes] =
+      transposition === "tn" ? [aBytes, aStrideBytes] : [aStrideBytes, aBytes];
+    const [bColumnBytes, bDepthBytes] =
+      transposition === "nt" ? [bStrideBytes, bBytes] : [bBytes, bStrideBytes];
+    slots[AT.aStrideBytes] = aStrideBytes;
+    slots[AT.bStrideBytes] = bStrideBytes;
+    slots[AT.outStrideBytes] = outStride * 4;
+    slots[AT.aPanels] = aPanels;
+    slots[AT.bPanels] = bPanels;
+    slots[AT.buffer] = buffer;
+    return (i, j, d) => {
+      slots[AT.a] = aOffset + i * aRowBytes + d * aDepthBytes;
+      slots[AT.b] = bOffset + j * bColumnBytes + d * bDepthBytes;
+      slots[AT.out] = outOffset + (i * outStride + j) * 4;
+    };
   };
 }
