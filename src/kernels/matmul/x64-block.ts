@@ -2,8 +2,8 @@
  * @file The native function of the x64 matrix products: one cache block, packed and multiplied.
  *
  * Its slots are plain numbers; operands, panels and output are byte offsets from the memory's base.
- * The last ones are for scaled operands alone: pieces of depth, and addresses of their scales and of
- * the constants of their widening.
+ * The last ones are for scaled operands alone: pieces of depth, and addresses of their scales and
+ * of the constants of their widening.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
