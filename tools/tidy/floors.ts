@@ -38,6 +38,7 @@ const SYSTEM_FOLDERS = [
   "training/ema",
   "training/run",
   "parallel/communicator",
+  "inference/prefix-cache/disk",
   "serving",
   "cli",
 ];

@@ -1,4 +1,4 @@
-/** @file The prefix cache against a list of blocks and their times of use, over random workloads. */
+/** @file The prefix cache against a plain list of blocks, over random workloads. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
