@@ -106,7 +106,7 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
     after(() => device[Symbol.asyncDispose]());
 
     const makeModel = (config: ModelConfig, precision: Precision): Model =>
-      new Model(device, config, { precision, seed: 5 });
+      new Model(device, config, { precision, seed: 5, attention: "exact" });
 
     for (const [name, config] of Object.entries(VARIANTS)) {
       for (const precision of ["f32", "bf16"] as const) {

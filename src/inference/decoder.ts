@@ -141,6 +141,7 @@ export class Decoder {
       numSequences: 1,
       seqLength: numTokens,
       positions: this.#positionsOf(sequences, numTokens),
+      attention: "exact",
       balanceScale: 0,
     };
   }

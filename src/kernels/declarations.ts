@@ -7,7 +7,7 @@ import {
 } from "./accumulate/reference.ts";
 import { ADAMW_VARIANTS, SUM_SQUARES_VARIANTS } from "./adamw/contract.ts";
 import { createReferenceAdamw, createReferenceSumSquares } from "./adamw/reference.ts";
-import { ATTENTION_SLOTS } from "./attention/contract.ts";
+import { ATTENTION_SLOTS, ATTENTION_VARIANTS } from "./attention/contract.ts";
 import { attentionOver } from "./attention/generated.ts";
 import {
   createReferenceAttention,
@@ -150,7 +150,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declare("retile", RETILE_VARIANTS, RETILE_SLOTS, createReferenceRetile),
   {
     name: "causalAttention",
-    variants: FLOATS,
+    variants: ATTENTION_VARIANTS,
     slots: ATTENTION_SLOTS,
     implementations: [
       ...MULTIPLIERS.map((factory) => attentionOver(factory, "forward")),
@@ -159,7 +159,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   },
   {
     name: "causalAttentionBackward",
-    variants: FLOATS,
+    variants: ATTENTION_VARIANTS,
     slots: ATTENTION_SLOTS,
     implementations: [
       ...MULTIPLIERS.map((factory) => attentionOver(factory, "backward")),

@@ -162,7 +162,8 @@ export class MlaLayer {
       });
       const { numHeads, qkRopeHeadDim } = this.config;
       const dKeyRope = scratch.allocate(floatType, [q.rows, numHeads * qkRopeHeadDim]);
-      const inputs = { shape: this.#shape(pass), q, kv, keyRope: this.ropeOf(down) };
+      const keyRope = this.ropeOf(down);
+      const inputs = { shape: this.#shape(pass), products: pass.attention, q, kv, keyRope };
       causalAttentionBackward(device, { ...inputs, dOut: dAttended, dQ, dKv, dKeyRope });
       this.#sumOverHeads(pass, dKeyRope, this.ropeOf(dDown));
     }
@@ -268,12 +269,13 @@ export class MlaLayer {
   ): Operand {
     const { saved, scratch, computeType, floatType, device } = pass;
     const { recipe } = this;
-    const shape = [q.rows, this.config.numHeads * this.config.vHeadDim];
+    const size = [q.rows, this.config.numHeads * this.config.vHeadDim];
     const rule = recipe.tensors.attentionOutput;
     const isKept = computeType === floatType && !isScaledFormat(rule.format);
-    const attended = (isKept ? saved : scratch).allocate(floatType, shape);
+    const attended = (isKept ? saved : scratch).allocate(floatType, size);
     const keyRope = this.ropeOf(down);
-    causalAttention(device, { shape: this.#shape(pass), q, kv, keyRope, out: attended });
+    const shape = this.#shape(pass);
+    causalAttention(device, { shape, products: pass.attention, q, kv, keyRope, out: attended });
     const kept = isKept ? attended : this.#cacheAttended(pass, attended);
     const a = isScaledRecipe(recipe)
       ? operandOf(pass, scratch, attended, { recipe, use: "linearInput" })

@@ -4,6 +4,7 @@
  * The trainer sees parameters as flat spans (parameters.ts), a step as one call, and the state that
  * is not trained by gradients (the routing biases) as a list of tensors.
  */
+import type { AttentionProducts } from "../kernels/attention/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
@@ -21,6 +22,11 @@ export interface ModelOptions {
    * out.
    */
   readonly floatType?: FloatType;
+  /**
+   * What operands of attention's own products (scores, values) are rounded to in training and
+   * evaluation; as those of the linear layers if left out.
+   */
+  readonly attention?: AttentionProducts;
   /**
    * Of the initial parameters; null leaves zeros, for a checkpoint to fill (then `refreshCompute`).
    */

@@ -8,6 +8,7 @@
  */
 import { assert, defined } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
+import type { AttentionProducts } from "../kernels/attention/contract.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -47,6 +48,7 @@ export class Model implements TrainableModel {
   readonly recipe: PrecisionRecipe;
   readonly floatType: FloatType;
   readonly computeType: ComputeType;
+  readonly attention: AttentionProducts;
   readonly parameters: ParameterSet;
   readonly gateBiases: readonly GateBias[];
   readonly moeLayerIndices: readonly number[];
@@ -67,6 +69,7 @@ export class Model implements TrainableModel {
       this.computeType === this.floatType || this.floatType === "f32",
       `the recipe ${this.recipe.name} goes with f32, not with ${this.floatType}`,
     );
+    this.attention = options.attention ?? (this.computeType === "bf16" ? "bf16" : "exact");
     this.#device = device;
     const arena = (name: string): Arena => new Arena(device.memory, name);
     this.arenas = {
@@ -132,6 +135,7 @@ export class Model implements TrainableModel {
       device: this.#device,
       floatType: this.floatType,
       computeType: this.computeType,
+      attention: this.attention,
       saved,
       scratch,
       weightGrads: this.weightGrads,

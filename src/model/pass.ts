@@ -11,6 +11,7 @@
  * write F.
  */
 import type { Device } from "../device/device.ts";
+import type { AttentionProducts } from "../kernels/attention/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -23,6 +24,7 @@ export interface Pass {
   readonly device: Device;
   readonly floatType: FloatType;
   readonly computeType: ComputeType;
+  readonly attention: AttentionProducts;
   readonly saved: Arena;
   readonly scratch: Arena;
   readonly weightGrads: WeightGradQueue;

@@ -104,6 +104,7 @@ export function makePass(
     device,
     floatType: "f64",
     computeType: "f64",
+    attention: "exact",
     saved,
     scratch: arena("scratch"),
     weightGrads: new WeightGradQueue(device, arena("weight gradients")),

@@ -141,33 +141,55 @@ const ROW_CASES: Readonly<Record<string, RowPrepare>> = {
   },
 };
 
-function attentionCase(direction: "forward" | "backward"): KernelCase {
-  const shape = { numSequences: 16, numHeads: 8, nope: 32, rope: 16, value: 32, scale: 0.144 };
-  const seqLength = 256;
-  const tokens = shape.numSequences * seqLength;
-  const { numHeads, nope, rope, value } = shape;
+interface AttentionSize {
+  readonly numSequences: number;
+  readonly seqLength: number;
+  readonly numHeads: number;
+  readonly nope: number;
+  readonly rope: number;
+  readonly value: number;
+}
+
+/** The comparison model's, DeepSeek-V3's heads, and those over a long sequence. */
+const ATTENTION_SIZES: readonly AttentionSize[] = [
+  { numSequences: 16, seqLength: 256, numHeads: 8, nope: 32, rope: 16, value: 32 },
+  { numSequences: 1, seqLength: 1024, numHeads: 4, nope: 128, rope: 64, value: 128 },
+  { numSequences: 1, seqLength: 4096, numHeads: 1, nope: 128, rope: 64, value: 128 },
+];
+
+/** `bound` names the products' operands: f32, or rounded to bf16. */
+function attentionCase(
+  size: AttentionSize,
+  direction: "forward" | "backward",
+  bound: "f32" | "bf16",
+): KernelCase {
+  const { numSequences, seqLength, numHeads, nope, rope, value } = size;
+  const shape = { ...size, scale: (nope + rope) ** -0.5 };
+  const products = bound === "bf16" ? bound : "exact";
+  const tokens = numSequences * seqLength;
   // Causal: half of the scores. Forward has two products, backward five (the scores once more).
   const pairs = (tokens * seqLength * numHeads) / 2;
   const flops =
     2 * pairs * (direction === "forward" ? nope + rope + value : 3 * (nope + rope) + 2 * value);
   return {
-    name: direction === "forward" ? "causalAttention" : "causalAttentionBackward",
-    shape: `16×256, 8 heads of 32+16/32`,
+    name: `causalAttention${direction === "forward" ? "" : "Backward"} ${bound}`,
+    shape: `${numSequences}×${seqLength}, ${numHeads} heads of ${nope}+${rope}/${value}`,
     kernels: "x64",
     numThreads: 1,
-    bound: "f32",
+    bound,
     prepare(device, arena): Prepared {
       const q = normal(arena, [tokens, numHeads * (nope + rope)]);
       const kv = normal(arena, [tokens, numHeads * (nope + value)]);
       const keyRope = normal(arena, [tokens, rope]);
       const out = normal(arena, [tokens, numHeads * value]);
       if (direction === "forward") {
-        return { run: () => causalAttention(device, { q, kv, keyRope, out, shape }), flops };
+        const call = { q, kv, keyRope, out, shape, products } as const;
+        return { run: () => causalAttention(device, call), flops };
       }
       const dQ = arena.allocate("f32", [tokens, q.columns]);
       const dKv = arena.allocate("f32", [tokens, kv.columns]);
       const dKeyRope = arena.allocate("f32", [tokens, numHeads * rope]);
-      const call = { q, kv, keyRope, dOut: out, dQ, dKv, dKeyRope, shape };
+      const call = { q, kv, keyRope, dOut: out, dQ, dKv, dKeyRope, shape, products } as const;
       return { run: () => causalAttentionBackward(device, call), flops };
     },
   };
@@ -186,8 +208,12 @@ export const KERNEL_CASES: readonly KernelCase[] = [
   productCase("bf16", "nt", 1024, "x64", 2),
   productCase("f32", "nt", 1024, "wasm", 1),
   productCase("bf16", "nt", 1024, "wasm", 1),
-  attentionCase("forward"),
-  attentionCase("backward"),
+  ...ATTENTION_SIZES.flatMap((size) =>
+    (["forward", "backward"] as const).flatMap((direction) => [
+      attentionCase(size, direction, "f32"),
+      attentionCase(size, direction, "bf16"),
+    ]),
+  ),
   ...Object.entries(ROW_CASES).flatMap(([name, prepare]) =>
     TARGETS.map(
       (kernels): KernelCase => ({

@@ -6,18 +6,13 @@
  * then masked: at most 63 a row. Backward takes the blocks from the last to the first: the last one
  * reaches all keys, so it can overwrite the gradients of keys and values, and the others add to
  * them.
- *
- * Masked probabilities are exact zeros, and 0 · NaN is NaN: values that are not finite would leak
- * into earlier rows of their block. The block's last row sees all of them, so it tells whether
- * there are any; such a block's rows are multiplied one by one, each by the values it sees. That
- * changes no bit of any other row: zeros appended along the depth of a product never do.
  */
 import { assert } from "../../base/errors.ts";
 import { floorDiv, roundUp } from "../../base/integers.ts";
-import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "../matmul/block-multiplier.ts";
 import { type HeadTask, headTask, type Place } from "./heads.ts";
+import { mixValues, multiply, type QueryBlock, rowOf } from "./query-blocks.ts";
 
 /** What the body is built from: this thread's f32 products and row kernels of one target. */
 export interface AttentionParts {
@@ -31,13 +26,6 @@ const ELEMENT_BYTES = 4;
 const MAX_QUERY_BLOCK = 64;
 /** Score rows start on cache lines. */
 const SCORE_STRIDE_MULTIPLE = 16;
-
-/** One block of queries of one head: rows [start, end) against keys [0, end). */
-interface QueryBlock {
-  readonly start: number;
-  readonly rows: number;
-  readonly keys: number;
-}
 
 /** Scratch for one block's probabilities and their gradients. */
 class ScoreBlocks {
@@ -85,36 +73,6 @@ class ScoreBlocks {
   }
 }
 
-/** Row `row` of a place. */
-function rowOf(place: Place, row: number): Place {
-  const offset = place.offset + row * place.rowStride * ELEMENT_BYTES;
-  return { offset, rowStride: place.rowStride };
-}
-
-function multiply(
-  product: BlockMultiplier,
-  a: Place,
-  b: Place,
-  out: Place,
-  m: number,
-  n: number,
-  k: number,
-  accumulate: boolean,
-): void {
-  product(
-    a.offset,
-    a.rowStride,
-    b.offset,
-    b.rowStride,
-    out.offset,
-    out.rowStride,
-    m,
-    n,
-    k,
-    accumulate,
-  );
-}
-
 /** The probabilities of one block of queries, in `scores.probabilities`. */
 function computeProbabilities(
   { products, softmax }: AttentionParts,
@@ -122,38 +80,13 @@ function computeProbabilities(
   block: QueryBlock,
   scores: ScoreBlocks,
 ): void {
-  const { rows, keys, start } = block;
+  const { rows: m, keys: n, start } = block;
+  const { nt } = products;
   const out = scores.probabilities;
-  multiply(products.nt, rowOf(task.qNope, start), task.kNope, out, rows, keys, task.nope, false);
-  multiply(products.nt, rowOf(task.qRope, start), task.keyRope, out, rows, keys, task.rope, true);
+  multiply(nt, rowOfFloats(task.qNope, start), task.kNope, out, { m, n, k: task.nope });
+  const rope = { m, n, k: task.rope, accumulate: true };
+  multiply(nt, rowOfFloats(task.qRope, start), task.keyRope, out, rope);
   scores.softmax(softmax, block, task.scale);
-}
-
-/** out = probabilities · values of one block, no row touched by values that it does not see. */
-function mixValues(
-  nn: BlockMultiplier,
-  task: HeadTask,
-  block: QueryBlock,
-  probabilities: Place,
-  memory: CpuMemory,
-): void {
-  const { start, rows, keys } = block;
-  const { value, values } = task;
-  const out = rowOf(task.out, start);
-  multiply(nn, probabilities, values, out, rows, value, keys, false);
-  if (isFiniteRow(memory.f32, rowOf(out, rows - 1), value)) return;
-  for (let row = 0; row < rows; row++) {
-    const [weights, to] = [rowOf(probabilities, row), rowOf(out, row)];
-    multiply(nn, weights, values, to, 1, value, start + row + 1, false);
-  }
-}
-
-function isFiniteRow(floats: Float32Array, row: Place, columns: number): boolean {
-  const first = row.offset / ELEMENT_BYTES;
-  for (let at = first; at < first + columns; at++) {
-    if (!Number.isFinite(floats[at]!)) return false;
-  }
-  return true;
 }
 
 /** The body of causalAttention/f32. `span` is scratch that the products do not use. */
@@ -170,7 +103,15 @@ export function attentionBody(
         const rows = Math.min(scores.queryBlock, task.seqLength - start);
         const block = { start, rows, keys: start + rows };
         computeProbabilities(parts, task, block, scores);
-        mixValues(parts.products.nn, task, block, scores.probabilities, context.memory);
+        mixValues(block, {
+          nn: parts.products.nn,
+          floats: context.memory.f32,
+          probabilities: scores.probabilities,
+          values: task.values,
+          valueColumns: task.value,
+          out: rowOfFloats(task.out, start),
+          bytes: ELEMENT_BYTES,
+        });
       }
     }
   };
@@ -208,13 +149,19 @@ function backwardBlock(
   const { rows, keys, start } = block;
   const { nope, rope, value } = task;
   const { probabilities: p, gradients: g } = scores;
-  const dOut = rowOf(task.dOut, start);
+  const dOut = rowOfFloats(task.dOut, start);
   computeProbabilities(parts, task, block, scores);
-  multiply(tn, p, dOut, task.dValues, keys, value, rows, accumulate);
-  multiply(nt, dOut, task.values, g, rows, keys, value, false);
+  multiply(tn, p, dOut, task.dValues, { m: keys, n: value, k: rows, accumulate });
+  multiply(nt, dOut, task.values, g, { m: rows, n: keys, k: value });
   scores.softmaxBackward(parts.softmaxBackward, block, task.scale);
-  multiply(nn, g, task.kNope, rowOf(task.dQNope, start), rows, nope, keys, false);
-  multiply(nn, g, task.keyRope, rowOf(task.dQRope, start), rows, rope, keys, false);
-  multiply(tn, g, rowOf(task.qNope, start), task.dKNope, keys, nope, rows, accumulate);
-  multiply(tn, g, rowOf(task.qRope, start), task.dKeyRope, keys, rope, rows, accumulate);
+  const [qNope, qRope] = [rowOfFloats(task.qNope, start), rowOfFloats(task.qRope, start)];
+  const [dQNope, dQRope] = [rowOfFloats(task.dQNope, start), rowOfFloats(task.dQRope, start)];
+  multiply(nn, g, task.kNope, dQNope, { m: rows, n: nope, k: keys });
+  multiply(nn, g, task.keyRope, dQRope, { m: rows, n: rope, k: keys });
+  multiply(tn, g, qNope, task.dKNope, { m: keys, n: nope, k: rows, accumulate });
+  multiply(tn, g, qRope, task.dKeyRope, { m: keys, n: rope, k: rows, accumulate });
+}
+
+function rowOfFloats(place: Place, row: number): Place {
+  return rowOf(place, row, ELEMENT_BYTES);
 }

@@ -12,6 +12,16 @@
  *   out_T_HV
  *   dKeyRope_T_HR  one gradient a head; their sum is the gradient of keyRope
  *
+ * Products may have operands rounded to bf16 (`products: "bf16"`, beside f32 tensors). Then, with
+ * w_ij = exp(score_ij − max_i) and t_i = Σ_j w_ij in f32, and bf(·) the rounding to nearest,
+ *
+ *     score = bf(q)·bf(k)     out_i = (Σ_j bf(w_ij) bf(v_j)) ÷ t_i      g_i = bf(dOut_i ÷ t_i)
+ *     dValue_j = Σ_i bf(w_ij) g_i       dW_ij = g_i · bf(v_j)
+ *     dScore_ij = bf(scale · bf(w_ij) · (dW_ij − Σ_j bf(w_ij) dW_ij ÷ t_i))
+ *
+ * and dQ, dK from dScore, bf(k) and bf(q). Sums and outputs are f32. bf16 products may treat
+ * subnormal numbers as zero.
+ *
  * Backward recomputes the probabilities: nothing but the inputs is kept between the two. Every
  * output is overwritten, and overlaps neither an input nor another output. A task is one head of
  * one sequence. Source: DeepSeek-V2 report §2.1; facts of the V3 configuration in docs/numerics.md.
@@ -74,12 +84,20 @@ export interface AttentionInputs {
   readonly keyRope: Tensor<FloatType>;
 }
 
+/** What operands of attention's products are rounded to. */
+export type AttentionProducts = "exact" | "bf16";
+
+export const ATTENTION_VARIANTS = ["f32", "f64", "bf16"] as const;
+
 export interface CausalAttentionCall extends AttentionInputs {
+  /** "exact" if left out. */
+  readonly products?: AttentionProducts;
   readonly shape: AttentionShape;
   readonly out: Tensor<FloatType>;
 }
 
 export interface CausalAttentionBackwardCall extends AttentionInputs {
+  readonly products?: AttentionProducts;
   readonly shape: AttentionShape;
   readonly dOut: Tensor<FloatType>;
   readonly dQ: Tensor<FloatType>;
@@ -94,7 +112,7 @@ export function causalAttention(device: Device, call: CausalAttentionCall): void
   const dtypes = [q.dtype];
   assertMatrix(device, "causalAttention out", out, dtypes, q.rows, shape.numHeads * shape.value);
   device.launch(
-    `causalAttention/${q.dtype}`,
+    `causalAttention/${variantOf(call)}`,
     [...inputSlots(shape, seqLength, q, kv, keyRope), out.byteOffset, out.rowStride],
     shape.numSequences * shape.numHeads,
   );
@@ -112,7 +130,7 @@ export function causalAttentionBackward(device: Device, call: CausalAttentionBac
   assertMatrix(device, `${name} dKv`, dKv, dtypes, q.rows, numHeads * (nope + value));
   assertMatrix(device, `${name} dKeyRope`, dKeyRope, dtypes, q.rows, numHeads * rope);
   device.launch(
-    `${name}/${q.dtype}`,
+    `${name}/${variantOf(call)}`,
     [
       ...inputSlots(shape, seqLength, q, kv, keyRope),
       0,
@@ -128,6 +146,15 @@ export function causalAttentionBackward(device: Device, call: CausalAttentionBac
     ],
     shape.numSequences * numHeads,
   );
+}
+
+function variantOf({
+  q,
+  products,
+}: Pick<CausalAttentionCall, "q" | "products">): (typeof ATTENTION_VARIANTS)[number] {
+  if (products !== "bf16") return q.dtype;
+  assert(q.dtype === "f32", `attention: products of ${q.dtype} tensors are not rounded to bf16`);
+  return "bf16";
 }
 
 function assertInputs(

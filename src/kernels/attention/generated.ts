@@ -3,10 +3,12 @@ import { defined } from "../../base/errors.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
 import type { KernelImplementation } from "../kernel.ts";
 import { TRANSPOSITIONS } from "../matmul/block-multiplier.ts";
-import type { MultiplierFactory } from "../matmul/multiplier-factory.ts";
-import { rowImplementations } from "../row-kernel.ts";
-import { ROW_PROGRAMS, type RowKernelName } from "../row-programs.ts";
+import type { GeneratedDType, MultiplierFactory } from "../matmul/multiplier-factory.ts";
+import { type RowProgramOf, rowImplementations } from "../row-kernel.ts";
+import { ROW_PROGRAMS } from "../row-programs.ts";
 import { type AttentionParts, attentionBackwardBody, attentionBody } from "./body.ts";
+import { type NarrowAttentionParts, narrowAttentionBody } from "./narrow-body.ts";
+import { attentionWeightsProgram, scaleRowsProgram, scoreGradientsProgram } from "./program.ts";
 
 /** causalAttention ("forward") or causalAttentionBackward over a target's parts. */
 export function attentionOver(
@@ -17,15 +19,20 @@ export function attentionOver(
   return {
     target: factory.target,
     refusal: (variant, context) => {
-      if (variant !== "f32") return `attention in ${variant} runs on the reference alone`;
-      const reasons = TRANSPOSITIONS.map((each) => factory.refusal(each, "f32", context));
+      if (variant === "f64") return "attention in f64 runs on the reference alone";
+      const dtype = variant === "bf16" ? "bf16" : "f32";
+      const reasons = TRANSPOSITIONS.map((each) => factory.refusal(each, dtype, context));
       return reasons.find((reason) => reason !== null) ?? null;
     },
-    create: (_variant, context) => {
+    create: (variant, context) => {
       const half = context.scratch.byteLength / 2;
       const products: Span = { byteOffset: context.scratch.byteOffset, byteLength: half };
       const scores: Span = { byteOffset: products.byteOffset + half, byteLength: half };
-      return makeBody(createParts(factory, context, products), context, scores);
+      if (variant !== "bf16") {
+        return makeBody(createParts(factory, context, products), context, scores);
+      }
+      const parts = createNarrowParts(factory, context, products);
+      return narrowAttentionBody(parts, context, scores, direction);
     },
   };
 }
@@ -35,18 +42,49 @@ function createParts(
   context: ThreadContext,
   scratch: Span,
 ): AttentionParts {
-  const rowBody = (name: RowKernelName): KernelBody => {
-    const implementations = rowImplementations(ROW_PROGRAMS[name]);
-    const own = implementations.find(({ target }) => target === factory.target);
-    return defined(own, `${name} for ${factory.target}`).create("f32", context);
-  };
   return {
-    products: {
-      nn: factory.create("nn", "f32", context, scratch),
-      nt: factory.create("nt", "f32", context, scratch),
-      tn: factory.create("tn", "f32", context, scratch),
-    },
-    softmax: rowBody("softmaxCausal"),
-    softmaxBackward: rowBody("softmaxBackward"),
+    products: createProducts(factory, "f32", context, scratch),
+    softmax: rowBody(factory, ROW_PROGRAMS.softmaxCausal, "f32", context),
+    softmaxBackward: rowBody(factory, ROW_PROGRAMS.softmaxBackward, "f32", context),
   };
+}
+
+function createNarrowParts(
+  factory: MultiplierFactory,
+  context: ThreadContext,
+  scratch: Span,
+): NarrowAttentionParts {
+  return {
+    products: createProducts(factory, "bf16", context, scratch),
+    cast: rowBody(factory, ROW_PROGRAMS.castRows, "f32.bf16", context),
+    weights: rowBody(factory, attentionWeightsProgram, "bf16", context),
+    scoreGradients: rowBody(factory, scoreGradientsProgram, "bf16", context),
+    scaleRows: rowBody(factory, () => scaleRowsProgram("f32"), "f32", context),
+    scaleRowsToBf16: rowBody(factory, () => scaleRowsProgram("bf16"), "bf16", context),
+  };
+}
+
+function createProducts(
+  factory: MultiplierFactory,
+  dtype: GeneratedDType,
+  context: ThreadContext,
+  scratch: Span,
+): AttentionParts["products"] {
+  return {
+    nn: factory.create("nn", dtype, context, scratch),
+    nt: factory.create("nt", dtype, context, scratch),
+    tn: factory.create("tn", dtype, context, scratch),
+  };
+}
+
+/** A row kernel of the factory's target. */
+function rowBody(
+  factory: MultiplierFactory,
+  program: RowProgramOf,
+  variant: string,
+  context: ThreadContext,
+): KernelBody {
+  const implementations = rowImplementations(program);
+  const own = implementations.find(({ target }) => target === factory.target);
+  return defined(own, `row kernels for ${factory.target}`).create(variant, context);
 }

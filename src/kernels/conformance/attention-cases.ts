@@ -24,7 +24,7 @@ function size(
 
 /**
  * A single token; widths off every tile edge; more than one block of queries; the small preset's
- * widths.
+ * widths; DeepSeek-V3's.
  */
 const SIZES: readonly AttentionSize[] = [
   size(1, 1, 1, [4, 2, 3]),
@@ -32,6 +32,7 @@ const SIZES: readonly AttentionSize[] = [
   size(1, 150, 2, [32, 16, 32]),
   size(3, 64, 2, [16, 8, 24]),
   size(1, 65, 1, [1, 2, 1]),
+  size(1, 100, 1, [128, 64, 128]),
 ];
 
 function describe({ shape, seqLength }: AttentionSize): string {
@@ -39,34 +40,42 @@ function describe({ shape, seqLength }: AttentionSize): string {
   return `${numSequences}×${seqLength} tokens, ${numHeads} heads of ${nope}+${rope}/${value}`;
 }
 
-function forwardCase(attentionSize: AttentionSize): ConformanceCase {
+type Products = "f32" | "bf16";
+
+/** The call's choice of products for a variant. */
+function productsOf(variant: Products): { readonly products?: "bf16" } {
+  return variant === "bf16" ? { products: "bf16" } : {};
+}
+
+function forwardCase(attentionSize: AttentionSize, variant: Products): ConformanceCase {
   const { shape, seqLength } = attentionSize;
   const tokens = shape.numSequences * seqLength;
+  const products = productsOf(variant);
   return {
-    kernel: "causalAttention/f32",
+    kernel: `causalAttention/${variant}`,
     title: describe(attentionSize),
-    tolerance: toleranceFor("attention", "f32", seqLength),
+    tolerance: toleranceFor("attention", variant, seqLength),
     prepare(make): ReturnType<ConformanceCase["prepare"]> {
       const q = make.normal("f32", [tokens, shape.numHeads * (shape.nope + shape.rope)]);
       const kv = make.normal("f32", [tokens, shape.numHeads * (shape.nope + shape.value)]);
       const keyRope = make.normal("f32", [tokens, shape.rope]);
       const out = make.poisoned("f32", [tokens, shape.numHeads * shape.value]);
       return {
-        run: (device) => causalAttention(device, { q, kv, keyRope, out, shape }),
+        run: (device) => causalAttention(device, { q, kv, keyRope, out, shape, ...products }),
         outputs: { out },
       };
     },
   };
 }
 
-function backwardCase(attentionSize: AttentionSize): ConformanceCase {
+function backwardCase(attentionSize: AttentionSize, variant: Products): ConformanceCase {
   const { shape, seqLength } = attentionSize;
   const { numHeads, nope, rope, value } = shape;
   const tokens = shape.numSequences * seqLength;
   return {
-    kernel: "causalAttentionBackward/f32",
+    kernel: `causalAttentionBackward/${variant}`,
     title: describe(attentionSize),
-    tolerance: toleranceFor("attention", "f32", seqLength),
+    tolerance: toleranceFor("attention", variant, seqLength),
     prepare(make): ReturnType<ConformanceCase["prepare"]> {
       const q = make.normal("f32", [tokens, numHeads * (nope + rope)]);
       const kv = make.normal("f32", [tokens, numHeads * (nope + value)]);
@@ -75,7 +84,8 @@ function backwardCase(attentionSize: AttentionSize): ConformanceCase {
       const dQ = make.poisoned("f32", [tokens, numHeads * (nope + rope)]);
       const dKv = make.poisoned("f32", [tokens, numHeads * (nope + value)]);
       const dKeyRope = make.poisoned("f32", [tokens, numHeads * rope]);
-      const call = { q, kv, keyRope, dOut, dQ, dKv, dKeyRope, shape };
+      const products = productsOf(variant);
+      const call = { q, kv, keyRope, dOut, dQ, dKv, dKeyRope, shape, ...products };
       return {
         run: (device) => causalAttentionBackward(device, call),
         outputs: { dQ, dKv, dKeyRope },
@@ -88,10 +98,10 @@ function backwardCase(attentionSize: AttentionSize): ConformanceCase {
  * Values that are not finite reach the rows from their own on, and no earlier one: also none of the
  * same block of queries. In one head of two; an infinity, then NaN values, then a NaN key.
  */
-const NOT_FINITE: ConformanceCase = {
-  kernel: "causalAttention/f32",
+const NOT_FINITE: readonly ConformanceCase[] = (["f32", "bf16"] as const).map((variant) => ({
+  kernel: `causalAttention/${variant}`,
   title: "values and a key that are not finite, amid blocks of queries",
-  tolerance: toleranceFor("attention", "f32", 200),
+  tolerance: toleranceFor("attention", variant, 200),
   prepare(make): ReturnType<ConformanceCase["prepare"]> {
     const { shape } = size(1, 200, 2, [8, 4, 20]);
     const tokens = 200;
@@ -106,13 +116,19 @@ const NOT_FINITE: ConformanceCase = {
     const keyRope = make.normal("f32", [tokens, shape.rope]);
     const out = make.poisoned("f32", [tokens, shape.numHeads * shape.value]);
     return {
-      run: (device) => causalAttention(device, { q, kv, keyRope, out, shape }),
+      run: (device) =>
+        causalAttention(device, { q, kv, keyRope, out, shape, ...productsOf(variant) }),
       outputs: { out },
     };
   },
-};
+}));
 
 export const ATTENTION_CASES: readonly ConformanceCase[] = [
-  ...SIZES.flatMap((attentionSize) => [forwardCase(attentionSize), backwardCase(attentionSize)]),
-  NOT_FINITE,
+  ...SIZES.flatMap((attentionSize) =>
+    (["f32", "bf16"] as const).flatMap((variant) => [
+      forwardCase(attentionSize, variant),
+      backwardCase(attentionSize, variant),
+    ]),
+  ),
+  ...NOT_FINITE,
 ];

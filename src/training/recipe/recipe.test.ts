@@ -72,6 +72,7 @@ function passOf(device: Device, model: Model): Pass {
     device,
     floatType: model.floatType,
     computeType: model.computeType,
+    attention: model.attention,
     saved,
     scratch,
     weightGrads: model.weightGrads,

@@ -1,0 +1,101 @@
+/**
+ * @file The row programs between the products of attention with bf16 operands: weights from scores,
+ * and the gradients of scores from those of weights.
+ *
+ *     weight_j = bf16(2^(x_j·scale − max))  j < limit, else 0      inverse = 1 ÷ Σ 2^(…), unrounded
+ *
+ * Weights are not divided by their sum; products over them are multiplied by `inverse` instead.
+ */
+import type { RowProgram, Value } from "../../codegen/vector/program.ts";
+import { type Recorder, rowProgram } from "../../codegen/vector/recorder.ts";
+import { perRow, row } from "../row-operands.ts";
+
+/** Below this 2^t is held: far under what a sum of weights up to 1 can feel, and still normal. */
+const LEAST_EXPONENT = -125;
+/** 1.5·2²³: adding it rounds a float to an integer, which then stands in the low bits. */
+const ROUNDING_SHIFT = 12582912;
+const FRACTION_BITS = 23;
+/**
+ * 2^r for |r| ≤ ½ within 2.9e-6 of itself (least squares under Lawson's weights). Exactly 1 at 0: a
+ * row's largest weight is 1, and where it is the only one its gradient cancels to nothing.
+ */
+const POWER_POLYNOMIAL = [0.009582853, 0.055906425, 0.24024099, 0.6931242, 1] as const;
+
+/** 2^t for t ≤ 0; NaN for NaN. */
+function powerOfTwo(v: Recorder, t: Value): Value {
+  // The value comes second, so that NaN passes.
+  const held = v.max(v.float(LEAST_EXPONENT), t);
+  const shifted = v.add(held, v.float(ROUNDING_SHIFT));
+  const r = v.sub(held, v.sub(shifted, v.float(ROUNDING_SHIFT)));
+  const [first, ...rest] = POWER_POLYNOMIAL;
+  let fraction = v.float(first);
+  for (const coefficient of rest) fraction = v.fma(fraction, r, v.float(coefficient));
+  return v.mul(fraction, v.integerAdd(v.shiftLeft(shifted, FRACTION_BITS), v.float(1)));
+}
+
+/**
+ * The bf16 next to `a`, ties away from zero. NaN stays NaN: all that comes here is the processor's
+ * own or was made from bf16 operands, and has room in its lower half.
+ */
+function nearestBits(v: Recorder, a: Value): Value {
+  return v.shiftRight(v.integerAdd(a, v.integer(0x8000)), 16);
+}
+
+/** `scale` is that of the scores times log₂ e. */
+export function attentionWeightsProgram(): RowProgram {
+  return rowProgram({
+    name: "attentionWeights",
+    operands: { scores: row(), limits: perRow("i32"), weights: row("bf16"), inverse: perRow() },
+    scalars: ["scale"],
+    body(v, { scores, limits, weights, inverse }, { scale }) {
+      const scaled = (): Value => v.mul(v.load(scores), scale);
+      const { top } = v.columns(() => ({ top: v.rowMax(scaled()) }), { end: limits });
+      const lowered = v.neg(top);
+      const { total } = v.columns(
+        () => {
+          const weight = powerOfTwo(v, v.fma(v.load(scores), scale, lowered));
+          v.storeBits(weights, nearestBits(v, weight));
+          return { total: v.sum(weight) };
+        },
+        { end: limits },
+      );
+      v.storePerRow(inverse, v.div(v.float(1), total));
+      v.columns(() => v.storeBits(weights, v.integer(0)), { start: limits });
+    },
+  });
+}
+
+/**
+ * Score gradients in place of weights: weight · (g − inverse·Σ weight·g) · scale, where g is the
+ * gradient of the weights times `inverse`.
+ */
+export function scoreGradientsProgram(): RowProgram {
+  return rowProgram({
+    name: "scoreGradients",
+    operands: { weights: row("bf16"), gradients: row(), inverse: perRow() },
+    scalars: ["scale"],
+    body(v, { weights, gradients, inverse }, { scale }) {
+      const { sum } = v.columns(() => ({
+        sum: v.sumOfProducts(v.load(weights), v.load(gradients)),
+      }));
+      const mean = v.mul(sum, v.loadPerRow(inverse));
+      v.columns(() => {
+        const centred = v.sub(v.load(gradients), mean);
+        v.storeBits(weights, nearestBits(v, v.mul(v.mul(v.load(weights), centred), scale)));
+      });
+    },
+  });
+}
+
+/** out = x · factor, row by row; in f32 (out may be x) or bf16. */
+export function scaleRowsProgram(variant: "f32" | "bf16"): RowProgram {
+  return rowProgram({
+    name: `scaleRows/${variant}`,
+    operands: { x: row(), factor: perRow(), out: row(variant) },
+    scalars: [],
+    body(v, { x, factor, out }) {
+      const scale = v.loadPerRow(factor);
+      v.columns(() => v.store(out, v.mul(v.load(x), scale)));
+    },
+  });
+}
