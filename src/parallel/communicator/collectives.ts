@@ -13,8 +13,11 @@ import { reduceVectors } from "./reduce.ts";
 import type { Scratch } from "./scratch.ts";
 import type { Advancing, Engine, Ticket } from "./transport.ts";
 
-/** Elements of a share that travel in one round. */
-const ROUND_ELEMENTS = 32 * 1024;
+/**
+ * Elements of a share that travel in one round: enough that a message's latency does not count, few
+ * enough that scratch stays small. Measured: bench/parallel.ts.
+ */
+const ROUND_ELEMENTS = 128 * 1024;
 
 /** Where messages of one communicator's collectives go. */
 export interface Lane {
@@ -75,16 +78,25 @@ export interface ReduceScatterCall {
   readonly reduction: Reduction;
 }
 
-/** Rounds over the longest share; ranks with shorter shares take part with what is left. */
+/** One round under way: its messages, and where each rank's vector stands when they are done. */
+interface Round {
+  readonly first: number;
+  readonly count: number;
+  readonly tickets: readonly Ticket[];
+  readonly places: readonly number[];
+}
+
+/**
+ * Rounds over the longest share; ranks with shorter shares take part with what is left. The next
+ * round travels while one is reduced.
+ */
 export class ReduceScatterRounds implements Advancing {
   readonly #lane: Lane;
   readonly #call: ReduceScatterCall;
   readonly #starts: readonly number[];
   readonly #numRounds: number;
-  #round = -1;
-  #tickets: readonly Ticket[] = [];
-  #landing: readonly number[] = [];
-  #places: number[] = [];
+  #numIssued = 0;
+  #underWay: Round | null = null;
 
   constructor(lane: Lane, call: ReduceScatterCall) {
     this.#lane = lane;
@@ -99,53 +111,52 @@ export class ReduceScatterRounds implements Advancing {
   }
 
   advance(): boolean {
-    if (!this.#tickets.every(({ isDone }) => isDone)) return false;
-    if (this.#round >= 0) this.#reduce();
-    this.#round++;
-    if (this.#round >= this.#numRounds) return true;
-    this.#issue();
-    return false;
+    for (;;) {
+      const arrived = this.#underWay;
+      if (arrived !== null && !arrived.tickets.every(({ isDone }) => isDone)) return false;
+      this.#underWay = this.#numIssued < this.#numRounds ? this.#issue(this.#numIssued++) : null;
+      if (arrived !== null) this.#reduce(arrived);
+      if (this.#underWay === null) return true;
+    }
   }
 
-  /** The piece of member `index`'s share that travels in this round. */
-  #piece(index: number): { first: number; count: number } {
-    const first = this.#round * ROUND_ELEMENTS;
+  /** The piece of member `index`'s share that travels in a round. */
+  #piece(index: number, round: number): { first: number; count: number } {
+    const first = round * ROUND_ELEMENTS;
     const left = this.#call.shares[index]! - first;
     return { first, count: Math.max(0, Math.min(left, ROUND_ELEMENTS)) };
   }
 
-  #issue(): void {
+  #issue(round: number): Round {
     const { members, rank, scratch } = this.#lane;
     const { dtype, source, shares } = this.#call;
     const bytes = DTYPE_BYTES[dtype];
-    const mine = this.#piece(rank);
-    this.#landing = members.map((_, index) =>
-      index === rank || mine.count === 0 ? -1 : scratch.take(ROUND_ELEMENTS * bytes),
-    );
-    const ownPiece = source + (this.#starts[rank]! + mine.first) * bytes;
-    this.#places = this.#landing.map((place, index) => (index === rank ? ownPiece : place));
-    const sends = shares.map((_, index) => {
-      const { first, count } = this.#piece(index);
-      if (index === rank || count === 0) return null;
-      const byteOffset = source + (this.#starts[index]! + first) * bytes;
-      return { byteOffset, byteLength: count * bytes };
+    const { first, count } = this.#piece(rank, round);
+    const places = members.map((_, index) => {
+      if (index === rank) return source + (this.#starts[rank]! + first) * bytes;
+      return count === 0 ? 0 : scratch.take(ROUND_ELEMENTS * bytes);
     });
-    const receives = this.#landing.map((place) =>
-      place < 0 ? null : { byteOffset: place, byteLength: mine.count * bytes },
+    const sends = shares.map((_, index) => {
+      const piece = this.#piece(index, round);
+      if (index === rank || piece.count === 0) return null;
+      const byteOffset = source + (this.#starts[index]! + piece.first) * bytes;
+      return { byteOffset, byteLength: piece.count * bytes };
+    });
+    const receives = places.map((byteOffset, index) =>
+      index === rank || count === 0 ? null : { byteOffset, byteLength: count * bytes },
     );
-    this.#tickets = exchange(this.#lane, sends, receives);
+    return { first, count, places, tickets: exchange(this.#lane, sends, receives) };
   }
 
-  #reduce(): void {
+  #reduce({ first, count, places }: Round): void {
+    if (count === 0) return;
     const { engine, rank, scratch } = this.#lane;
     const { dtype, target, reduction } = this.#call;
-    const { first, count } = this.#piece(rank);
-    if (count === 0) return;
-    const out = target + first * DTYPE_BYTES[dtype];
-    const call = { dtype, count, sources: this.#places, out, reduction };
-    reduceVectors(engine.transport.memory, call, new Float64Array(count));
-    for (const place of this.#landing) {
-      if (place >= 0) scratch.giveBack(place, ROUND_ELEMENTS * DTYPE_BYTES[dtype]);
+    const bytes = DTYPE_BYTES[dtype];
+    const out = target + first * bytes;
+    reduceVectors(engine.transport.memory, { dtype, count, sources: places, out, reduction });
+    for (const [index, place] of places.entries()) {
+      if (index !== rank) scratch.giveBack(place, ROUND_ELEMENTS * bytes);
     }
   }
 }
