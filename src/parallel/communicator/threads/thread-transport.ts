@@ -42,7 +42,7 @@ interface Peer {
   /** Sends that have no slot yet, in order. */
   readonly queued: Sending[];
   /** The send in each slot. */
-  readonly inSlot: (Sending | null)[];
+  readonly inSlot: Map<number, Sending>;
   numPublished: number;
   numTaken: number;
   readonly arrived: Map<number, Arrived[]>;
@@ -81,7 +81,7 @@ export class ThreadTransport implements Transport {
     this.#watchdog = new Watchdog(memories.length, watchdogMs);
     this.#peers = memories.map(() => ({
       queued: [],
-      inSlot: Array.from({ length: RING_SLOTS }, () => null),
+      inSlot: new Map(),
       numPublished: 0,
       numTaken: 0,
       arrived: new Map(),
@@ -135,11 +135,10 @@ export class ThreadTransport implements Transport {
   /** Sends whose bytes the receiver has copied are done. */
   #noticeCopied(to: number): void {
     const { inSlot } = this.#peers[to]!;
-    for (const [slot, sending] of inSlot.entries()) {
-      if (sending === null) continue;
+    for (const [slot, sending] of inSlot) {
       if (this.#rings.state(this.rank, to, slot) !== SLOT_FREE) continue;
       sending.isDone = true;
-      inSlot[slot] = null;
+      inSlot.delete(slot);
     }
   }
 
@@ -148,10 +147,10 @@ export class ThreadTransport implements Transport {
     let published = false;
     while (peer.queued.length > 0) {
       const slot = peer.numPublished % RING_SLOTS;
-      if (peer.inSlot[slot] !== null) break;
+      if (peer.inSlot.has(slot)) break;
       const sending = peer.queued.shift()!;
       this.#rings.publish(this.rank, to, slot, sending.envelope);
-      peer.inSlot[slot] = sending;
+      peer.inSlot.set(slot, sending);
       peer.numPublished++;
       published = true;
     }
