@@ -8,6 +8,7 @@ import type { RankContext } from "../src/parallel/communicator/rank-program.ts";
 import { makeTensor, type Tensor } from "../src/tensor/tensor.ts";
 
 const REPEATS = 7;
+const WORK_MS = 20;
 
 export interface Measured {
   readonly name: string;
@@ -35,8 +36,27 @@ export async function runRank(context: RankContext): Promise<readonly Measured[]
     const call = { source, sendCounts: counts, target, receiveCounts: counts };
     best("all-to-all", () => world.allToAll(call).wait());
     best("all-reduce f32", () => world.allReduce(source, target, "sum").wait());
+    measured.push({ name: "left after work", bytes, microseconds: exposed(world, source, target) });
   }
   return measured;
+}
+
+/** What is still to wait for when both ranks have worked for a while beside an exchange. */
+function exposed(world: Communicator, source: Tensor, target: Tensor): number {
+  const peer = world.rank === 0 ? 1 : 0;
+  let best = Number.POSITIVE_INFINITY;
+  for (let repeat = 0; repeat < REPEATS; repeat++) {
+    world.barrier().wait();
+    const exchange = world.group(() => {
+      world.receive(target, peer);
+      world.send(source, peer);
+    });
+    const end = performance.now() + WORK_MS;
+    while (performance.now() < end);
+    exchange.wait();
+    best = Math.min(best, 1000 * (performance.now() - end));
+  }
+  return best;
 }
 
 function pingPong(world: Communicator, source: Tensor, target: Tensor): void {

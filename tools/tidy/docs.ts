@@ -118,7 +118,10 @@ function hadalProblem(words: readonly string[], known: Known): string | undefine
   const verb = first.startsWith("-") ? "" : first;
   const flags = known.verbs.get(verb);
   if (flags === undefined) return `hadal has no verb ${verb}`;
+  // What stands after -- is somebody else's command line.
+  const end = words.indexOf("--");
   const unknown = words
+    .slice(0, end < 0 ? words.length : end)
     .filter((word) => word.startsWith("--"))
     .map((word) => word.slice(2).replace(/[^a-z-].*$/, ""))
     .find((name) => !flags.includes(name));
