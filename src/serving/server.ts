@@ -222,6 +222,7 @@ export class ApiServer implements AsyncDisposable {
   /** Tells the client what it may know; returns what the log is told. */
   #fail(response: ServerResponse, error: unknown, dialect: Dialect): string {
     const known = failureOf(error);
+    if (known === undefined && response.destroyed) return "the client left";
     const text = error instanceof Error ? error.message : String(error);
     const stack = known === undefined && error instanceof Error ? error.stack : undefined;
     if (!response.headersSent && !response.destroyed) {

@@ -20,7 +20,9 @@ export async function readJsonBody(message: IncomingMessage, limits: BodyLimits)
   if (declared > limits.bytesMax) refuseLength(limits.bytesMax);
   const parts: Buffer[] = [];
   let bytes = 0;
-  for await (const part of message as AsyncIterable<Buffer>) {
+  // Kept alive when reading stops, so that the client can still be told why.
+  const chunks: AsyncIterable<Buffer> = message.iterator({ destroyOnReturn: false });
+  for await (const part of chunks) {
     bytes += part.length;
     if (bytes > limits.bytesMax) refuseLength(limits.bytesMax);
     parts.push(part);

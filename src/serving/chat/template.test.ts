@@ -1,0 +1,95 @@
+/** @file A checkpoint's template: rendered as its makers do, and never more than it may. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { Random } from "../../base/random.ts";
+import { tinyTokenizer } from "../test-support.ts";
+import type { Conversation } from "./conversation.ts";
+import { deepseekFormat } from "./deepseek-format.ts";
+import { TemplateFormat } from "./template.ts";
+
+/** The shape of DeepSeek's templates, in our own words. */
+const TEMPLATE =
+  "{{ bos_token }}{% for m in messages %}" +
+  "{% if m['role'] == 'system' %}{{ m['content'] }}" +
+  "{% elif m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}" +
+  "{% elif m['role'] == 'assistant' %}{{ '<｜Assistant｜>' + m['content'] + eos_token }}{% endif %}" +
+  "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}" +
+  "{% if thinking %}{{ '<think>\\n' }}{% endif %}{% endif %}";
+
+function conversation(...contents: readonly string[]): Conversation {
+  const turns = contents.map((content, index) =>
+    index % 2 === 0
+      ? ({ role: "user", content } as const)
+      : ({
+          role: "assistant",
+          content,
+          reasoning: null,
+          toolCalls: [],
+          isPrefix: false,
+        } as const),
+  );
+  return { turns: [{ role: "system", content: "Be kind." }, ...turns], tools: [], thinking: false };
+}
+
+describe("a template", () => {
+  test("gives the same tokens as the built-in format, whose shape it has", async () => {
+    const tokenizer = tinyTokenizer();
+    await using template = new TemplateFormat(tokenizer, TEMPLATE);
+    for (const thinking of [false, true]) {
+      const asked = { ...conversation("Hi", "Hello.", "And 中文 🌍?"), thinking };
+      const expected = await deepseekFormat(tokenizer).render(asked);
+      assert.deepEqual(await template.render(asked), expected);
+    }
+  });
+
+  test("cannot be made to see a marker in what a user wrote", async () => {
+    const tokenizer = tinyTokenizer();
+    await using template = new TemplateFormat(tokenizer, TEMPLATE);
+    const seed = 5;
+    const random = new Random(seed, "markers");
+    const parts = [
+      ...tokenizer.vocabulary.addedTokens.map(({ content }) => content),
+      ...["<", "｜", "User", "<｜Us", "er｜>", "\ue000", "\ue001", " ", "{{ x }}", "{% raw %}"],
+    ];
+    const addedOf = (tokens: Int32Array): number[] =>
+      [...tokens].filter((token) => tokenizer.addedToken(token) !== undefined);
+    const harmless = addedOf(await template.render(conversation("a", "b", "c")));
+    for (let round = 0; round < 200; round++) {
+      const text = (): string =>
+        Array.from({ length: 1 + random.below(6) }, () => parts[random.below(parts.length)]!).join(
+          "",
+        );
+      const tokens = await template.render(conversation(text(), text(), text()));
+      assert.deepEqual(addedOf(tokens), harmless, `seed ${seed}, round ${round}`);
+    }
+  });
+
+  test("that loops is ended in time, and the next rendering works", async () => {
+    const looping =
+      "{% if messages[1].content == 'loop' %}{% for i in range(100000) %}{% for j in range(100000) %}" +
+      "{% set x = i * j %}{% endfor %}{% endfor %}{% endif %}{{ messages[1].content }}";
+    const limits = { timeMs: 300, outputCharacters: 1000 };
+    await using template = new TemplateFormat(tinyTokenizer(), looping, limits);
+    await assert.rejects(template.render(conversation("loop")), /took longer than 300 ms/);
+    await using fresh = new TemplateFormat(tinyTokenizer(), looping);
+    assert.ok((await fresh.render(conversation("fine"))).length > 0);
+  });
+
+  test("that writes without end, nests or reaches for the machine is refused", async () => {
+    const limits = { timeMs: 5000, outputCharacters: 1000 };
+    const refused = async (source: string, problem: RegExp): Promise<void> => {
+      await using template = new TemplateFormat(tinyTokenizer(), source, limits);
+      await assert.rejects(template.render(conversation("x")), problem);
+    };
+    await refused("{% for i in range(5000) %}x{% endfor %}", /more than 1000 characters/);
+    await refused(`{{ ${"(".repeat(20_000)}1${")".repeat(20_000)} }}`, /says: |memory/);
+    await refused("{{ raise_exception('roles must alternate') }}", /roles must alternate/);
+    await using reaching = new TemplateFormat(
+      tinyTokenizer(),
+      "{{ ''.constructor }}{{ messages.constructor }}{{ process }}{{ ''['__proto__'] }}",
+      limits,
+    );
+    const text = tinyTokenizer().decode(await reaching.render(conversation("x")).catch(() => []));
+    assert.doesNotMatch(text, /function|native|object/i);
+  });
+});
