@@ -42,6 +42,11 @@ export class Output {
     return this.#stdout.columns ?? DEFAULT_COLUMNS;
   }
 
+  /** Whether a person sits before stdout, who can end what does not end by itself. */
+  get isInteractive(): boolean {
+    return !this.json && this.#stdout.isTTY === true && !this.#env["CI"];
+  }
+
   /** A line (or several) for people. */
   line(text = ""): void {
     if (this.json) return;

@@ -1,8 +1,9 @@
 /** @file A server from a command line's words, and how it ends: drained at first, then at once. */
+import { randomBytes } from "node:crypto";
 import { basename, resolve } from "node:path";
 import { OperationalError } from "../base/errors.ts";
 import { isLoopback } from "../serving/http/guard.ts";
-import { type ApiKey, readKeyFile } from "../serving/http/keys.ts";
+import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
 import { openSessionEngine } from "../serving/models/session-engine.ts";
@@ -17,6 +18,8 @@ export interface ServeOptions {
   readonly aliases: readonly string[];
   readonly host: string;
   readonly port: number;
+  /** Another port will do, if that one is taken. */
+  readonly isPortFree?: boolean;
   readonly keysFile: string | undefined;
   readonly requestsPerMinute: number;
   readonly requestsMax: number;
@@ -24,6 +27,19 @@ export interface ServeOptions {
   readonly allowedOrigins: readonly string[];
   readonly drainSeconds: number;
 }
+
+/** What `hadal serve` does unless told otherwise. */
+export const LOCAL_SERVING = {
+  aliases: [],
+  host: "127.0.0.1",
+  port: 8080,
+  keysFile: undefined,
+  requestsPerMinute: 0,
+  requestsMax: 256,
+  allowedHosts: [],
+  allowedOrigins: [],
+  drainSeconds: 30,
+} as const;
 
 /** Serve until a signal comes; `onReady` is told the address. */
 export async function serveModels(
@@ -41,12 +57,18 @@ export async function serveModels(
   const loader = modelLoader((path) => openSessionEngine(path, env));
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
-  await using server = await ApiServer.start({
-    ...options,
-    models,
-    keys,
-    bodyBytesMax: BODY_BYTES_MAX,
-    log: (entry) => output.line(logLine(entry)),
+  const start = (port: number): Promise<ApiServer> =>
+    ApiServer.start({
+      ...options,
+      port,
+      models,
+      keys,
+      bodyBytesMax: BODY_BYTES_MAX,
+      log: (entry) => output.line(logLine(entry)),
+    });
+  await using server = await start(options.port).catch((error: unknown) => {
+    if (options.isPortFree !== true) throw error;
+    return start(0);
   });
   const host = options.host.includes(":") ? `[${options.host}]` : options.host;
   onReady(
@@ -56,6 +78,36 @@ export async function serveModels(
   await endOf(interruption.orderly());
   if (server.numRunning > 0) output.line(`ending: ${server.numRunning} requests still run`);
   await drained(server, options.drainSeconds);
+}
+
+/** A server of one model for this process alone: a free port, a key that nobody else knows. */
+export async function openPrivateServer(
+  path: string,
+  { env }: Pick<Context, "env">,
+): Promise<AsyncDisposable & { readonly url: string; readonly key: string }> {
+  await using opened = new AsyncDisposableStack();
+  const declaration = modelOf(path);
+  const loader = modelLoader((folder) => openSessionEngine(folder, env));
+  const models = opened.use(new ModelRegistry(loader, [declaration], new Map()));
+  await models.load(declaration.id);
+  const key = randomBytes(24).toString("base64url");
+  const server = opened.use(
+    await ApiServer.start({
+      host: "127.0.0.1",
+      port: 0,
+      allowedHosts: [],
+      allowedOrigins: [],
+      requestsPerMinute: 0,
+      requestsMax: 8,
+      bodyBytesMax: BODY_BYTES_MAX,
+      models,
+      keys: [apiKey("chat", key)],
+      log: () => {},
+    }),
+  );
+  const ending = opened.move();
+  const url = `http://127.0.0.1:${server.port}`;
+  return { url, key, [Symbol.asyncDispose]: () => ending.disposeAsync() };
 }
 
 function endOf(signal: AbortSignal): Promise<void> {

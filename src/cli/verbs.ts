@@ -5,6 +5,7 @@
  * `verbs/NAME.ts`, and list `verb(NAME, () => import("./verbs/NAME.ts"))` here.
  */
 import { bench } from "./declarations/bench.ts";
+import { chat } from "./declarations/chat.ts";
 import { complete } from "./declarations/complete.ts";
 import { doctor } from "./declarations/doctor.ts";
 import { eplb } from "./declarations/eplb.ts";
@@ -22,6 +23,7 @@ export const VERBS: readonly Verb[] = [
   verb(quickstart, () => import("./verbs/quickstart.ts")),
   verb(train, () => import("./verbs/train.ts")),
   verb(complete, () => import("./verbs/complete.ts")),
+  verb(chat, () => import("./verbs/chat.ts")),
   verb(serve, () => import("./verbs/serve.ts")),
   verb(evaluate, () => import("./verbs/evaluate.ts")),
   verb(inspect, () => import("./verbs/inspect.ts")),

@@ -106,8 +106,6 @@ export class ApiServer implements AsyncDisposable {
       (request, response) => void this.#serve(request, response),
     );
     this.#server.maxConnections = this.#limits.connectionsMax;
-    // "Expect: 100-continue" and upgrades are nothing this server has a use for.
-    this.#server.on("checkContinue", (request, response) => void this.#serve(request, response));
   }
 
   /** Listens before it returns. */

@@ -1,6 +1,7 @@
 /** @file Every verb's declaration, in the order `hadal --help` lists them. */
 import type { Declaration } from "../declaration.ts";
 import { bench } from "./bench.ts";
+import { chat } from "./chat.ts";
 import { complete } from "./complete.ts";
 import { doctor } from "./doctor.ts";
 import { eplb } from "./eplb.ts";
@@ -17,6 +18,7 @@ export const DECLARATIONS: readonly Declaration[] = [
   quickstart,
   train,
   complete,
+  chat,
   serve,
   evaluate,
   inspect,

@@ -2,8 +2,9 @@
 
 export const quickstart = {
   name: "quickstart",
-  summary: "learn a tokenizer and train the tiny preset on real code, then complete with it",
-  usage: "[--minutes N] [--data DIR] [--out FOLDER]",
+  summary:
+    "learn a tokenizer and train the tiny preset on real code, complete with it and serve it",
+  usage: "[--minutes N] [--data DIR] [--out FOLDER] [--no-serve]",
   flags: {
     minutes: {
       kind: "number",
@@ -21,6 +22,10 @@ export const quickstart = {
       kind: "text",
       placeholder: "FOLDER",
       help: "the run folder to write; without it, a new one in runs/",
+    },
+    "no-serve": {
+      kind: "switch",
+      help: "end after the completions; so it does off a terminal, with --json and where CI is set",
     },
   },
   examples: [

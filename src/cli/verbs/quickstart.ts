@@ -11,17 +11,31 @@ import { trainRun } from "../../training/run/train-run.ts";
 import { resolveSettings, type TrainingSettings } from "../../training/settings.ts";
 import { measureProductPeak } from "../bench/product-peak.ts";
 import { type CompressedBytes, compressedBytes } from "../compressors.ts";
+import { curlLine } from "../curl-line.ts";
 import type { Values } from "../declaration.ts";
 import type { quickstart } from "../declarations/quickstart.ts";
 import type { Output } from "../output.ts";
 import { installedDeclarations } from "../quickstart/installed-declarations.ts";
 import { showCompletions } from "../quickstart/show.ts";
+import { LOCAL_SERVING, serveModels } from "../serve-model.ts";
 import { trainingProgress } from "../training-progress.ts";
-import type { Run } from "../verb.ts";
+import type { Context, Run } from "../verb.ts";
 
-export const run: Run<typeof quickstart> = async (values, { output, interruption, env }) => {
-  const settings = settingsOf(values);
+export const run: Run<typeof quickstart> = async (values, context) => {
   const out = values.out ?? freeFolder("runs/quickstart");
+  const isTrained = await trainAndShow(values, out, context);
+  if (isTrained && !values["no-serve"] && context.output.isInteractive) {
+    await serveTrained(out, context);
+  }
+};
+
+/** Whether it came to its end. */
+async function trainAndShow(
+  values: Values<typeof quickstart>,
+  out: string,
+  { output, interruption, env }: Context,
+): Promise<boolean> {
+  const settings = settingsOf(values);
   output.line(
     output.style("bold", "Hadal: a DeepSeek-V3 model, learned from scratch on this machine"),
   );
@@ -39,7 +53,7 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
   if (summary.wasInterrupted) {
     output.line(`interrupted; carry on with: npx hadal train --out ${out} --resume`);
     output.result({ run: summary.run, wasInterrupted: true });
-    return;
+    return false;
   }
   const heldOut = await readHeldOut(settings);
   const sizes = await compressedBytes(new TextEncoder().encode(heldOut.join("")));
@@ -59,7 +73,21 @@ export const run: Run<typeof quickstart> = async (values, { output, interruption
     activeParameters: active,
     run: summary.run,
   });
-};
+  return true;
+}
+
+/** The last thing: the model answers until Ctrl-C. */
+async function serveTrained(out: string, context: Context): Promise<void> {
+  const { output } = context;
+  const options = { ...LOCAL_SERVING, models: [out], isPortFree: true };
+  await serveModels(options, context, (address, [name]) => {
+    output.line();
+    output.line(`serving ${name} at ${output.style("bold", address)} until Ctrl-C; try:`);
+    output.line();
+    for (const line of curlLine(address, name!)) output.line(line);
+    output.line();
+  });
+}
 
 function settingsOf(values: Values<typeof quickstart>): TrainingSettings {
   const settings = resolveSettings({ preset: "tiny" });
@@ -119,6 +147,7 @@ function perByte(compressed: number | null, bytes: number): number | null {
 function sayWhatNext(output: Output, out: string): void {
   output.line();
   output.line("next:");
+  output.line(`  npx hadal serve --model ${out}`);
   output.line(`  npx hadal complete --model ${out} --prefix "export interface"`);
   output.line(`  npx hadal inspect ${out}`);
   output.line("  npx hadal quickstart --data YOUR-FOLDER --minutes 10");

@@ -66,8 +66,9 @@ describe("a template", () => {
 
   test("that loops is ended in time, and the next rendering works", async () => {
     const looping =
-      "{% if messages[1].content == 'loop' %}{% for i in range(100000) %}{% for j in range(100000) %}" +
-      "{% set x = i * j %}{% endfor %}{% endfor %}{% endif %}{{ messages[1].content }}";
+      "{% if messages[1].content == 'loop' %}{% for i in range(100000) %}" +
+      "{% for j in range(100000) %}{% set x = i * j %}{% endfor %}{% endfor %}{% endif %}" +
+      "{{ messages[1].content }}";
     const limits = { timeMs: 300, outputCharacters: 1000 };
     await using template = new TemplateFormat(tinyTokenizer(), looping, limits);
     await assert.rejects(template.render(conversation("loop")), /took longer than 300 ms/);

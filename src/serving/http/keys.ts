@@ -54,6 +54,10 @@ function readLine(words: string, number: number, path: string): ApiKey {
   if (problem !== undefined) {
     throw new OperationalError("serving.keys", `line ${number} of ${path} ${problem}`);
   }
+  return apiKey(name, key);
+}
+
+export function apiKey(name: string, key: string): ApiKey {
   return { name, digest: digestOf(key) };
 }
 

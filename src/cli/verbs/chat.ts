@@ -1,0 +1,71 @@
+/**
+ * @file `hadal chat`: a conversation with a model, its own or a server's.
+ *
+ * With --model a server of that model runs in this process, on a port and with a key that nobody
+ * else knows; so both ways are one.
+ */
+import { createInterface } from "node:readline";
+import { OperationalError } from "../../base/errors.ts";
+import { type ChatServer, firstModel } from "../chat/chat-client.ts";
+import { ChatLoop, type LineSource } from "../chat/chat-loop.ts";
+import type { chat } from "../declarations/chat.ts";
+import { openPrivateServer } from "../serve-model.ts";
+import type { Run } from "../verb.ts";
+
+export const run: Run<typeof chat> = async (values, context) => {
+  const { output, env } = context;
+  const { model, url } = values;
+  if (model === undefined && url === undefined) {
+    throw new OperationalError("usage.flags", "name a model with --model, or a server with --url");
+  }
+  await using own = model === undefined ? undefined : await openPrivateServer(model, context);
+  const key = env["HADAL_API_KEY"];
+  const server: ChatServer = own ?? { url: url!.replace(/\/(v1\/?)?$/, ""), key };
+  const name = values.name ?? (await firstModel(server, new AbortController().signal));
+  output.line(output.style("dim", `${name}; /help says what there is beside talking`));
+  using lines = terminalLines();
+  const loop = new ChatLoop(output, lines, {
+    server,
+    model: name,
+    system: values.system,
+    settings: {
+      thinking: values.thinking,
+      maxTokens: values["max-tokens"],
+      temperature: values.temperature,
+    },
+  });
+  output.result({ model: name, messages: await loop.run() });
+};
+
+/** The terminal's lines, with a history in it; or those of a pipe, without prompts. */
+function terminalLines(): LineSource & Disposable {
+  const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true;
+  const reader = createInterface({ input: process.stdin, output: process.stdout, terminal });
+  const waiting: string[] = [];
+  let wake: (() => void) | undefined;
+  let isClosed = false;
+  reader.on("line", (line) => {
+    waiting.push(line);
+    wake?.();
+  });
+  reader.on("close", () => {
+    isClosed = true;
+    wake?.();
+  });
+  return {
+    async next(prompt: string): Promise<string | null> {
+      if (terminal && !isClosed) {
+        reader.setPrompt(prompt);
+        reader.prompt();
+      }
+      while (waiting.length === 0 && !isClosed) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+      return waiting.shift() ?? null;
+    },
+    onInterrupt: (listener) => reader.on("SIGINT", listener),
+    [Symbol.dispose]: () => reader.close(),
+  };
+}
