@@ -1,4 +1,4 @@
-/** @file `hadal serve` and `hadal chat` as processes, with the trained checkpoint of the fixtures. */
+/** @file `hadal serve` and `hadal chat` as processes, with the fixtures' trained checkpoint. */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -142,7 +142,7 @@ test("a second signal ends a server that still waits for its requests", async ()
   );
   await once(socket, "data");
   child.kill("SIGTERM");
-  while (!printed().includes("ending: 1 request")) await once(child.stdout!, "data");
+  while (!printed().includes("still running: 1")) await once(child.stdout!, "data");
   child.kill("SIGTERM");
   assert.equal(await endOf(child), 143);
   socket.destroy();

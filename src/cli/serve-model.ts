@@ -76,7 +76,7 @@ export async function serveModels(
     declarations.map(({ id }) => id),
   );
   await endOf(interruption.orderly());
-  if (server.numRunning > 0) output.line(`ending: ${server.numRunning} requests still run`);
+  if (server.numRunning > 0) output.line(`ending: requests still running: ${server.numRunning}`);
   await drained(server, options.drainSeconds);
 }
 

@@ -216,7 +216,7 @@ describe("prompts", () => {
 });
 
 describe("faults", () => {
-  test("an engine that throws harms that request alone, and says nothing of the machine", async () => {
+  test("an engine that throws harms that request alone, and tells nothing", async () => {
     let isBroken = true;
     const beforeToken = (): void => {
       if (isBroken) throw new TypeError("bad pointer 0x7ffe at /secret/path.ts");
