@@ -52,6 +52,7 @@ import {
   createReferenceQuantizeTiles,
   createReferenceRetile,
 } from "./quantize-tiles/reference.ts";
+import { X64_DEQUANTIZE_TILES, X64_QUANTIZE_TILES, X64_RETILE } from "./quantize-tiles/x64.ts";
 import {
   RMS_NORM_BACKWARD_VARIANTS,
   RMS_NORM_VARIANTS,
@@ -135,19 +136,24 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
       reference(createReferenceGroupedScaledMatmul),
     ],
   },
-  declare(
-    "quantizeTiles",
-    QUANTIZE_TILES_VARIANTS,
-    QUANTIZE_TILES_SLOTS,
-    createReferenceQuantizeTiles,
-  ),
-  declare(
-    "dequantizeTiles",
-    DEQUANTIZE_TILES_VARIANTS,
-    DEQUANTIZE_TILES_SLOTS,
-    createReferenceDequantizeTiles,
-  ),
-  declare("retile", RETILE_VARIANTS, RETILE_SLOTS, createReferenceRetile),
+  {
+    name: "quantizeTiles",
+    variants: QUANTIZE_TILES_VARIANTS,
+    slots: QUANTIZE_TILES_SLOTS,
+    implementations: [X64_QUANTIZE_TILES, reference(createReferenceQuantizeTiles)],
+  },
+  {
+    name: "dequantizeTiles",
+    variants: DEQUANTIZE_TILES_VARIANTS,
+    slots: DEQUANTIZE_TILES_SLOTS,
+    implementations: [X64_DEQUANTIZE_TILES, reference(createReferenceDequantizeTiles)],
+  },
+  {
+    name: "retile",
+    variants: RETILE_VARIANTS,
+    slots: RETILE_SLOTS,
+    implementations: [X64_RETILE, reference(createReferenceRetile)],
+  },
   {
     name: "causalAttention",
     variants: ATTENTION_VARIANTS,

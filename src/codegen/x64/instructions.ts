@@ -141,6 +141,7 @@ export const INSTRUCTIONS = {
   vcvttss2si: ["gm", "F3.0F.W1 2C", "4", "one f32 to a 64-bit integer, towards 0"],
   vcvtsi2ss: ["rvg", "F3.0F.W1 2A", "8", "low lane: a 64-bit integer to f32, the rest a"],
   vcvtsi2sd: ["rvg", "F2.0F.W1 2A", "8", "low lane: a 64-bit integer to f64, the rest a"],
+  vcvtph2ps: ["rm", "66.0F38.W0 13", "half", "f16 to f32, subnormals too"],
   vcvtneps2bf16: ["rm", "F3.0F38.W0 72", "full32", "f32 to bf16, nearest even, subnormals to 0"],
   vcvtne2ps2bf16: [
     "rvm",
@@ -184,6 +185,7 @@ export const INSTRUCTIONS = {
   vpslld: ["vmi", "66.0F.W0 72 /6", "full32", "shift left by imm"],
   vpsrld: ["vmi", "66.0F.W0 72 /2", "full32", "shift right by imm, unsigned"],
   vpsrad: ["vmi", "66.0F.W0 72 /4", "full32", "shift right by imm, signed"],
+  vpsrlq: ["vmi", "66.0F.W1 73 /2", "full64", "shift right by imm, unsigned, 64-bit"],
   vpsllw: ["vmi", "66.0F.W0 71 /6", "full", "shift left by imm, 16-bit"],
   vpsrlw: ["vmi", "66.0F.W0 71 /2", "full", "shift right by imm, unsigned, 16-bit"],
   vpsllvd: ["rvm", "66.0F38.W0 47", "full32", "a << b, lane by lane"],
@@ -206,6 +208,7 @@ export const INSTRUCTIONS = {
   vshufi32x4: ["rvmi", "66.0F3A.W0 43", "full32", "two quarters of a, then two of b"],
   vpermd: ["rvm", "66.0F38.W0 36", "full32", "lane i = b[a[i]]"],
   vpermps: ["rvm", "66.0F38.W0 16", "full32", "lane i = b[a[i]]"],
+  vpermb: ["rvm", "66.0F38.W0 8D", "full", "lane i = b[a[i]], 8-bit (AVX512_VBMI)"],
   vpermw: ["rvm", "66.0F38.W1 8D", "full", "lane i = b[a[i]], 16-bit"],
   vpermt2d: ["rvm", "66.0F38.W0 7E", "full32", "lane i = (dst, b)[a[i]]"],
   vpermt2w: ["rvm", "66.0F38.W1 7D", "full", "lane i = (dst, b)[a[i]], 16-bit"],

@@ -10,6 +10,7 @@ import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Device } from "../../device/device.ts";
 import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import { assertMatrix, assertOffsets } from "../door.ts";
+import { slot } from "../kernel.ts";
 
 /** The first slots of a launch over tiles: the scaled tensor whose bands are walked. */
 export const BAND_SLOTS = [
@@ -117,4 +118,49 @@ export function scaleRowAt({ tileRows, groupRows }: BandSlots, row: number): num
   if (groupRows === 0) return floorDiv(row, tileRows);
   const group = floorDiv(row, groupRows);
   return group * ceilDiv(groupRows, tileRows) + floorDiv(row - group * groupRows, tileRows);
+}
+
+/** A rectangle of a band: the columns of one task. */
+export interface Patch {
+  readonly band: number;
+  readonly firstRow: number;
+  readonly endRow: number;
+  readonly firstColumn: number;
+  readonly endColumn: number;
+}
+
+/**
+ * Bands that are not empty, cut to the columns of their tasks. With `joinsRows`, neighbouring bands
+ * of one row come as one patch, with the number of the first.
+ */
+export function* patchesOf(
+  memory: CpuMemory,
+  grid: BandSlots,
+  firstTask: number,
+  endTask: number,
+  joinsRows = false,
+): Generator<Patch> {
+  const areRows = joinsRows && grid.tileRows === 1 && grid.numGroups === 0;
+  const { columns, columnsPerTask, numBands, bandsPerTask } = grid;
+  const numColumnBlocks = ceilDiv(columns, columnsPerTask);
+  for (let task = firstTask; task < endTask; task++) {
+    const bandBlock = floorDiv(task, numColumnBlocks);
+    const firstColumn = (task - bandBlock * numColumnBlocks) * columnsPerTask;
+    const endColumn = Math.min(firstColumn + columnsPerTask, columns);
+    const endBand = Math.min((bandBlock + 1) * bandsPerTask, numBands);
+    const firstBand = bandBlock * bandsPerTask;
+    if (areRows) {
+      yield { band: firstBand, firstRow: firstBand, endRow: endBand, firstColumn, endColumn };
+      continue;
+    }
+    for (let band = firstBand; band < endBand; band++) {
+      const { firstRow, endRow } = bandAt(memory, grid, band);
+      if (firstRow < endRow) yield { band, firstRow, endRow, firstColumn, endColumn };
+    }
+  }
+}
+
+/** The first slots of a launch, by name. */
+export function readBandSlots(slots: Float64Array): BandSlots {
+  return Object.fromEntries(BAND_SLOTS.map((name, at) => [name, slot(slots, at)])) as BandSlots;
 }

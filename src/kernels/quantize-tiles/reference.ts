@@ -2,7 +2,7 @@
  * @file Quantisation by tiles, plainly: amax, scale and codes of one tile after another. Bit-exact
  * by contract, so this is also the definition.
  */
-import { ceilDiv, floorDiv } from "../../base/integers.ts";
+import { floorDiv } from "../../base/integers.ts";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { E5M6, fromE5m6 } from "../../numerics/e5m6.ts";
@@ -12,7 +12,7 @@ import { encodeSmallFloat, type SmallFloat } from "../../numerics/small-float.ts
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { slot } from "../kernel.ts";
 import { elementsAt } from "../views.ts";
-import { BAND_SLOTS, type BandSlots, bandAt, scaleRowAt } from "./bands.ts";
+import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
 import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT, RETILE_AT } from "./contract.ts";
 
 export const FORMATS: Readonly<Record<ScaledFormat, SmallFloat>> = {
@@ -25,15 +25,6 @@ export const FORMATS: Readonly<Record<ScaledFormat, SmallFloat>> = {
 interface Matrix {
   get(row: number, column: number): number;
   set(row: number, column: number, value: number): void;
-}
-
-/** A rectangle of a band: the columns of one task. */
-interface Patch {
-  readonly band: number;
-  readonly firstRow: number;
-  readonly endRow: number;
-  readonly firstColumn: number;
-  readonly endColumn: number;
 }
 
 export function createReferenceQuantizeTiles(variant: string, context: ThreadContext): KernelBody {
@@ -129,32 +120,6 @@ function quantizePatch(
       }
     }
   }
-}
-
-/** Bands that are not empty, cut to the columns of their tasks. */
-function* patchesOf(
-  memory: CpuMemory,
-  grid: BandSlots,
-  firstTask: number,
-  endTask: number,
-): Generator<Patch> {
-  const { columns, columnsPerTask, numBands, bandsPerTask } = grid;
-  const numColumnBlocks = ceilDiv(columns, columnsPerTask);
-  for (let task = firstTask; task < endTask; task++) {
-    const bandBlock = floorDiv(task, numColumnBlocks);
-    const firstColumn = (task - bandBlock * numColumnBlocks) * columnsPerTask;
-    const endColumn = Math.min(firstColumn + columnsPerTask, columns);
-    const endBand = Math.min((bandBlock + 1) * bandsPerTask, numBands);
-    for (let band = bandBlock * bandsPerTask; band < endBand; band++) {
-      const { firstRow, endRow } = bandAt(memory, grid, band);
-      if (firstRow < endRow) yield { band, firstRow, endRow, firstColumn, endColumn };
-    }
-  }
-}
-
-/** The first slots of a launch, by name. */
-export function readBandSlots(slots: Float64Array): BandSlots {
-  return Object.fromEntries(BAND_SLOTS.map((name, at) => [name, slot(slots, at)])) as BandSlots;
 }
 
 function readRule(slots: Float64Array): { amaxMin: number; powerOfTwo: boolean } {
