@@ -3,7 +3,7 @@
  * bf16, E4M3, E5M2 or packed E5M6. What reading and writing share is here: registers, constants.
  *
  *     read    out = the stored value, exactly; elements that do not exist are zero
- *     write   code = format(x): one rounding to nearest even, by the steps of numerics/small-float.ts
+ *     write   code = format(x): one rounding to nearest even, as numerics/small-float.ts does
  *
  * A magnitude that is a normal number of the format is rounded by integer addition at the
  * fraction's last kept bit. A smaller one is added to a power of two whose last bit is the format's

@@ -1,7 +1,7 @@
 /**
  * @file The native functions of quantisation by tiles: bands of one height, tile after tile.
  *
- *     quantise     amax over a tile, its scale, then its codes: two passes, the second from the cache
+ *     quantise     amax of a tile, its scale, its codes: two passes, the second from the cache
  *     dequantise   one pass
  *
  * Tiles lie along the rows (1×128, 128×128, a row, the whole band) and have one scale each, or are
