@@ -10,6 +10,7 @@ import { complete } from "./declarations/complete.ts";
 import { doctor } from "./declarations/doctor.ts";
 import { eplb } from "./declarations/eplb.ts";
 import { evaluate } from "./declarations/evaluate.ts";
+import { experiment } from "./declarations/experiment.ts";
 import { exportModel } from "./declarations/export.ts";
 import { inspect } from "./declarations/inspect.ts";
 import { launch } from "./declarations/launch.ts";
@@ -33,4 +34,5 @@ export const VERBS: readonly Verb[] = [
   verb(schedule, () => import("./verbs/schedule.ts")),
   verb(eplb, () => import("./verbs/eplb.ts")),
   verb(launch, () => import("./verbs/launch.ts")),
+  verb(experiment, () => import("./verbs/experiment.ts")),
 ];

@@ -287,7 +287,7 @@ export class MlaLayer {
   #cacheAttended(pass: Pass, attended: Tensor<FloatType>): Operand {
     const rule = this.recipe.tensors.attentionOutput;
     return isScaledFormat(rule.format)
-      ? quantize(pass, pass.saved, attended, rule)
+      ? quantize(pass, pass.saved, attended, { rule })
       : copyToCompute(pass, pass.saved, attended);
   }
 

@@ -215,7 +215,7 @@ export class MoeLayer {
     const dgrad = this.#gather(pass, source, operand, plan, use);
     if (!isScaled(dgrad)) return plainGradient(dgrad);
     const groups = { kind: "offsets", offsets: plan.offsets } as const;
-    const wgrad = alongTokens(pass, dgrad, recipe.tensors.wgradGradient, groups);
+    const wgrad = alongTokens(pass, dgrad, { rule: recipe.tensors.wgradGradient, groups });
     return { dgrad, wgrad };
   }
 

@@ -6,6 +6,9 @@ import { assert } from "../base/errors.ts";
 import { gatherBytes, gatherRows } from "../kernels/gather/contract.ts";
 import { dequantizeTiles, quantizeTiles, retile } from "../kernels/quantize-tiles/contract.ts";
 import type { ProductFormat } from "../kernels/scaled-matmul/contract.ts";
+import { fromBf16 } from "../numerics/bf16.ts";
+import { E5M6 } from "../numerics/e5m6.ts";
+import { E4M3, E5M2 } from "../numerics/fp8.ts";
 import { ACTIVATION_AMAX_MIN } from "../numerics/scales.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -17,6 +20,7 @@ import {
   type ScaledTensor,
 } from "../tensor/scaled-tensor.ts";
 import { makeTensor, type Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
 import type { ComputeType } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
 import {
@@ -41,18 +45,43 @@ export function isScaled(operand: Operand): operand is ScaledTensor {
   return "codes" in operand;
 }
 
-/** The values of `x` in FP8, allocated from `arena`. */
+/** The values of `x` in FP8, allocated from `arena`; a tile's amax counts as `amaxMin` at least. */
 export function quantize(
   pass: Pass,
   arena: Arena,
   x: Tensor<ComputeType>,
-  rule: TensorRule,
-  groups?: RowGroups,
+  { rule, groups, amaxMin = ACTIVATION_AMAX_MIN }: Quantization,
 ): ScaledTensor {
   const out = allocateScaled(arena, scaledShape(rule, x.rows, x.columns, groups));
   const powerOfTwo = rule.scales === "powerOfTwo";
-  quantizeTiles(pass.device, { x: openTensor(x), out, amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo });
+  quantizeTiles(pass.device, { x: openTensor(x), out, amaxMin, powerOfTwo });
   return out;
+}
+
+interface Quantization {
+  readonly rule: TensorRule;
+  readonly groups?: RowGroups | undefined;
+  readonly amaxMin?: number;
+}
+
+/** The least amax of an activation's tiles: raised where an outlier shares the only scale. */
+function leastAmax(x: Operand, rule: TensorRule, { outlierFactor }: PrecisionRecipe): number {
+  if (outlierFactor === 0 || rule.tile !== "tensor") return ACTIVATION_AMAX_MIN;
+  const largest = isScaled(x) ? largestScaled(x) : outlierFactor * largestMagnitude(openTensor(x));
+  return Math.max(ACTIVATION_AMAX_MIN, largest);
+}
+
+/** The largest value that the only scale of a tensor stands for. */
+function largestScaled({ format, scales }: ScaledTensor): number {
+  const { largest } = { e4m3: E4M3, e5m2: E5M2, e5m6: E5M6 }[format];
+  return largest * view(scales).reduce((most, scale) => Math.max(most, scale), 0);
+}
+
+function largestMagnitude(x: Tensor<"f32" | "bf16">): number {
+  const elements: Float32Array | Uint16Array = view(x);
+  const values =
+    elements instanceof Float32Array ? elements : Float32Array.from(elements, fromBf16);
+  return values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 }
 
 /** The values of a scaled tensor, allocated from `arena`. */
@@ -75,7 +104,9 @@ export function operandOf(
   { recipe, use }: { readonly recipe: PrecisionRecipe; readonly use: TensorClass },
 ): Operand {
   const isReady = isScaled(x) || !isScaledRecipe(recipe);
-  return isReady ? x : quantize(pass, arena, x, recipe.tensors[use]);
+  if (isReady) return x;
+  const rule = recipe.tensors[use];
+  return quantize(pass, arena, x, { rule, amaxMin: leastAmax(x, rule, recipe) });
 }
 
 /** A layer's input as its products read it, and what of it is cached for the backward pass. */
@@ -109,7 +140,7 @@ export function allocateCached(
 
 /** A tensor from `allocateCached`, once it is filled, as it is cached. */
 export function cacheAs(pass: Pass, x: Tensor<FloatType>, rule: TensorRule): Operand {
-  return isScaledFormat(rule.format) ? quantize(pass, pass.saved, x, rule) : x;
+  return isScaledFormat(rule.format) ? quantize(pass, pass.saved, x, { rule }) : x;
 }
 
 /** The values of a cached tensor, allocated from scratch where they are scaled. */
@@ -136,7 +167,8 @@ export function wgradInput(
   groups?: RowGroups,
 ): Operand {
   if (!isScaledRecipe(recipe)) return input;
-  return alongTokens(pass, input, recipe.tensors.wgradInput, groups);
+  const rule = recipe.tensors.wgradInput;
+  return alongTokens(pass, input, { rule, groups, amaxMin: leastAmax(input, rule, recipe) });
 }
 
 /**
@@ -152,8 +184,8 @@ export function outputGradient(
   if (!isScaledRecipe(recipe)) return plainGradient(dOut);
   const { outputGradient: rule, wgradGradient } = recipe.tensors;
   return {
-    dgrad: quantize(pass, pass.scratch, dOut, rule),
-    wgrad: alongTokens(pass, dOut, wgradGradient, groups),
+    dgrad: quantize(pass, pass.scratch, dOut, { rule }),
+    wgrad: alongTokens(pass, dOut, { rule: wgradGradient, groups }),
   };
 }
 
@@ -176,18 +208,17 @@ export function plainGradient(dOut: Tensor<ComputeType>): OutputGradient {
 export function alongTokens(
   pass: Pass,
   x: Operand,
-  rule: TensorRule,
-  groups?: RowGroups,
+  { rule, groups, amaxMin = ACTIVATION_AMAX_MIN }: Quantization,
 ): ScaledTensor {
   const { arena } = pass.weightGrads;
   // Tiles as high as the matrix stand across all groups.
   const isWhole = rule.tile === "column" || rule.tile === "tensor";
   const within = isWhole ? undefined : groups;
-  if (!isScaled(x)) return quantize(pass, arena, x, rule, within);
+  if (!isScaled(x)) return quantize(pass, arena, x, { rule, groups: within, amaxMin });
   const shape = scaledShape(rule, x.rows, x.columns, within) as ScaledShape<ProductFormat>;
   const out = allocateScaled(arena, shape);
   const powerOfTwo = rule.scales === "powerOfTwo";
-  retile(pass.device, { x, out, amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo });
+  retile(pass.device, { x, out, amaxMin, powerOfTwo });
   return out;
 }
 
@@ -225,7 +256,7 @@ export function gatherOperand(
   const open = dequantize(pass, pass.scratch, x, "bf16");
   const gathered = pass.scratch.allocate("bf16", [rows, x.columns]);
   gatherRows(device, { src: open, index, out: gathered });
-  return quantize(pass, arena, gathered, rule);
+  return quantize(pass, arena, gathered, { rule });
 }
 
 function asBytes({ codes }: ScaledTensor): Tensor<"u8"> {

@@ -82,6 +82,12 @@ export interface PrecisionRecipe {
   readonly accumulation: Accumulation;
   /** Moments in bf16: round up or down at random, in proportion, instead of to the nearest. */
   readonly stochasticRounding: boolean;
+  /**
+   * For experiments: beside every quantised input of a product stands one more token, this many
+   * times its largest value, that takes part in the scale and in nothing else. Tiles of single
+   * tokens do not see it; one scale a tensor does. 0 for none.
+   */
+  readonly outlierFactor: number;
 }
 
 /** Whether the products of linear layers and experts read FP8. */
@@ -125,6 +131,7 @@ export function plainRecipe(operand: PlainFormat): PrecisionRecipe {
     promotionInterval: SCALE_BLOCK,
     accumulation: "f32",
     stochasticRounding: false,
+    outlierFactor: 0,
   };
 }
 

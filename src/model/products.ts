@@ -44,7 +44,7 @@ export function multiply(pass: Pass, product: Product): void {
   const rule = transposition === "nt" ? linearInput : outputGradient;
   const call = {
     transposition,
-    a: isScaled(a) ? a : quantize(pass, pass.scratch, a, rule),
+    a: isScaled(a) ? a : quantize(pass, pass.scratch, a, { rule }),
     b: weight.scaled,
     out: out as Tensor<"f32">,
     accumulate,

@@ -6,6 +6,7 @@ import { complete } from "./complete.ts";
 import { doctor } from "./doctor.ts";
 import { eplb } from "./eplb.ts";
 import { evaluate } from "./evaluate.ts";
+import { experiment } from "./experiment.ts";
 import { exportModel } from "./export.ts";
 import { inspect } from "./inspect.ts";
 import { launch } from "./launch.ts";
@@ -28,4 +29,5 @@ export const DECLARATIONS: readonly Declaration[] = [
   schedule,
   eplb,
   launch,
+  experiment,
 ];

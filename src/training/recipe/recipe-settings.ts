@@ -26,6 +26,7 @@ import {
   integer,
   orNull,
   overlay,
+  real,
   type Schema,
   text,
   yesOrNo,
@@ -50,6 +51,7 @@ export const RECIPE_SCHEMA: Schema<PrecisionRecipe> = {
   promotionInterval: orNull(integer(32, 2 ** 20)),
   accumulation: choice(ACCUMULATIONS),
   stochasticRounding: yesOrNo,
+  outlierFactor: real(0, 1e9),
 };
 
 /** The recipe of this name; refused with the names there are. */

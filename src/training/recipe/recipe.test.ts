@@ -189,7 +189,9 @@ describe("gradients under fp8", () => {
       );
       return tensor;
     };
-    const x = quantize(pass, pass.saved, normal(inputs), recipe.tensors.linearInput);
+    const x = quantize(pass, pass.saved, normal(inputs), {
+      rule: recipe.tensors.linearInput,
+    });
     const dOut = outputGradient(pass, normal(outputs), recipe);
     const input = wgradInput(pass, x, recipe);
     const [out, dInput] = [normal(outputs), normal(inputs)];

@@ -50,6 +50,7 @@ const FP8: PrecisionRecipe = {
   promotionInterval: 128,
   accumulation: "f32",
   stochasticRounding: false,
+  outlierFactor: 0,
 };
 
 export const PRECISION_RECIPES: Readonly<Record<RecipeName, PrecisionRecipe>> = {
@@ -57,3 +58,18 @@ export const PRECISION_RECIPES: Readonly<Record<RecipeName, PrecisionRecipe>> = 
   bf16: plainRecipe("bf16"),
   f32: plainRecipe("f32"),
 };
+
+/** The recipe with one scale for each whole tensor: what fine-grained scales are compared with. */
+export function perTensor(recipe: PrecisionRecipe): PrecisionRecipe {
+  const tensors = Object.fromEntries(
+    Object.entries(recipe.tensors).map(([name, stored]: [string, TensorRule]) => [
+      name,
+      stored.tile === "none" ? stored : { ...stored, tile: "tensor" as const },
+    ]),
+  );
+  return {
+    ...recipe,
+    name: `${recipe.name}, one scale a tensor`,
+    tensors: tensors as unknown as PrecisionRecipe["tensors"],
+  };
+}
