@@ -62,7 +62,7 @@ for (const numRanks of [1, 3]) {
 }
 
 const FAULTS: readonly (readonly [fault: string, what: string, message: RegExp])[] = [
-  ["throws", "throws", /rank 1 failed: broken on purpose/],
+  ["early", "throws before it joins", /rank 1 failed: broken before joining/],
   ["hangs", "hangs", /rank 1 has shown no sign of life for 1 s/],
   ["mismatch", "sends another number of bytes", /rank 1 sent 16 bytes where rank 0 expects 32/],
 ];

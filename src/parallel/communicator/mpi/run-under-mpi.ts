@@ -8,7 +8,7 @@
 import { Worker } from "node:worker_threads";
 import { assert, defined, OperationalError } from "../../../base/errors.ts";
 import { siblingModule } from "../../../base/modules.ts";
-import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import { CpuMemory } from "../../../device/cpu/memory.ts";
 import type { Communicator } from "../communicator.ts";
 import { worldOf } from "../member-communicator.ts";
 import { type RankOptions, type RunRank, WATCHDOG_MS } from "../rank-program.ts";
@@ -51,6 +51,8 @@ export async function runUnderMpi(runRank: RunRank, run: MpiRun = {}): Promise<u
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     signs.fail({ code: "parallel.rankFailed", message: `rank ${rank} failed: ${reason}` });
+    // A rank that fails before it joins lets its communication thread begin, which tells the others.
+    if (world === null) await join(CpuMemory.create(null));
     throw error;
   }
 }
