@@ -51,7 +51,8 @@ export async function runUnderMpi(runRank: RunRank, run: MpiRun = {}): Promise<u
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     signs.fail({ code: "parallel.rankFailed", message: `rank ${rank} failed: ${reason}` });
-    // A rank that fails before it joins lets its communication thread begin, which tells the others.
+    // A rank that fails before it joins lets its communication thread begin, which tells the
+    // others.
     if (world === null) await join(CpuMemory.create(null));
     throw error;
   }
