@@ -6,9 +6,9 @@
  *                 it: a set of (state, calls entered since), and whether the rule may end here
  *
  * A situation does not know what is below it on the stack, so the one inside a string is the same
- * for every string of a document, however deep. `admit` gives, for a situation and a node of the
- * trie, the tokens that can be read without leaving the rule, and the nodes at which the rule ends
- * with more of the token to come: the caller goes on from there with whatever called the rule.
+ * for every string of a document, however deep. `admit` gives the tokens that can be read in a
+ * situation without leaving the rule, and the nodes of the trie at which the rule ends with more of
+ * the token to come; `admitBeyond` goes on from those in the situation of whatever called the rule.
  *
  * Situations, their transitions and admitted tokens are kept until they are too many, and then
  * forgotten together. Work is counted; a network so ambiguous that one step costs
@@ -38,11 +38,12 @@ interface Situation {
 }
 
 export interface Admitted {
-  readonly tokens: Int32Array;
-  /** As a bit set, for the trie's root alone. */
-  readonly bits: Uint32Array | null;
+  /** Bit t & 31 of word t >> 5 stands for token t. */
+  readonly bits: Uint32Array;
   /** Nodes at which the rule ended and that have descendants. */
   readonly endNodes: Int32Array;
+  /** What the callers admit below the end nodes, by their situation. */
+  readonly beyond: Map<number, Admitted>;
 }
 
 export class Automaton {
@@ -53,6 +54,8 @@ export class Automaton {
   readonly #byteOfClass: number[] = [];
   /** States that only lead to the end of their rule: a call need not return to them. */
   readonly #isTail: Uint8Array;
+  /** The situations on the way to a node of the trie. */
+  readonly #path: Int32Array;
   #situations: Situation[] = [];
   #numberOfKey = new Map<string, number>();
   #situationOfState = new Map<number, number>();
@@ -68,6 +71,7 @@ export class Automaton {
     this.network = network;
     this.trie = trie;
     this.#numStates = network.accepting.length;
+    this.#path = new Int32Array(trie.depthMax + 1);
     this.#divideBytes();
     this.#isTail = this.#findTails();
     this.#forget();
@@ -128,24 +132,42 @@ export class Automaton {
     }
   }
 
-  /** What a situation admits of the descendants of a node. */
-  admit(situation: number, node: number): Admitted {
-    const key = situation * this.trie.numNodes + node;
-    let admitted = this.#admitted.get(key);
+  /** What a situation admits. */
+  admit(situation: number): Admitted {
+    let admitted = this.#admitted.get(situation);
     if (admitted === undefined) {
-      admitted = this.#walk(situation, node);
-      this.#admitted.set(key, admitted);
-      const { tokens, bits, endNodes } = admitted;
-      this.#numAdmitted += tokens.length + endNodes.length + (bits?.length ?? 0) + 8;
+      admitted = this.#admitBelow(situation, [0], []);
+      this.#admitted.set(situation, admitted);
     }
     return admitted;
   }
 
-  #walk(situation: number, node: number): Admitted {
+  /** What the caller's situation admits of tokens in which the rule within has ended. */
+  admitBeyond(within: Admitted, situation: number): Admitted {
+    let admitted = within.beyond.get(situation);
+    if (admitted === undefined) {
+      const { endNodes } = within;
+      admitted = this.#admitBelow(situation, endNodes, this.mayEnd(situation) ? endNodes : []);
+      within.beyond.set(situation, admitted);
+    }
+    return admitted;
+  }
+
+  #admitBelow(situation: number, nodes: Iterable<number>, ended: Iterable<number>): Admitted {
+    const bits = new Uint32Array((this.trie.vocabSize + 31) >>> 5);
+    const endNodes = new Set(ended);
+    for (const node of nodes) this.#walk(situation, node, { bits, endNodes });
+    this.#numAdmitted += bits.length + endNodes.size + 8;
+    return { bits, endNodes: Int32Array.from(endNodes), beyond: new Map() };
+  }
+
+  #walk(
+    situation: number,
+    node: number,
+    found: { readonly bits: Uint32Array; readonly endNodes: Set<number> },
+  ): void {
     const { byte, depth, end, tokenStart, tokens } = this.trie;
-    const found: number[] = [];
-    const endNodes: number[] = [];
-    const path = new Int32Array(this.trie.depthMax + 1);
+    const path = this.#path;
     path[0] = situation;
     const top = depth[node]!;
     for (let i = node + 1; i < end[node]!; ) {
@@ -155,17 +177,15 @@ export class Automaton {
         i = end[i]!;
         continue;
       }
-      for (let t = tokenStart[i]!; t < tokenStart[i + 1]!; t++) found.push(tokens[t]!);
+      for (let t = tokenStart[i]!; t < tokenStart[i + 1]!; t++) {
+        const token = tokens[t]!;
+        found.bits[token >>> 5]! |= 1 << (token & 31);
+      }
       const { mayEnd, states } = this.#situations[next]!;
-      if (mayEnd && end[i]! > i + 1) endNodes.push(i);
+      if (mayEnd && end[i]! > i + 1) found.endNodes.add(i);
       path[level] = next;
       i = states.length > 0 ? i + 1 : end[i]!;
     }
-    const isRoot = node === 0;
-    const bits = isRoot ? new Uint32Array((this.trie.vocabSize + 31) >>> 5) : null;
-    if (bits !== null) for (const token of found) bits[token >>> 5]! |= 1 << (token & 31);
-    const kept = isRoot ? [] : found;
-    return { tokens: Int32Array.from(kept), bits, endNodes: Int32Array.from(endNodes) };
   }
 
   #stepClass(situation: number, byteClass: number): number {

@@ -90,11 +90,15 @@ export class ConstraintState {
     automaton.begin();
     out.fill(0);
     for (const { states, frame } of this.#threads) {
-      const { bits, endNodes } = automaton.admit(automaton.atStates(states), 0);
-      for (let word = 0; word < out.length; word++) out[word]! |= bits![word]!;
-      for (const node of endNodes) this.#maskOutside(frame, node, out);
+      let admitted = automaton.admit(automaton.atStates(states));
+      addBits(out, admitted.bits);
+      for (let at = frame; at !== null && admitted.endNodes.length > 0; at = at.outer) {
+        admitted = automaton.admitBeyond(admitted, automaton.at(at.returnState));
+        addBits(out, admitted.bits);
+      }
     }
-    if (this.#isComplete && !this.#hasEnded) setBit(out, this.#endToken);
+    const end = this.#endToken;
+    if (this.#isComplete && !this.#hasEnded) out[end >>> 5]! |= 1 << (end & 31);
   }
 
   /** Whether a token may come. */
@@ -114,20 +118,6 @@ export class ConstraintState {
     const positions = this.#read(token);
     assert(positions !== null, `token ${token} is not allowed here`);
     this.#settle(positions);
-  }
-
-  /** Tokens that go on below a node after the innermost rule has ended. */
-  #maskOutside(frame: Frame | null, node: number, out: Uint32Array): void {
-    const automaton = this.#automaton;
-    for (let outer = frame; outer !== null; outer = outer.outer) {
-      const situation = automaton.at(outer.returnState);
-      if (automaton.reads(situation)) {
-        const { tokens, endNodes } = automaton.admit(situation, node);
-        for (const token of tokens) setBit(out, token);
-        for (const inner of endNodes) this.#maskOutside(outer.outer, inner, out);
-      }
-      if (!automaton.mayEnd(situation)) return;
-    }
   }
 
   /** Where the threads are after a token; null when none is left. */
@@ -227,6 +217,6 @@ class Positions {
   }
 }
 
-function setBit(bits: Uint32Array, token: number): void {
-  bits[token >>> 5]! |= 1 << (token & 31);
+function addBits(out: Uint32Array, bits: Uint32Array): void {
+  for (let word = 0; word < out.length; word++) out[word]! |= bits[word]!;
 }
