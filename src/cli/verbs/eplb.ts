@@ -28,7 +28,9 @@ export const run: Run<typeof eplb> = async (values, { output }) => {
     const balance = imbalance(gpuLoads(placement, loads[layer]!, shape.numGpus));
     output.line(`layer ${layer}: ${describe(placement, shape)}  ${balance.toFixed(3)}`);
   }
-  const mostReplicas = Math.max(...placements.flatMap(({ replicaCounts }) => replicaCounts));
+  const mostReplicas = placements
+    .flatMap(({ replicaCounts }) => replicaCounts)
+    .reduce((most, count) => Math.max(most, count), 1);
   output.result({
     physicalToLogical: placements.map(({ physicalToLogical }) => physicalToLogical),
     logicalToPhysical: placements.map(({ logicalToPhysical }) =>

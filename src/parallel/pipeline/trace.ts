@@ -17,7 +17,7 @@ const MICROSECONDS_MAX = 1e15;
 
 /** The trace as JSON text; times of `ranks` are in milliseconds. */
 export function formatTrace(ranks: readonly (readonly TimedAction[])[]): string {
-  const first = Math.min(...ranks.flatMap((actions) => actions.map(({ start }) => start)));
+  const first = ranks.flat().reduce((least, { start }) => Math.min(least, start), Infinity);
   const names = ranks.map((_, rank) => ({
     name: "thread_name",
     ph: "M",
