@@ -41,7 +41,8 @@ import {
 } from "./settings-schema.ts";
 
 export const OPTIMIZERS = ["adamw", "muon"] as const;
-export const CHECKPOINT_DTYPES = ["bf16", "f32", "fp8"] as const;
+/** "fp8-ue8m0" is FP8 with power-of-two scales. */
+export const CHECKPOINT_DTYPES = ["bf16", "f32", "fp8", "fp8-ue8m0"] as const;
 export type CheckpointDtype = (typeof CHECKPOINT_DTYPES)[number];
 
 export interface TrainingSettings {

@@ -88,6 +88,7 @@ function dtypeFields(dtype: CheckpointDtype): Record<string, unknown> {
       fmt: "e4m3",
       quant_method: "fp8",
       weight_block_size: [128, 128],
+      ...(dtype === "fp8-ue8m0" ? { scale_fmt: "ue8m0" } : {}),
     },
   };
 }
@@ -102,9 +103,10 @@ function listSources(
     .flatMap((tensor): TensorSource[] => {
       const values = (): Float32Array => viewAt(state, tensor.place);
       const [rows, columns] = tensor.shape;
-      if (dtype === "fp8" && tensor.isQuantisable) {
+      const isFp8 = dtype === "fp8" || dtype === "fp8-ue8m0";
+      if (isFp8 && tensor.isQuantisable) {
         assert(rows !== undefined && columns !== undefined, `${tensor.name} is a matrix`);
-        return fp8WeightSources(tensor.name, { rows, columns }, values);
+        return fp8WeightSources(tensor.name, { rows, columns }, values, dtype === "fp8-ue8m0");
       }
       const stored = tensor.isFloat32 || dtype === "f32" ? "F32" : "BF16";
       const { name, shape } = tensor;

@@ -8,6 +8,7 @@ import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
 import { smallSettings } from "../../../test/fixtures/small-run.ts";
 import { OperationalError } from "../../base/errors.ts";
 import { openCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
+import type { TensorReader } from "../../checkpoint/tensors.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { view } from "../../tensor/view.ts";
@@ -256,7 +257,13 @@ test("a step that is not finite ends the run, which resumes with gentler setting
 });
 
 test("a checkpoint loads as a model in bf16, f32 and fp8, with its copies", async () => {
-  for (const dtype of ["bf16", "f32", "fp8"]) {
+  const stored: Readonly<Record<string, string>> = {
+    bf16: "BF16",
+    f32: "F32",
+    fp8: "F8_E4M3",
+    "fp8-ue8m0": "F8_E4M3",
+  };
+  for (const dtype of Object.keys(stored)) {
     const out = join(base, dtype);
     const summary = await train({ out, settings: settings(`checkpoint.dtype=${dtype}`) });
     {
@@ -264,7 +271,8 @@ test("a checkpoint loads as a model in bf16, f32 and fp8, with its copies", asyn
       const bias = tensors.tensors.get("model.layers.1.mlp.gate.e_score_correction_bias");
       assert.equal(bias?.dtype, "F32");
       const expert = tensors.tensors.get("model.layers.1.mlp.experts.3.down_proj.weight");
-      assert.equal(expert?.dtype, { bf16: "BF16", f32: "F32", fp8: "F8_E4M3" }[dtype]);
+      assert.equal(expert?.dtype, stored[dtype]);
+      if (dtype === "fp8-ue8m0") assertPowersOfTwo(tensors, `${expert!.name}_scale_inv`);
     }
     const loaded = loadCheckpoint(device, summary.checkpoint, { precision: "f32" });
     const exact = loadCheckpoint(device, summary.checkpoint, { precision: "f32", average: true });
@@ -276,6 +284,11 @@ test("a checkpoint loads as a model in bf16, f32 and fp8, with its copies", asyn
     assert.ok(loaded.tokenizer.vocabSize > 256);
   }
 });
+
+function assertPowersOfTwo(tensors: TensorReader, name: string): void {
+  const scales = new Float32Array(tensors.read(name).buffer);
+  assert.ok(scales.length > 0 && scales.every((scale) => Number.isInteger(Math.log2(scale))));
+}
 
 test("damage to a checkpoint is refused with the file's name", async () => {
   const { checkpoint } = await train({ settings: settings("budget.steps=1") });
