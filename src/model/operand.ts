@@ -53,9 +53,18 @@ export function quantize(
   { rule, groups, amaxMin = ACTIVATION_AMAX_MIN }: Quantization,
 ): ScaledTensor {
   const out = allocateScaled(arena, scaledShape(rule, x.rows, x.columns, groups));
+  quantizeInto(pass, x, out, { rule, amaxMin });
+  return out;
+}
+
+function quantizeInto(
+  pass: Pass,
+  x: Tensor<ComputeType>,
+  out: ScaledTensor,
+  { rule, amaxMin = ACTIVATION_AMAX_MIN }: Quantization,
+): void {
   const powerOfTwo = rule.scales === "powerOfTwo";
   quantizeTiles(pass.device, { x: openTensor(x), out, amaxMin, powerOfTwo });
-  return out;
 }
 
 interface Quantization {
@@ -252,11 +261,14 @@ export function gatherOperand(
     gatherBytes(device, { src: asBytes(x), index, out: asBytes(out) });
     return out;
   }
+  // Before the mark: `arena` may be scratch itself.
+  const out = allocateScaled(arena, scaledShape(rule, rows, x.columns));
   using _mark = pass.scratch.mark();
   const open = dequantize(pass, pass.scratch, x, "bf16");
   const gathered = pass.scratch.allocate("bf16", [rows, x.columns]);
   gatherRows(device, { src: open, index, out: gathered });
-  return quantize(pass, arena, gathered, { rule });
+  quantizeInto(pass, gathered, out, { rule });
+  return out;
 }
 
 function asBytes({ codes }: ScaledTensor): Tensor<"u8"> {

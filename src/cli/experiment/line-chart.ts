@@ -44,7 +44,8 @@ export function drawLineChart(chart: Chart): string {
   const y = axis(ys, [HEIGHT - BOTTOM, TOP], chart.isLogarithmic);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" ` +
-      `font-family="sans-serif" font-size="12">`,
+      `font-family="sans-serif" font-size="12" role="img">`,
+    `<title>${escapeText(chart.title)}</title>`,
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`,
     text(LEFT, TOP - 16, chart.title, `font-size="14" font-weight="bold"`),
     ...gridLines(x, y),
@@ -136,8 +137,11 @@ function drawSeries(
 }
 
 function text(x: number, y: number, content: string, attributes: string): string {
-  const escaped = content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  return `<text x="${x}" y="${y}" ${attributes}>${escaped}</text>`;
+  return `<text x="${x}" y="${y}" ${attributes}>${escapeText(content)}</text>`;
+}
+
+function escapeText(content: string): string {
+  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
 function label(value: number): string {
