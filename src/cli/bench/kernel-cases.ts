@@ -1,10 +1,4 @@
-/**
- * @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond
- * the caches.
- */
-import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
-import type { KernelChoice } from "../../device/program.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
 import { causalAttention, causalAttentionBackward } from "../../kernels/attention/contract.ts";
 import { castRows } from "../../kernels/cast-rows/contract.ts";
@@ -18,44 +12,15 @@ import { swiglu } from "../../kernels/swiglu/contract.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
+import { type KernelCase, normal, type Prepared } from "./kernel-case.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
-import { timeRuns } from "./timing.ts";
-
-/** A kernel ready to be timed, and what one run of it costs. */
-interface Prepared {
-  run(): void;
-  readonly flops?: number;
-  /** Each operand counted once. */
-  readonly bytes?: number;
-}
-
-export interface KernelCase {
-  readonly name: string;
-  readonly shape: string;
-  readonly kernels: Exclude<KernelChoice, "auto">;
-  readonly numThreads: number;
-  /** Which peak the share is of. */
-  readonly bound: "f32" | "bf16" | "triad" | "update";
-  prepare(device: Device, arena: Arena): Prepared;
-}
+import { SCALED_CASES } from "./scaled-cases.ts";
+import { median, timeRuns } from "./timing.ts";
 
 const SECONDS = 0.6;
 /** 64 MiB of f32: no cache of a laptop or a server core holds it. */
 const [ROWS, COLUMNS] = [8192, 2048];
-
-function normal(arena: Arena, shape: readonly number[]): Tensor<"f32"> {
-  const tensor = arena.allocate("f32", shape);
-  const random = new Random(1, shape.join("×"));
-  // A short random pattern, repeated: what the values are does not matter, that they are not zero
-  // does.
-  const pattern = Float32Array.from({ length: 4096 }, () => random.normal());
-  const values = view(tensor);
-  for (let at = 0; at < values.length; at += pattern.length) {
-    values.set(pattern.subarray(0, Math.min(pattern.length, values.length - at)), at);
-  }
-  return tensor;
-}
 
 function productCase(
   dtype: "f32" | "bf16",
@@ -208,6 +173,7 @@ export const KERNEL_CASES: readonly KernelCase[] = [
   productCase("bf16", "nt", 1024, "x64", 2),
   productCase("f32", "nt", 1024, "wasm", 1),
   productCase("bf16", "nt", 1024, "wasm", 1),
+  ...SCALED_CASES,
   ...ATTENTION_SIZES.flatMap((size) =>
     (["forward", "backward"] as const).flatMap((direction) => [
       attentionCase(size, direction, "f32"),
@@ -232,10 +198,12 @@ export const KERNEL_CASES: readonly KernelCase[] = [
 export async function runKernelCase(kernelCase: KernelCase, peaks: Peaks): Promise<BenchRow> {
   const { name, shape, kernels, numThreads, bound } = kernelCase;
   await using device = await openCpuDevice({ kernels, numThreads });
-  const { run, flops, bytes } = kernelCase.prepare(device, new Arena(device.memory, "bench"));
-  const { median } = timeRuns(run, SECONDS);
-  const gflops = flops === undefined ? undefined : flops / median / 1e9;
-  const gbytesPerSecond = bytes === undefined ? undefined : bytes / median / 1e9;
+  const prepared = kernelCase.prepare(device, new Arena(device.memory, "bench"));
+  const { run, flops, bytes, rival } = prepared;
+  const { median: seconds, ratio } =
+    rival === undefined ? timeAlone(run) : timeInTurns(run, rival.run);
+  const gflops = flops === undefined ? undefined : flops / seconds / 1e9;
+  const gbytesPerSecond = bytes === undefined ? undefined : bytes / seconds / 1e9;
   const peak = peakOf(peaks, bound, kernels);
   const rate = gflops ?? gbytesPerSecond;
   return {
@@ -245,6 +213,32 @@ export async function runKernelCase(kernelCase: KernelCase, peaks: Peaks): Promi
     ...(gflops === undefined ? {} : { gflops }),
     ...(gbytesPerSecond === undefined ? {} : { gbytesPerSecond }),
     ...(peak === null || rate === undefined ? {} : { shareOfPeak: rate / peak / numThreads }),
+    ...(rival === undefined || ratio === undefined ? {} : { against: rival.name, ratio }),
+  };
+}
+
+interface Measured {
+  /** Seconds a run. */
+  readonly median: number;
+  /** The rival's seconds over ours. */
+  readonly ratio?: number;
+}
+
+function timeAlone(run: () => void): Measured {
+  return { median: timeRuns(run, SECONDS).median };
+}
+
+/** Turns that two kernels take, so that what else the machine does falls on both. */
+const TURNS = 7;
+
+function timeInTurns(run: () => void, rival: () => void): Measured {
+  const turns = Array.from({ length: TURNS }, () => ({
+    ours: timeRuns(run, SECONDS / TURNS).median,
+    theirs: timeRuns(rival, SECONDS / TURNS).median,
+  }));
+  return {
+    median: median(turns.map(({ ours }) => ours)),
+    ratio: median(turns.map(({ ours, theirs }) => theirs / ours)),
   };
 }
 

@@ -31,6 +31,7 @@ export const run: Run<typeof bench> = async ({ what }, { output }) => {
 /** Machine code beside WebAssembly, where both were measured: how many times as fast. */
 function compareTargets(rows: readonly BenchRow[]): BenchRow[] {
   return rows.map((row) => {
+    if (row.against !== undefined) return row;
     const [target, threads] = row.implementation.split(" ");
     const other = rows.find(
       ({ name, shape, implementation }) =>
