@@ -1,3 +1,7 @@
+/**
+ * @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond
+ * the caches.
+ */
 import type { Device } from "../../device/device.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
 import { causalAttention, causalAttentionBackward } from "../../kernels/attention/contract.ts";
