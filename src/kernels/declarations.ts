@@ -36,6 +36,9 @@ import { createReferenceGroupedMatmul } from "./grouped-matmul/reference.ts";
 import { GROUPED_SCALED_MATMUL_SLOTS } from "./grouped-scaled-matmul/contract.ts";
 import { createReferenceGroupedScaledMatmul } from "./grouped-scaled-matmul/reference.ts";
 import { type KernelDeclaration, reference } from "./kernel.ts";
+import { LATENT_ATTENTION_SLOTS, LATENT_ATTENTION_VARIANTS } from "./latent-attention/contract.ts";
+import { latentAttentionOver } from "./latent-attention/generated.ts";
+import { createReferenceLatentAttention } from "./latent-attention/reference.ts";
 import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
 import { MULTIPLIERS, matmulOver } from "./matmul/multiplier-factory.ts";
 import { createReferenceMatmul } from "./matmul/reference.ts";
@@ -170,6 +173,15 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     implementations: [
       ...MULTIPLIERS.map((factory) => attentionOver(factory, "backward")),
       reference(createReferenceAttentionBackward),
+    ],
+  },
+  {
+    name: "latentAttention",
+    variants: LATENT_ATTENTION_VARIANTS,
+    slots: LATENT_ATTENTION_SLOTS,
+    implementations: [
+      ...MULTIPLIERS.map(latentAttentionOver),
+      reference(createReferenceLatentAttention),
     ],
   },
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),

@@ -1,0 +1,127 @@
+/** @file Conformance cases of attention over a latent cache in blocks. */
+import { ceilDiv } from "../../base/integers.ts";
+import { toleranceFor } from "../../numerics/tolerance.ts";
+import { fillFrom } from "../../tensor/view.ts";
+import {
+  LATENT_BLOCK_TOKENS,
+  type LatentTokens,
+  latentAttention,
+  planLatentTiles,
+} from "../latent-attention/contract.ts";
+import type { ConformanceCase } from "./conformance.ts";
+import type { TensorMaker } from "./tensor-maker.ts";
+
+interface LatentSize {
+  readonly title: string;
+  readonly numHeads: number;
+  readonly latent: number;
+  readonly width: number;
+  /** Tokens before, and new tokens, of each sequence. */
+  readonly sequences: readonly (readonly [cached: number, count: number])[];
+  /** The value of a row of sequence 0 at a position, where it is not random. */
+  readonly rowValue?: (position: number) => number | undefined;
+}
+
+const SIZES: readonly LatentSize[] = [
+  { title: "a single token", numHeads: 1, latent: 3, width: 5, sequences: [[0, 1]] },
+  {
+    title: "decoding at the edges of a block, beside a prompt",
+    numHeads: 3,
+    latent: 24,
+    width: 31,
+    sequences: [
+      [62, 1],
+      [63, 1],
+      [64, 1],
+      [0, 70],
+      [127, 2],
+    ],
+  },
+  {
+    title: "the edges of a segment, more heads than a tile has rows",
+    numHeads: 70,
+    latent: 20,
+    width: 28,
+    sequences: [
+      [510, 1],
+      [511, 1],
+      [512, 1],
+      [1100, 1],
+    ],
+  },
+  { title: "a prompt across segments", numHeads: 2, latent: 16, width: 20, sequences: [[480, 60]] },
+  {
+    title: "latents and a key that are not finite, amid a tile",
+    numHeads: 2,
+    latent: 16,
+    width: 20,
+    sequences: [
+      [500, 40],
+      [3, 9],
+    ],
+    rowValue: (position) =>
+      ({ 505: Number.POSITIVE_INFINITY, 520: Number.NaN, 530: Number.NaN })[position],
+  },
+];
+
+/** Blocks in an order that is nobody's, every one of its own. */
+function makeTables(make: TensorMaker, { sequences }: LatentSize) {
+  const counts = sequences.map(([cached, count]) => ceilDiv(cached + count, LATENT_BLOCK_TOKENS));
+  const numBlocks = counts.reduce((sum, count) => sum + count, 0) + 3;
+  const free = Array.from({ length: numBlocks }, (_, index) => index);
+  make.random.shuffle(free);
+  const blocks = counts.map((count) => free.splice(0, count));
+  const columns = Math.max(...counts);
+  const draw = (sequence: number, index: number): number => blocks[sequence]![index] ?? 0;
+  const tables = make.filled("i32", [sequences.length, columns], draw);
+  return { numBlocks, blocks, tables };
+}
+
+function prepareCase(make: TensorMaker, size: LatentSize, dtype: "f32" | "bf16") {
+  const { numHeads, latent, width, sequences, rowValue } = size;
+  const { numBlocks, blocks, tables } = makeTables(make, size);
+  const rows = make.filled(dtype, [numBlocks * LATENT_BLOCK_TOKENS, width], (row, column) => {
+    const block = Math.floor(row / LATENT_BLOCK_TOKENS);
+    const sequence = blocks.findIndex((of) => of.includes(block));
+    const [cached, count] = sequences[sequence] ?? [0, 0];
+    const position =
+      (blocks[sequence]?.indexOf(block) ?? 0) * LATENT_BLOCK_TOKENS + (row % LATENT_BLOCK_TOKENS);
+    const value = make.random.normal();
+    // What no token has written is poison.
+    if (position >= cached + count) return Number.NaN;
+    const special = sequence === 0 && column === 5 ? rowValue?.(position) : undefined;
+    return special ?? value;
+  });
+  let firstToken = 0;
+  const tokens = sequences.map(([position, count]): LatentTokens => {
+    const of = { firstToken, count, position };
+    firstToken += count;
+    return of;
+  });
+  const query = make.normal("f32", [firstToken * numHeads, width]);
+  const out = make.poisoned("f32", [firstToken * numHeads, latent]);
+  const plan = planLatentTiles(tokens, { numHeads, numThreads: 2 });
+  const tiles = make.poisoned("i32", [plan.length / 4, 4], { contiguous: true });
+  fillFrom(tiles, plan);
+  const call = { numHeads, scale: width ** -0.5, query, rows, tables, tiles, out };
+  return { call, out };
+}
+
+function latentCase(size: LatentSize, dtype: "f32" | "bf16"): ConformanceCase {
+  const keysMost = Math.max(...size.sequences.map(([cached, count]) => cached + count));
+  return {
+    kernel: `latentAttention/${dtype}`,
+    title: size.title,
+    // bf16 is what the rows are stored in; both sides read the same.
+    tolerance: toleranceFor("attention", "f32", keysMost),
+    prepare(make): ReturnType<ConformanceCase["prepare"]> {
+      const { call, out } = prepareCase(make, size, dtype);
+      return { run: (device) => latentAttention(device, call), outputs: { out } };
+    },
+  };
+}
+
+export const LATENT_ATTENTION_CASES: readonly ConformanceCase[] = SIZES.flatMap((size) => [
+  latentCase(size, "f32"),
+  latentCase(size, "bf16"),
+]);

@@ -1,0 +1,140 @@
+/**
+ * @file Attention over a latent cache in blocks: queries already projected into the latent, of many
+ * sequences at once, each over the rows that its block table names.
+ *
+ *     score[r,j] = scale · query_r · row_j                     j < keys of r, row = [latent | key]
+ *     out_r      = Σ_j softmax(score[r,·])[j] · latent_j
+ *
+ *   R query rows, one a head of a token, a token's H heads one after another; W = C + key columns
+ *   query_RW, out_RC   float
+ *   rows_PW            one layer of the pool: block b is its rows [64b, 64b + 64); float or bf16
+ *   tables_SB          i32, the blocks of each sequence in the order of its positions
+ *   tiles_N4           i32, what one task computes (planLatentTiles)
+ *
+ * A row's result depends on its own query, its keys' latents and their number alone: not on its
+ * tile, on the sequences beside it, or on where the blocks lie. Keys beyond a row's own are not
+ * looked at, so what stands in them, NaN or not, reaches nothing. A key that is not finite makes
+ * its rows NaN. `out` overlaps no input. Source: DeepSeek-V2 report §2.1.2 (absorption); blocks as
+ * in FlashMLA.
+ */
+import { assert } from "../../base/errors.ts";
+import { ceilDiv } from "../../base/integers.ts";
+import type { Device } from "../../device/device.ts";
+import type { FloatType } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { isContiguous } from "../../tensor/tensor.ts";
+import { view } from "../../tensor/view.ts";
+import { assertIndexes, assertMatrix, assertOperand } from "../door.ts";
+import { slotIndex } from "../kernel.ts";
+
+/** Positions of one block. */
+export const LATENT_BLOCK_TOKENS = 64;
+/** Query rows of one tile: what a body has scratch for. */
+export const TILE_ROWS_MAX = 64;
+
+export const LATENT_ATTENTION_SLOTS = [
+  "numHeads",
+  "latent",
+  "width",
+  "scale",
+  "queryOffset",
+  "queryRowStride",
+  "rowsOffset",
+  "rowsRowStride",
+  "tablesOffset",
+  "tablesRowStride",
+  "tilesOffset",
+  "outOffset",
+  "outRowStride",
+] as const;
+export const LATENT_ATTENTION_AT: Record<(typeof LATENT_ATTENTION_SLOTS)[number], number> =
+  slotIndex(LATENT_ATTENTION_SLOTS);
+
+/** By the dtype of the cached rows. Queries of bf16 rows are f32. */
+export const LATENT_ATTENTION_VARIANTS = ["f32", "bf16", "f64"] as const;
+
+/** Columns of `tiles`. */
+export const TILE_COLUMNS = ["firstRow", "numRows", "sequence", "keysMinusToken"] as const;
+export const TILE_AT: Record<(typeof TILE_COLUMNS)[number], number> = slotIndex(TILE_COLUMNS);
+
+/** The tokens of one sequence in a launch: `count` tokens from `firstToken`, at `position` on. */
+export interface LatentTokens {
+  readonly firstToken: number;
+  readonly count: number;
+  /** Of the first of them in its sequence; it has position + 1 keys. */
+  readonly position: number;
+}
+
+/**
+ * The tiles of a launch, row after row of `tiles`: runs of query rows of one sequence, enough of
+ * them for all threads. A row r of a tile has floor(r / numHeads) + keysMinusToken keys.
+ */
+export function planLatentTiles(
+  sequences: readonly LatentTokens[],
+  { numHeads, numThreads }: { readonly numHeads: number; readonly numThreads: number },
+): number[] {
+  const totalRows = numHeads * sequences.reduce((sum, { count }) => sum + count, 0);
+  const tileRows = Math.min(TILE_ROWS_MAX, Math.max(1, ceilDiv(totalRows, numThreads)));
+  return sequences.flatMap(({ firstToken, count, position }, sequence) => {
+    const tiles: number[] = [];
+    const end = (firstToken + count) * numHeads;
+    for (let row = firstToken * numHeads; row < end; row += tileRows) {
+      tiles.push(row, Math.min(tileRows, end - row), sequence, position - firstToken + 1);
+    }
+    return tiles;
+  });
+}
+
+export interface LatentAttentionCall {
+  readonly numHeads: number;
+  readonly scale: number;
+  readonly query: Tensor<FloatType>;
+  readonly rows: Tensor<FloatType | "bf16">;
+  readonly tables: Tensor<"i32">;
+  readonly tiles: Tensor<"i32">;
+  readonly out: Tensor<FloatType>;
+}
+
+export function latentAttention(device: Device, call: LatentAttentionCall): void {
+  const { numHeads, scale, query, rows, tables, tiles, out } = call;
+  const name = "latentAttention";
+  const dtype = rows.dtype === "bf16" ? "f32" : rows.dtype;
+  assertMatrix(device, `${name} query`, query, [dtype], query.rows, rows.columns);
+  assertMatrix(device, `${name} out`, out, [dtype], query.rows, out.columns);
+  assert(out.columns >= 1 && out.columns <= rows.columns, `${name}: the latent is part of a row`);
+  assertOperand(device, `${name} rows`, rows);
+  assertOperand(device, `${name} tables`, tables);
+  assertOperand(device, `${name} tiles`, tiles);
+  assertIndexes(`${name} tables`, tables, 0, Math.floor(rows.rows / LATENT_BLOCK_TOKENS));
+  assertTiles(call);
+  device.launch(
+    `${name}/${rows.dtype}`,
+    [
+      ...[numHeads, out.columns, rows.columns, scale],
+      ...[query.byteOffset, query.rowStride, rows.byteOffset, rows.rowStride],
+      ...[tables.byteOffset, tables.rowStride, tiles.byteOffset, out.byteOffset, out.rowStride],
+    ],
+    tiles.rows,
+  );
+}
+
+/** Tiles follow each other in the rows of the query, each within the blocks of its sequence. */
+function assertTiles({ numHeads, query, tables, tiles }: LatentAttentionCall): void {
+  assert(tiles.columns === TILE_COLUMNS.length, `latentAttention: a tile is 4 numbers`);
+  assert(isContiguous(tiles), "latentAttention: tiles follow each other without a gap");
+  const values = view(tiles);
+  const keysMost = tables.columns * LATENT_BLOCK_TOKENS;
+  let next = 0;
+  let isSound = true;
+  for (let at = 0; at < values.length; at += 4) {
+    const [firstRow, numRows] = [values[at]!, values[at + 1]!];
+    const [sequence, keysMinusToken] = [values[at + 2]!, values[at + 3]!];
+    const [first, last] = [firstRow, firstRow + numRows - 1].map(
+      (row) => Math.floor(row / numHeads) + keysMinusToken,
+    );
+    isSound &&= firstRow === next && numRows >= 1 && numRows <= TILE_ROWS_MAX;
+    isSound &&= sequence >= 0 && sequence < tables.rows && first! >= 1 && last! <= keysMost;
+    next = firstRow + numRows;
+  }
+  assert(isSound && next === query.rows, `latentAttention: tiles must cover ${query.rows} rows`);
+}
