@@ -2,72 +2,58 @@
  * @file Multi-head latent attention over the latent cache, absorbed: keys and values are never
  * expanded.
  *
- *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent | key]
+ *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent | turned key]
  *     p_TH_S       = softmax(scale · query · rowᵀ)                       rows up to the token's own
  *     mixed_T_HC   = p · row[:, :C],   head h's output = mixed · W_UV[h]ᵀ,   out_TD += heads · W_Oᵀ
  *
  *   T new tokens of all sequences, S rows of one sequence's cache, H heads
  *
- * Projections are rounded as in training; scores, probabilities and both absorbed products are in
- * the float type, from the master values of W_UK and W_UV. A token's result has the same bits
- * whatever else is in the pass: products sum in an order that depends on their depth alone, hidden
- * keys have probability 0 exactly, and zeros appended to a sum do not change it. Source:
- * DeepSeek-V2 report §2.1.2 (absorption).
+ * Projections are rounded as in training, latents as products take them; scores, probabilities and
+ * both absorbed products are in the float type, from the master values of W_UK and W_UV. All
+ * sequences of a pass are one launch of `latentAttention`, and a token's result has the same bits
+ * whatever else is in the pass. Source: DeepSeek-V2 report §2.1.2 (absorption).
  */
-import { divExact, floorDiv } from "../base/integers.ts";
+import { divExact } from "../base/integers.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import { scatterRows } from "../kernels/gather/contract.ts";
+import { latentAttention } from "../kernels/latent-attention/contract.ts";
 import { matmul } from "../kernels/matmul/contract.ts";
-import { softmaxCausal } from "../kernels/softmax/contract.ts";
 import type { MlaLayer } from "../model/mla.ts";
 import type { ComputeType } from "../model/parameters.ts";
 import { copyToCompute, type Pass } from "../model/pass.ts";
 import { turn } from "../model/rope.ts";
 import type { FloatType } from "../tensor/dtype.ts";
-import { reshape, sliceColumns, sliceRows, type Tensor } from "../tensor/tensor.ts";
-import { view } from "../tensor/view.ts";
-import type { LatentCache } from "./latent-cache.ts";
-
-/**
- * The tokens of one sequence within a pass: `count` rows from `firstRow` on, the next positions of
- * `cache`.
- */
-export interface SequenceRows {
-  readonly cache: LatentCache;
-  readonly firstRow: number;
-  readonly count: number;
-}
+import { reshape, sliceColumns, type Tensor } from "../tensor/tensor.ts";
+import type { LatentLayer } from "./latent-blocks.ts";
+import type { LatentPass } from "./latent-pass.ts";
 
 export interface AbsorbedCall {
-  readonly layerIndex: number;
-  readonly sequences: readonly SequenceRows[];
+  readonly latents: LatentPass;
+  readonly cached: LatentLayer;
   readonly x: Tensor<ComputeType>;
   /** Added to. */
   readonly out: Tensor<FloatType>;
 }
 
-/**
- * Scores that exist at once; more tokens are taken in blocks. By feel: 16 MiB, about what caches
- * hold.
- */
-const SCORE_ELEMENTS_MAX = 2 ** 22;
-
-/** Write the new tokens' rows into their caches and add the attention's output to `out`. */
+/** Write the new tokens' rows into their blocks and add the attention's output to `out`. */
 export function absorbedAttention(layer: MlaLayer, pass: Pass, call: AbsorbedCall): void {
-  const { x, out, sequences } = call;
-  const { scratch, floatType } = pass;
+  const { x, out, latents, cached } = call;
+  const { scratch, floatType, device } = pass;
   const { numHeads, kvLoraRank, qkRopeHeadDim } = layer.config;
   using _mark = scratch.mark();
   writeRows(layer, pass, call);
   const query = scratch.allocate(floatType, [x.rows * numHeads, kvLoraRank + qkRopeHeadDim]);
   absorbQuery(layer, pass, x, query);
   const mixed = scratch.allocate(floatType, [x.rows * numHeads, kvLoraRank]);
-  for (const sequence of sequences) attendSequence(layer, pass, call, sequence, query, mixed);
+  const { tables, tiles } = latents;
+  const where = { ...cached, tables, tiles, numHeads, scale: layer.scale };
+  latentAttention(device, { ...where, query, out: mixed });
   const heads = expandValues(layer, pass, mixed);
   layer.output.forward(pass, copyToCompute(pass, scratch, heads), out, "accumulate");
 }
 
-/** [latent | key] of the new tokens, into the caches. */
-function writeRows(layer: MlaLayer, pass: Pass, { layerIndex, sequences, x }: AbsorbedCall): void {
+/** Latents and keys of the new tokens, into their places. */
+function writeRows(layer: MlaLayer, pass: Pass, { latents, cached, x }: AbsorbedCall): void {
   const { scratch, device, floatType } = pass;
   const { kvLoraRank, qkRopeHeadDim } = layer.config;
   using _mark = scratch.mark();
@@ -76,12 +62,8 @@ function writeRows(layer: MlaLayer, pass: Pass, { layerIndex, sequences, x }: Ab
   const latent = layer.latentNorm.compute(pass, scratch, layer.latentOf(down));
   const key = layer.ropeOf(down);
   turn(device, pass.positions, key, "forward");
-  for (const { cache, firstRow, count } of sequences) {
-    const rows = cache.rows(layerIndex, cache.length, cache.length + count);
-    const [start, end] = [firstRow, firstRow + count];
-    castRows(device, { x: sliceRows(latent, start, end), out: layer.latentOf(rows) });
-    castRows(device, { x: sliceRows(key, start, end), out: layer.ropeOf(rows) });
-  }
+  scatterRows(device, { x: latent, index: latents.places, out: cached.latents });
+  scatterRows(device, { x: key, index: latents.places, out: cached.keys });
 }
 
 /** The query of each head, its nope part projected into the latent. */
@@ -127,40 +109,6 @@ function projectQuery(layer: MlaLayer, pass: Pass, x: Tensor<ComputeType>): Tens
   projection.down.forward(pass, x, queryDown, "overwrite");
   up.forward(pass, projection.norm.compute(pass, scratch, queryDown), q, "overwrite");
   return q;
-}
-
-/** Probabilities over the rows of one sequence's cache, and the latents mixed by them. */
-function attendSequence(
-  layer: MlaLayer,
-  pass: Pass,
-  { layerIndex }: AbsorbedCall,
-  { cache, firstRow, count }: SequenceRows,
-  query: Tensor<FloatType>,
-  mixed: Tensor<FloatType>,
-): void {
-  const { scratch, device, floatType } = pass;
-  const { numHeads } = layer.config;
-  const numKeysMost = cache.length + count;
-  const blockTokens = Math.max(1, floorDiv(SCORE_ELEMENTS_MAX, numHeads * numKeysMost));
-  for (let start = 0; start < count; start += blockTokens) {
-    using _mark = scratch.mark();
-    const end = Math.min(count, start + blockTokens);
-    const numKeys = cache.length + end;
-    const rows = cache.rows(layerIndex, 0, numKeys);
-    const [first, last] = [(firstRow + start) * numHeads, (firstRow + end) * numHeads];
-    const scores = scratch.allocate(floatType, [last - first, numKeys]);
-    const a = sliceRows(query, first, last);
-    matmul(device, { transposition: "nt", a, b: rows, out: scores });
-    const limits = scratch.allocate("i32", [1, last - first]);
-    const limitOf = view(limits);
-    for (let token = start; token < end; token++) {
-      const at = (token - start) * numHeads;
-      limitOf.fill(cache.length + token + 1, at, at + numHeads);
-    }
-    softmaxCausal(device, { x: scores, limits, scale: layer.scale, out: scores });
-    const out = sliceRows(mixed, first, last);
-    matmul(device, { transposition: "nn", a: scores, b: layer.latentOf(rows), out });
-  }
 }
 
 /** [T, H·V]: each head's output from its mixed latents. */

@@ -17,6 +17,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import { Decoder } from "./decoder.ts";
 import type { LatentCache } from "./latent-cache.ts";
+import { Session } from "./session.ts";
 
 const SMALL: ModelConfig = { ...TINY, vocabSize: 61, hiddenDim: 24, maxPositionEmbeddings: 700 };
 const YARN = {
@@ -119,7 +120,7 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
           const trained = model.evaluate(batch);
           for (let sequence = 0; sequence < 2; sequence++) {
             const tokens = batch.tokens.subarray(sequence * width, sequence * width + 34);
-            const cache = decoder.openCache(64);
+            const cache = decoder.openCache();
             const logits = logitsInChunks(decoder, cache, tokens.subarray(0, 33), 7);
             const decoded = losses(logits, tokens.subarray(1), config.vocabSize);
             const expected = trained.subarray(sequence * 33, (sequence + 1) * 33);
@@ -132,7 +133,7 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
     it("gives a token the same bits at any chunking, beyond one block of depth", () => {
       const decoder = new Decoder(device, makeModel(VARIANTS["compressed query"]!, "bf16"));
       const tokens = randomTokens(kernels === "reference" ? 150 : 650, 1);
-      const cache = decoder.openCache(tokens.length);
+      const cache = decoder.openCache();
       const whole = logitsInChunks(decoder, cache, tokens, tokens.length);
       for (const chunk of [1, 3, 64]) {
         cache.truncate(0);
@@ -152,7 +153,7 @@ for (const kernels of ["reference", "auto", "wasm"] as const) {
         const random = new Random(seed, precision);
         const runs = [40, 23, 61].map((length, index) => ({
           tokens: randomTokens(length, 50 + index),
-          cache: decoder.openCache(64),
+          cache: decoder.openCache(),
           logits: [] as number[],
         }));
         for (;;) {
@@ -186,7 +187,7 @@ describe("decoder", () => {
       const decoder = new Decoder(device, model);
       const { tokens } = randomBatch(config, { numSequences: 1, seqLength: 20, seed: 9 });
       const trained = model.evaluate({ tokens, numSequences: 1, seqLength: 20 });
-      const cache = decoder.openCache(20);
+      const cache = decoder.openCache();
       const logits = logitsInChunks(decoder, cache, tokens.subarray(0, 20), 3);
       const decoded = losses(logits, tokens.subarray(1, 21), config.vocabSize);
       const allowed = toleranceFor("elementwise", "f32");
@@ -200,21 +201,71 @@ describe("decoder", () => {
     for (const numThreads of [1, 2]) {
       await using device = await openCpuDevice({ numThreads });
       const decoder = new Decoder(device, new Model(device, SMALL, { precision: "bf16", seed: 5 }));
-      results.push(logitsInChunks(decoder, decoder.openCache(90), tokens, 90));
+      results.push(logitsInChunks(decoder, decoder.openCache(), tokens, 90));
     }
     assert.deepEqual(results[0], results[1]);
   });
 
   it("refuses what does not fit, and leaves the cache as it was", async () => {
     await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
-    const decoder = new Decoder(device, new Model(device, SMALL, { precision: "f32", seed: 5 }));
-    const cache = decoder.openCache(4);
+    const model = new Model(device, SMALL, { precision: "f32", seed: 5 });
+    const decoder = new Decoder(device, model, 64);
+    const cache = decoder.openCache();
     const feed = (...tokens: number[]): void =>
       void decoder.forward([{ cache, tokens: Int32Array.from(tokens), logits: "none" }]);
     feed(1, 2, 3);
-    assert.throws(() => feed(4, 5), { code: "inference.context", message: /3 \+ 2 tokens/ });
+    const tooMany = Array.from({ length: 62 }, () => 1);
+    assert.throws(() => feed(...tooMany), { code: "inference.context", message: /3 \+ 62 tokens/ });
     assert.throws(() => feed(61), { code: "inference.token", message: /token 61 .* 61/ });
     assert.equal(cache.length, 3);
-    assert.throws(() => decoder.openCache(701), { code: "inference.context" });
+    assert.throws(() => new Session(decoder, 701), { code: "inference.context" });
+  });
+
+  it("gives the same bits over shared and copied blocks as over a sequence's own", async () => {
+    await using device = await openCpuDevice({ numThreads: 2 });
+    const model = new Model(device, SMALL, { precision: "bf16", seed: 5 });
+    const decoder = new Decoder(device, model, 6 * 64);
+    const tokens = randomTokens(140, 4);
+    const first = decoder.openCache();
+    logitsInChunks(decoder, first, tokens.subarray(0, 128), 50);
+    const second = decoder.openCache();
+    for (const block of first.blocks) decoder.blocks.retain(block);
+    second.adopt(first.blocks);
+    // Position 100 lies in a block that both hold: written by the second, it has to be copied.
+    second.truncate(100);
+    const shared = logitsInChunks(decoder, second, tokens.subarray(100), 9);
+    assert.notEqual(second.blocks[1], first.blocks[1]);
+    const rest = logitsInChunks(decoder, first, tokens.subarray(128), 12);
+    first.truncate(0);
+    const alone = logitsInChunks(decoder, first, tokens, 140);
+    assert.deepEqual(shared, alone.subarray(100 * SMALL.vocabSize));
+    assert.deepEqual(rest, alone.subarray(128 * SMALL.vocabSize));
+    first.truncate(0);
+    second.truncate(0);
+    decoder.blocks.checkIntegrity();
+    assert.equal(decoder.blocks.numFree, 6);
+  });
+
+  it("drafts what the MTP module was trained to predict", async () => {
+    await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+    const config = { ...SMALL, numMtpModules: 1 };
+    const options = { precision: "f32", floatType: "f64", seed: 5 } as const;
+    const model = new Model(device, config, options);
+    const decoder = new Decoder(device, model);
+    const seqLength = 20;
+    const { tokens } = randomBatch(config, { numSequences: 1, seqLength, seed: 9 });
+    const step = { mtpWeight: 1, balanceWeight: 0, zLoss: 0, computeGradients: false } as const;
+    const trained = model.forwardBackward({ tokens, numSequences: 1, seqLength }, step);
+    const cache = decoder.openCache();
+    const drafted: number[] = [];
+    for (let position = 0; position < seqLength; position++) {
+      const feed = { cache, tokens: tokens.slice(position, position + 1), logits: "none" } as const;
+      const { hidden } = decoder.forwardKeeping([feed]);
+      const nextTokens = tokens.slice(position + 1, position + 2);
+      drafted.push(...decoder.draft(hidden, [{ cache, firstRow: 0, position, nextTokens }])[0]!);
+    }
+    const of = losses(Float32Array.from(drafted), tokens.subarray(2, 22), config.vocabSize);
+    const mean = of.reduce((sum, loss) => sum + loss, 0) / seqLength;
+    assert.ok(Math.abs(mean - trained.mtpLosses[0]!) < 1e-5, `${mean} ${trained.mtpLosses[0]}`);
   });
 });

@@ -103,7 +103,8 @@ describe("session", () => {
   it("gives the same tokens with and without a cached beginning", async () => {
     await using device = await openCpuDevice({ numThreads: 1 });
     const config = { ...TINY, vocabSize: tokenizer.vocabSize, maxPositionEmbeddings: 700 };
-    const decoder = new Decoder(device, new Model(device, config, { precision: "bf16", seed: 9 }));
+    const model = new Model(device, config, { precision: "bf16", seed: 9 });
+    const decoder = new Decoder(device, model, 2 * 700 + 64);
     const sampling = { temperature: 1, topK: 40, topP: 0.95, minP: 0 };
     const options = { sampling, seed: 4, maxTokens: 20, endTokens: [] };
     const prompt = Int32Array.from({ length: 600 }, (_, index) => (index * 7) % config.vocabSize);

@@ -1,34 +1,23 @@
 /**
- * @file The latent KV cache of one sequence: what absorbed attention reads of the tokens before.
+ * @file The latent KV cache of one sequence: its positions and the blocks that hold them.
  *
- *     row_p = [normalised latent (C) | rotated key (R)]        one a layer and position p
- *
- * The latent is rounded as products take it (bf16 in training), and held in the float type.
- * Positions of one layer stand one after another. A pass over new tokens writes their rows layer by
- * layer and then `advance`s; until then the rows of no layer count. Refuses to hold more than its
- * capacity.
+ * Positions [64i, 64i + 64) are in the i-th block. Blocks may be shared with other sequences and
+ * with the prefix cache; before positions are written into a shared block it is copied. A pass over
+ * new tokens `reserve`s room for them, writes their rows layer by layer and then `advance`s; until
+ * then the rows of no layer count.
  */
 import { assert } from "../base/errors.ts";
-import { isIntegerIn } from "../base/integers.ts";
-import type { ModelConfig } from "../model/config.ts";
-import type { Arena } from "../tensor/arena.ts";
-import type { FloatType } from "../tensor/dtype.ts";
-import { sliceRows, type Tensor } from "../tensor/tensor.ts";
+import { floorDiv, isIntegerIn } from "../base/integers.ts";
+import { LATENT_BLOCK_TOKENS } from "../kernels/latent-attention/contract.ts";
+import { blocksFor, type LatentBlocks } from "./latent-blocks.ts";
 
 export class LatentCache {
-  /** Positions there is room for. */
-  readonly capacity: number;
-  readonly #layers: readonly Tensor<FloatType>[];
+  readonly pool: LatentBlocks;
+  readonly #blocks: number[] = [];
   #length = 0;
 
-  /** Allocates from `arena`, which must outlive the cache. */
-  constructor(arena: Arena, config: ModelConfig, capacity: number, floatType: FloatType) {
-    assert(isIntegerIn(capacity, 1, 2 ** 24), `cache capacity (${capacity}) must be at least 1`);
-    const columns = config.kvLoraRank + config.qkRopeHeadDim;
-    this.capacity = capacity;
-    this.#layers = Array.from({ length: config.numLayers }, () =>
-      arena.allocate(floatType, [capacity, columns]),
-    );
+  constructor(pool: LatentBlocks) {
+    this.pool = pool;
   }
 
   /** Positions held. */
@@ -36,28 +25,69 @@ export class LatentCache {
     return this.#length;
   }
 
-  /** Rows [start, end) of a layer; rows from `length` on are for the pass that is running. */
-  rows(layerIndex: number, start: number, end: number): Tensor<FloatType> {
-    const layer = this.#layers[layerIndex];
-    assert(layer !== undefined, `layer ${layerIndex} of ${this.#layers.length} is not cached`);
-    return sliceRows(layer, start, end);
+  /** In the order of the positions; those behind the last position are reserved. */
+  get blocks(): readonly number[] {
+    return this.#blocks;
+  }
+
+  /** Blocks that `reserve(count)` would take from the pool. */
+  countMissing(count: number): number {
+    const missing = Math.max(0, blocksFor(this.#length + count) - this.#blocks.length);
+    return missing + (count > 0 && this.#isEndShared() ? 1 : 0);
+  }
+
+  /**
+   * Make room for `count` more positions; false, with nothing taken, if too few blocks are free.
+   */
+  reserve(count: number): boolean {
+    if (this.countMissing(count) > this.pool.numFree) return false;
+    if (count > 0 && this.#isEndShared()) this.#copyEnd();
+    while (this.#blocks.length < blocksFor(this.#length + count)) this.#blocks.push(this.#take());
+    return true;
+  }
+
+  /** Begin with whole blocks, whose references pass to this cache. */
+  adopt(blocks: readonly number[]): void {
+    assert(this.#blocks.length === 0, "only an empty cache adopts blocks");
+    this.#blocks.push(...blocks);
+    this.#length = blocks.length * LATENT_BLOCK_TOKENS;
   }
 
   /** Count `count` more positions, whose rows all layers have written. */
   advance(count: number): void {
-    assert(
-      count >= 0 && this.#length + count <= this.capacity,
-      `${count} more positions than ${this.#length} do not fit a cache of ${this.capacity}`,
-    );
+    const isReserved = this.#length + count <= this.#blocks.length * LATENT_BLOCK_TOKENS;
+    assert(count >= 0 && isReserved, `${count} positions behind ${this.#length} are not reserved`);
     this.#length += count;
   }
 
-  /** Forget the positions from `length` on. */
+  /** Forget the positions from `length` on, and release the blocks that held nothing else. */
   truncate(length: number): void {
     assert(
       isIntegerIn(length, 0, this.#length),
       `a cache of ${this.#length} positions cannot be cut to ${length}`,
     );
     this.#length = length;
+    while (this.#blocks.length > blocksFor(length)) this.pool.release(this.#blocks.pop()!);
+  }
+
+  /** Whether the next position falls into a block that others read too. */
+  #isEndShared(): boolean {
+    const end = this.#blocks[floorDiv(this.#length, LATENT_BLOCK_TOKENS)];
+    return end !== undefined && this.pool.countReferences(end) > 1;
+  }
+
+  #copyEnd(): void {
+    const at = floorDiv(this.#length, LATENT_BLOCK_TOKENS);
+    const shared = this.#blocks[at]!;
+    const own = this.#take();
+    this.pool.copy(shared, own);
+    this.pool.release(shared);
+    this.#blocks[at] = own;
+  }
+
+  #take(): number {
+    const block = this.pool.allocate();
+    assert(block !== null, "a block that was counted as free is not");
+    return block;
   }
 }

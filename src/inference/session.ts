@@ -5,7 +5,8 @@
  * the rest. That changes no bit of what follows (decoder.ts), so asking twice with a longer prompt
  * is only faster. A session is one conversation; it is used by one request at a time.
  */
-import { assert } from "../base/errors.ts";
+import { assert, OperationalError } from "../base/errors.ts";
+import { isIntegerIn } from "../base/integers.ts";
 import type { Decoder } from "./decoder.ts";
 import type { LatentCache } from "./latent-cache.ts";
 
@@ -14,19 +15,24 @@ const CHUNK_TOKENS = 256;
 
 export class Session {
   readonly decoder: Decoder;
+  /** The most tokens a sequence may have here. */
+  readonly contextTokens: number;
   readonly #cache: LatentCache;
   readonly #tokens: Int32Array;
 
   /** A session for at most `contextTokens` tokens. */
   constructor(decoder: Decoder, contextTokens: number) {
+    const most = decoder.model.config.maxPositionEmbeddings;
+    if (!isIntegerIn(contextTokens, 1, most)) {
+      throw new OperationalError(
+        "inference.context",
+        `a context of ${contextTokens} tokens was asked for; this model takes 1 to ${most}`,
+      );
+    }
     this.decoder = decoder;
-    this.#cache = decoder.openCache(contextTokens);
+    this.contextTokens = contextTokens;
+    this.#cache = decoder.openCache();
     this.#tokens = new Int32Array(contextTokens);
-  }
-
-  /** The most tokens a sequence may have here. */
-  get contextTokens(): number {
-    return this.#cache.capacity;
   }
 
   /** Drop everything: the model has changed. */

@@ -23,12 +23,14 @@ import {
   COMBINE_ROWS_VARIANTS,
   GATHER_ROWS_VARIANTS,
   SCATTER_ADD_VARIANTS,
+  SCATTER_ROWS_VARIANTS,
 } from "./gather/contract.ts";
 import {
   createReferenceCombineRows,
   createReferenceGatherBytes,
   createReferenceGatherRows,
   createReferenceScatterAddRows,
+  createReferenceScatterRows,
 } from "./gather/reference.ts";
 import { GROUPED_MATMUL_SLOTS } from "./grouped-matmul/contract.ts";
 import { groupedMatmulOver } from "./grouped-matmul/generated.ts";
@@ -203,6 +205,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declareRows("addRows", ADD_ROWS_VARIANTS, createReferenceAddRows),
   declareRows("lerp", LERP_VARIANTS, createReferenceLerp),
   declareRows("gatherRows", GATHER_ROWS_VARIANTS, createReferenceGatherRows),
+  declareRows("scatterRows", SCATTER_ROWS_VARIANTS, createReferenceScatterRows),
   declareRows("combineRows", COMBINE_ROWS_VARIANTS, createReferenceCombineRows),
   declareRows("adamw", ADAMW_VARIANTS, createReferenceAdamw),
   declareRows("sumSquares", SUM_SQUARES_VARIANTS, createReferenceSumSquares),

@@ -10,7 +10,7 @@ import { makeTensor, sliceColumns, sliceRows, type Tensor } from "../tensor/tens
 import { fillFrom } from "../tensor/view.ts";
 import { openCpuDevice } from "./cpu.ts";
 import { planDispatch } from "./dispatch/contract.ts";
-import { combineRows, gatherRows, scatterAddRows } from "./gather/contract.ts";
+import { combineRows, gatherRows, scatterAddRows, scatterRows } from "./gather/contract.ts";
 import { groupedMatmul } from "./grouped-matmul/contract.ts";
 import { matmul } from "./matmul/contract.ts";
 import { rope } from "./rope/contract.ts";
@@ -40,6 +40,9 @@ const FOLLOWERS: Readonly<Record<string, (index: Tensor<"i32">, rows: number) =>
   },
   scatterAddRows(index, rows) {
     scatterAddRows(device, { x: zeros(index.columns, 4), index, out: zeros(rows, 4) });
+  },
+  scatterRows(index, rows) {
+    scatterRows(device, { x: zeros(index.columns, 4), index, out: zeros(rows, 4) });
   },
   combineRows(index, rows) {
     combineRows(device, { src: zeros(rows, 4), index, out: zeros(1, 4) });

@@ -3,7 +3,12 @@ import { accumulateProgram, addRowsProgram, lerpProgram } from "./accumulate/pro
 import { adamwProgram, sumSquaresProgram } from "./adamw/program.ts";
 import { castRowsProgram } from "./cast-rows/program.ts";
 import { crossEntropyProgram } from "./cross-entropy/program.ts";
-import { combineRowsProgram, gatherRowsProgram, scatterAddRowsProgram } from "./gather/program.ts";
+import {
+  combineRowsProgram,
+  gatherRowsProgram,
+  scatterAddRowsProgram,
+  scatterRowsProgram,
+} from "./gather/program.ts";
 import { rmsNormBackwardProgram, rmsNormProgram, sumPartialsProgram } from "./rms-norm/program.ts";
 import { ropeProgram } from "./rope/program.ts";
 import type { RowProgramOf } from "./row-kernel.ts";
@@ -13,7 +18,15 @@ import { swigluBackwardProgram, swigluProgram } from "./swiglu/program.ts";
 export type RowKernelName =
   | ("castRows" | "rmsNorm" | "rmsNormBackward" | "sumPartials" | "swiglu" | "swigluBackward")
   | ("rope" | "softmaxCausal" | "softmaxBackward" | "crossEntropy")
-  | ("accumulate" | "addRows" | "lerp" | "gatherRows" | "combineRows" | "scatterAddRows")
+  | (
+      | "accumulate"
+      | "addRows"
+      | "lerp"
+      | "gatherRows"
+      | "combineRows"
+      | "scatterAddRows"
+      | "scatterRows"
+    )
   | ("adamw" | "sumSquares");
 
 export const ROW_PROGRAMS: Readonly<Record<RowKernelName, RowProgramOf>> = {
@@ -33,6 +46,7 @@ export const ROW_PROGRAMS: Readonly<Record<RowKernelName, RowProgramOf>> = {
   gatherRows: gatherRowsProgram,
   combineRows: combineRowsProgram,
   scatterAddRows: scatterAddRowsProgram,
+  scatterRows: scatterRowsProgram,
   adamw: adamwProgram,
   sumSquares: sumSquaresProgram,
 };

@@ -74,16 +74,19 @@ export class MtpModule {
   }
 
   forward(pass: Pass, inputs: MtpInputs): MtpSaved {
-    const { saved, scratch, floatType } = pass;
-    const shape = [inputs.hidden.rows, inputs.hidden.columns];
-    const x = saved.allocate(floatType, shape);
-    const out = saved.allocate(floatType, shape);
-    {
-      using _mark = scratch.mark();
-      const joined = this.#join(pass, scratch, inputs, this.#embed(pass, inputs));
-      this.projection.forward(pass, joined, x, "overwrite");
-    }
+    const x = this.join(pass, inputs);
+    const out = pass.saved.allocate(pass.floatType, [x.rows, x.columns]);
     return { ...inputs, out, block: this.block.forward(pass, x, out) };
+  }
+
+  /** The block's input, in `saved`. */
+  join(pass: Pass, inputs: MtpInputs): Tensor<FloatType> {
+    const { saved, scratch, floatType } = pass;
+    const x = saved.allocate(floatType, [inputs.hidden.rows, inputs.hidden.columns]);
+    using _mark = scratch.mark();
+    const joined = this.#concatenate(pass, scratch, inputs, this.#embed(pass, inputs));
+    this.projection.forward(pass, joined, x, "overwrite");
+    return x;
   }
 
   backward(pass: Pass, state: MtpSaved, { dOut, dHidden }: MtpBackward): void {
@@ -92,7 +95,7 @@ export class MtpModule {
     this.block.backward(pass, state.block, dOut);
     using _mark = scratch.mark();
     const embedded = this.#embed(pass, state);
-    const input = this.#join(pass, weightGrads.arena, state, embedded);
+    const input = this.#concatenate(pass, weightGrads.arena, state, embedded);
     const dX = plainGradient(copyToCompute(pass, weightGrads.arena, dOut));
     const dInput = scratch.allocate(floatType, [input.rows, input.columns]);
     this.projection.backward(pass, { input, dOut: dX, dInput, mode: "overwrite" });
@@ -112,7 +115,7 @@ export class MtpModule {
   }
 
   /** [norm of the embedding | norm of the hidden state], from `arena`. */
-  #join(
+  #concatenate(
     pass: Pass,
     arena: Arena,
     { hidden }: MtpInputs,

@@ -114,7 +114,7 @@ async function compare(subject: {
   const { tokenizer } = loaded;
   const session = new Session(decoder, WINDOW_TOKENS + CONTINUATION_TOKENS);
   const errors = new LogitErrors();
-  const cache = decoder.openCache(WINDOW_TOKENS);
+  const cache = decoder.openCache();
   let [sameTokenization, sameContinuations] = [0, 0];
   const partingGaps: number[] = [];
   for (const { text, tokens } of windows) {

@@ -151,8 +151,8 @@ function percent(share: number): string {
 }
 
 function timeDecoding(device: Device, model: Model, name: "decode" | "prompt"): number {
-  const decoder = new Decoder(device, model);
-  const cache = decoder.openCache(PROMPT_TOKENS + DECODED_TOKENS);
+  const decoder = new Decoder(device, model, PROMPT_TOKENS + DECODED_TOKENS);
+  const cache = decoder.openCache();
   const tokens = randomTokens(PROMPT_TOKENS + DECODED_TOKENS);
   const rates: number[] = [];
   for (let round = 0; round <= DECODE_ROUNDS; round++) {

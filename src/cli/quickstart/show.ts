@@ -23,7 +23,7 @@ export async function showCompletions(
   { run, heldOut }: { readonly run: string; readonly heldOut: readonly string[] },
 ): Promise<void> {
   const { model, tokenizer } = loadModel(device, run);
-  const session = new Session(new Decoder(device, model), CONTEXT_TOKENS);
+  const session = new Session(new Decoder(device, model, CONTEXT_TOKENS), CONTEXT_TOKENS);
   const room = CONTEXT_TOKENS - ANSWER_TOKENS;
   const answer = async ({ tokens }: Prompt): Promise<string> => {
     const options = {

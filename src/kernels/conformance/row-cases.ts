@@ -8,7 +8,7 @@ import { accumulate, addRows, lerp } from "../accumulate/contract.ts";
 import { type ADAMW_VARIANTS, adamw, sumSquares } from "../adamw/contract.ts";
 import { type CastDType, castRows } from "../cast-rows/contract.ts";
 import { crossEntropy } from "../cross-entropy/contract.ts";
-import { combineRows, gatherRows, scatterAddRows } from "../gather/contract.ts";
+import { combineRows, gatherRows, scatterAddRows, scatterRows } from "../gather/contract.ts";
 import { rmsNorm, rmsNormBackward } from "../rms-norm/contract.ts";
 import { rope } from "../rope/contract.ts";
 import { softmaxBackward, softmaxCausal } from "../softmax/contract.ts";
@@ -256,6 +256,17 @@ const GATHER_CASES: readonly ConformanceCase[] = [
       const index = make.integers([rows, numCombined], 0, 11);
       const out = make.normal("f32", [rows, columns]);
       return { run: (device) => combineRows(device, { src, index, out }), outputs: { out } };
+    }),
+  ),
+  ...(["f32", "bf16"] as const).flatMap((dtype) =>
+    casesOf(`scatterRows/${dtype}.${dtype}`, dtype, (make, [rows, columns]) => {
+      const x = make.normal(dtype, [rows, columns]);
+      const places = Array.from({ length: rows + 5 }, (_, place) => place);
+      make.random.shuffle(places);
+      const draw = (_: number, row: number): number => places[row]!;
+      const index = make.filled("i32", [1, rows], draw, { contiguous: true });
+      const out = make.normal(dtype, [rows + 5, columns]);
+      return { run: (device) => scatterRows(device, { x, index, out }), outputs: { out } };
     }),
   ),
   ...casesOf("scatterAddRows/f32", "f32", (make, [rows, columns]) => {

@@ -3,10 +3,12 @@
  *
  *     gatherRows:     out[r] = src[index[r]]           f32 → f32 or bf16, bf16 → bf16, f64 → f64
  *     gatherBytes:    the same for rows of bytes: codes of narrow formats
+ *     scatterRows:    out[index[r]] = x[r]             f32 → f32, bf16 → bf16, f64 → f64
  *     combineRows:    out[t] += Σ_{k<K} src[index[t,k]]          added in order of k; K 1..16
  *     scatterAddRows: out[index[r]] += x[r]                      added in order of r
  *
- * scatterAddRows splits its work by columns, not by rows: two rows may go to the same place.
+ * scatterAddRows splits its work by columns, not by rows: two rows may go to the same place. The
+ * indexes of scatterRows differ; rows that none of them names keep what they have.
  * An output overlaps no input.
  */
 import { assert } from "../../base/errors.ts";
@@ -20,6 +22,7 @@ import { columnOf, launchRows, matrix, perRow } from "../launch-rows.ts";
 
 /** "from.to". */
 export const GATHER_ROWS_VARIANTS = ["f32.f32", "f32.bf16", "bf16.bf16", "f64.f64"] as const;
+export const SCATTER_ROWS_VARIANTS = ["f32.f32", "bf16.bf16", "f64.f64"] as const;
 export const MAX_COMBINED = 16;
 /** "f32.4": four rows combined. */
 export const COMBINE_ROWS_VARIANTS: readonly string[] = ["f32", "f64"].flatMap((dtype) =>
@@ -82,6 +85,30 @@ export function gatherBytes(device: Device, { src, index, out }: GatherBytesCall
     rows,
     columns,
     operands: [matrix(src), perRow(index), matrix(out)],
+  });
+}
+
+export interface ScatterRowsCall {
+  readonly x: Tensor<FloatType | "bf16">;
+  readonly index: Tensor<"i32">;
+  readonly out: Tensor<FloatType | "bf16">;
+}
+
+export function scatterRows(device: Device, { x, index, out }: ScatterRowsCall): void {
+  const { rows, columns } = x;
+  const variant = `${x.dtype}.${out.dtype}`;
+  assert(
+    (SCATTER_ROWS_VARIANTS as readonly string[]).includes(variant),
+    `scatterRows: no scatter from ${x.dtype} to ${out.dtype}`,
+  );
+  assertOperand(device, "scatterRows x", x);
+  assertMatrix(device, "scatterRows out", out, [out.dtype], out.rows, columns);
+  assertPerRow(device, "scatterRows index", index, ["i32"], rows);
+  assertIndexes("scatterRows index", index, 0, out.rows);
+  launchRows(device, `scatterRows/${variant}`, {
+    rows,
+    columns,
+    operands: [matrix(x), perRow(index), matrix(out)],
   });
 }
 

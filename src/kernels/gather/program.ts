@@ -17,6 +17,20 @@ export function gatherRowsProgram(variant: string): RowProgram {
   });
 }
 
+/** "from.to". */
+export function scatterRowsProgram(variant: string): RowProgram {
+  const [from, to] = variant.split(".");
+  return rowProgram({
+    name: `scatterRows/${variant}`,
+    operands: { x: row(floatOf(from)), index: perRow("i32"), out: gathered(floatOf(to)) },
+    scalars: [],
+    body(v, { x, index, out }) {
+      v.locate(out, index);
+      v.columns(() => v.store(out, v.load(x)), { where: out });
+    },
+  });
+}
+
 /** "f32.4": four rows combined, one after the other: the output row stays in the nearest cache. */
 export function combineRowsProgram(variant: string): RowProgram {
   const count = Number(variant.split(".")[1]);

@@ -33,6 +33,16 @@ export function createReferenceGatherBytes(_variant: string, context: ThreadCont
   };
 }
 
+export function createReferenceScatterRows(variant: string, context: ThreadContext): KernelBody {
+  const [from, to] = variant.split(".") as [FloatType | "bf16", FloatType | "bf16"];
+  return referenceRows(context, [from, "i32", to], ([x, index, out], { row, columns }) => {
+    const target = index!.get(row, 0);
+    for (let column = 0; column < columns; column++) {
+      out!.set(target, column, x!.get(row, column));
+    }
+  });
+}
+
 export function createReferenceCombineRows(variant: string, context: ThreadContext): KernelBody {
   const [dtype, count] = variant.split(".") as [FloatType, string];
   const indexes = Array.from({ length: Number(count) }, () => "i32" as const);

@@ -1,8 +1,8 @@
 /**
  * @file Latent attention from matrix products and row programs: one tile a task.
  *
- *     for each segment of 512 keys:   scores = query · rowsᵀ, block by block      (NT)
- *         part = exp(scores − top) · latents, block by block, in rising order     (NN)
+ *     for each segment of 512 keys:   scores = query · [latents | keys]ᵀ, block by block   (NT)
+ *         part = exp(scores − top) · latents, block by block, in rising order          (NN)
  *         out = out · e^(top_before − top_new) + part · e^(top − top_new)
  *     out = out / total
  *
@@ -31,7 +31,7 @@ export interface LatentAttentionParts {
   readonly exponentials: KernelBody;
   readonly join: KernelBody;
   readonly scale: KernelBody;
-  /** castRows/bf16.f32; null if the cached rows are f32. */
+  /** castRows/bf16.f32; null if the latents are f32. */
   readonly widen: KernelBody | null;
 }
 
@@ -52,15 +52,15 @@ interface Scratch {
   readonly widened: number;
 }
 
-function layOut(span: Span, latent: number, width: number): Scratch {
+function layOut(span: Span, latent: number): Scratch {
   const perRow = (index: number): number => span.byteOffset + index * ROW_BYTES;
   const scores = perRow(5);
   const part = scores + SEGMENT_KEYS * ROW_BYTES;
   const widened = part + latent * ROW_BYTES;
-  const end = widened + width * LATENT_BLOCK_TOKENS * 4;
+  const end = widened + latent * LATENT_BLOCK_TOKENS * 4;
   assert(
     end <= span.byteOffset + span.byteLength,
-    `latentAttention: latents of ${width} columns do not fit the scratch`,
+    `latentAttention: latents of ${latent} columns do not fit the scratch`,
   );
   const [limits, top, total, keep, add] = [perRow(0), perRow(1), perRow(2), perRow(3), perRow(4)];
   return { limits, top, total, keep, add, scores, part, widened };
@@ -90,7 +90,7 @@ class TileAttention {
   readonly #scratch: Scratch;
   readonly #slots: Float64Array;
   readonly #latent: number;
-  readonly #width: number;
+  readonly #key: number;
   readonly #out: Place;
   readonly #totals: Float64Array<ArrayBuffer>;
   readonly #tops: Float64Array<ArrayBuffer>;
@@ -107,8 +107,8 @@ class TileAttention {
     this.#tile = tile;
     this.#slots = slots;
     this.#latent = slot(slots, AT.latent);
-    this.#width = slot(slots, AT.width);
-    this.#scratch = layOut(span, this.#latent, this.#width);
+    this.#key = slot(slots, AT.key);
+    this.#scratch = layOut(span, this.#latent);
     const outStride = slot(slots, AT.outRowStride);
     this.#out = [slot(slots, AT.outOffset) + tile.firstRow * outStride * 4, outStride];
     this.#totals = new Float64Array(tile.numRows);
@@ -132,26 +132,10 @@ class TileAttention {
 
   /** Exponentials of a segment's scores, with each row's largest score and sum. */
   #score(start: number, numKeys: number): void {
-    const { tile, scratch } = { tile: this.#tile, scratch: this.#scratch };
-    const queryStride = slot(this.#slots, AT.queryRowStride);
-    const query = slot(this.#slots, AT.queryOffset) + tile.firstRow * queryStride * 4;
+    const tile = this.#tile;
+    const scratch = this.#scratch;
     for (let first = 0; first < numKeys; first += LATENT_BLOCK_TOKENS) {
-      const keys = Math.min(LATENT_BLOCK_TOKENS, numKeys - first);
-      const [rows, stride] = this.#block((start + first) / LATENT_BLOCK_TOKENS, keys, this.#width);
-      const out = scratch.scores + first * 4;
-      const { nt } = this.#parts;
-      nt(
-        query,
-        queryStride,
-        rows,
-        stride,
-        out,
-        SEGMENT_KEYS,
-        tile.numRows,
-        keys,
-        this.#width,
-        false,
-      );
+      this.#scoreBlock(start + first, Math.min(LATENT_BLOCK_TOKENS, numKeys - first), first);
     }
     const limits = this.#context.memory.i32;
     for (let row = 0; row < tile.numRows; row++) {
@@ -164,6 +148,35 @@ class TileAttention {
       [scratch.total, 1],
     ] as const;
     this.#launchRows(this.#parts.exponentials, operands, numKeys, slot(this.#slots, AT.scale));
+  }
+
+  /** Scores of the block that begins at `position`, to column `column`. */
+  #scoreBlock(position: number, numKeys: number, column: number): void {
+    const { firstRow, numRows } = this.#tile;
+    const { nt } = this.#parts;
+    const queryStride = slot(this.#slots, AT.queryRowStride);
+    const query = slot(this.#slots, AT.queryOffset) + firstRow * queryStride * 4;
+    const out = this.#scratch.scores + column * 4;
+    const index = position / LATENT_BLOCK_TOKENS;
+    const [latents, latentStride] = this.#latents(index, numKeys);
+    const [latent, key] = [this.#latent, this.#key];
+    nt(
+      query,
+      queryStride,
+      latents,
+      latentStride,
+      out,
+      SEGMENT_KEYS,
+      numRows,
+      numKeys,
+      latent,
+      false,
+    );
+    const keyStride = slot(this.#slots, AT.keysRowStride);
+    const firstKey = this.#tile.blockOf(index) * LATENT_BLOCK_TOKENS * keyStride;
+    const keys = slot(this.#slots, AT.keysOffset) + firstKey * 4;
+    const keyQuery = query + latent * 4;
+    nt(keyQuery, queryStride, keys, keyStride, out, SEGMENT_KEYS, numRows, numKeys, key, true);
   }
 
   /** part = exponentials · latents, no row touched by latents that it does not see. */
@@ -190,7 +203,7 @@ class TileAttention {
     ) {
       const first = index * LATENT_BLOCK_TOKENS;
       const keys = Math.min(LATENT_BLOCK_TOKENS, numKeys - first);
-      const [rows, stride] = this.#block(start / LATENT_BLOCK_TOKENS + index, keys, this.#latent);
+      const [rows, stride] = this.#latents(start / LATENT_BLOCK_TOKENS + index, keys);
       const a = weights + first * 4;
       nn(a, SEGMENT_KEYS, rows, stride, out, part[1], numRows, this.#latent, keys, index > 0);
     }
@@ -198,7 +211,7 @@ class TileAttention {
 
   /** Add a segment's part to what the segments before it gave. */
   #join(start: number, part: Place): void {
-    const { scratch } = { scratch: this.#scratch };
+    const scratch = this.#scratch;
     const [tops, totals] = [this.#floats(scratch.top), this.#floats(scratch.total)];
     const [keep, add] = [this.#floats(scratch.keep), this.#floats(scratch.add)];
     for (let row = 0; row < this.#tile.numRows; row++) {
@@ -221,17 +234,17 @@ class TileAttention {
     this.#launchRows(this.#parts.join, operands, this.#latent);
   }
 
-  /** The first `columns` columns of the first `numRows` rows of a block of the sequence, as f32. */
-  #block(index: number, numRows: number, columns: number): Place {
-    const stride = slot(this.#slots, AT.rowsRowStride);
+  /** The first `numRows` latents of a block of the sequence, as f32. */
+  #latents(index: number, numRows: number): Place {
+    const stride = slot(this.#slots, AT.latentsRowStride);
     const first = this.#tile.blockOf(index) * LATENT_BLOCK_TOKENS * stride;
     const { widen } = this.#parts;
-    const offset = slot(this.#slots, AT.rowsOffset);
+    const offset = slot(this.#slots, AT.latentsOffset);
     if (widen === null) return [offset + first * 4, stride];
-    const to = this.#scratch.widened;
-    const operands = [offset + first * 2, stride, to, columns];
-    widen(Float64Array.of(numRows, columns, numRows, ...operands), 0, 1);
-    return [to, columns];
+    const [to, latent] = [this.#scratch.widened, this.#latent];
+    const operands = [offset + first * 2, stride, to, latent];
+    widen(Float64Array.of(numRows, latent, numRows, ...operands), 0, 1);
+    return [to, latent];
   }
 
   #launchRows(

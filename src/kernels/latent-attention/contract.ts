@@ -2,12 +2,13 @@
  * @file Attention over a latent cache in blocks: queries already projected into the latent, of many
  * sequences at once, each over the rows that its block table names.
  *
- *     score[r,j] = scale · query_r · row_j                     j < keys of r, row = [latent | key]
+ *     score[r,j] = scale · query_r · [latent_j | key_j]                        j < keys of r
  *     out_r      = Σ_j softmax(score[r,·])[j] · latent_j
  *
- *   R query rows, one a head of a token, a token's H heads one after another; W = C + key columns
- *   query_RW, out_RC   float
- *   rows_PW            one layer of the pool: block b is its rows [64b, 64b + 64); float or bf16
+ *   R query rows, one a head of a token, a token's H heads one after another; P rows of all blocks
+ *   query_R_CK, out_RC   float
+ *   latents_PC           one layer's; block b is rows [64b, 64b + 64); float or bf16
+ *   keys_PK              beside them; float
  *   tables_SB          i32, the blocks of each sequence in the order of its positions
  *   tiles_N4           i32, what one task computes (planLatentTiles)
  *
@@ -35,12 +36,14 @@ export const TILE_ROWS_MAX = 64;
 export const LATENT_ATTENTION_SLOTS = [
   "numHeads",
   "latent",
-  "width",
+  "key",
   "scale",
   "queryOffset",
   "queryRowStride",
-  "rowsOffset",
-  "rowsRowStride",
+  "latentsOffset",
+  "latentsRowStride",
+  "keysOffset",
+  "keysRowStride",
   "tablesOffset",
   "tablesRowStride",
   "tilesOffset",
@@ -50,7 +53,7 @@ export const LATENT_ATTENTION_SLOTS = [
 export const LATENT_ATTENTION_AT: Record<(typeof LATENT_ATTENTION_SLOTS)[number], number> =
   slotIndex(LATENT_ATTENTION_SLOTS);
 
-/** By the dtype of the cached rows. Queries of bf16 rows are f32. */
+/** By the dtype of the latents. Beside bf16 everything else is f32. */
 export const LATENT_ATTENTION_VARIANTS = ["f32", "bf16", "f64"] as const;
 
 /** Columns of `tiles`. */
@@ -89,29 +92,31 @@ export interface LatentAttentionCall {
   readonly numHeads: number;
   readonly scale: number;
   readonly query: Tensor<FloatType>;
-  readonly rows: Tensor<FloatType | "bf16">;
+  readonly latents: Tensor<FloatType | "bf16">;
+  readonly keys: Tensor<FloatType>;
   readonly tables: Tensor<"i32">;
   readonly tiles: Tensor<"i32">;
   readonly out: Tensor<FloatType>;
 }
 
 export function latentAttention(device: Device, call: LatentAttentionCall): void {
-  const { numHeads, scale, query, rows, tables, tiles, out } = call;
+  const { numHeads, scale, query, latents, keys, tables, tiles, out } = call;
   const name = "latentAttention";
-  const dtype = rows.dtype === "bf16" ? "f32" : rows.dtype;
-  assertMatrix(device, `${name} query`, query, [dtype], query.rows, rows.columns);
-  assertMatrix(device, `${name} out`, out, [dtype], query.rows, out.columns);
-  assert(out.columns >= 1 && out.columns <= rows.columns, `${name}: the latent is part of a row`);
-  assertOperand(device, `${name} rows`, rows);
+  const dtype = latents.dtype === "bf16" ? "f32" : latents.dtype;
+  const [latent, key] = [latents.columns, keys.columns];
+  assertMatrix(device, `${name} query`, query, [dtype], query.rows, latent + key);
+  assertMatrix(device, `${name} keys`, keys, [dtype], latents.rows, key);
+  assertMatrix(device, `${name} out`, out, [dtype], query.rows, latent);
+  assertOperand(device, `${name} latents`, latents);
   assertOperand(device, `${name} tables`, tables);
   assertOperand(device, `${name} tiles`, tiles);
-  assertIndexes(`${name} tables`, tables, 0, Math.floor(rows.rows / LATENT_BLOCK_TOKENS));
+  assertIndexes(`${name} tables`, tables, 0, Math.floor(latents.rows / LATENT_BLOCK_TOKENS));
   assertTiles(call);
   device.launch(
-    `${name}/${rows.dtype}`,
+    `${name}/${latents.dtype}`,
     [
-      ...[numHeads, out.columns, rows.columns, scale],
-      ...[query.byteOffset, query.rowStride, rows.byteOffset, rows.rowStride],
+      ...[numHeads, latent, key, scale, query.byteOffset, query.rowStride],
+      ...[latents.byteOffset, latents.rowStride, keys.byteOffset, keys.rowStride],
       ...[tables.byteOffset, tables.rowStride, tiles.byteOffset, out.byteOffset, out.rowStride],
     ],
     tiles.rows,

@@ -16,12 +16,13 @@ export function createReferenceLatentAttention(
   const floatType = dtype === "bf16" ? "f32" : dtype;
   return (slots, firstTask, endTask) => {
     const query = elementsAt(memory, floatType, slot(slots, AT.queryOffset));
-    const cached = elementsAt(memory, dtype, slot(slots, AT.rowsOffset));
+    const latents = elementsAt(memory, dtype, slot(slots, AT.latentsOffset));
+    const keys = elementsAt(memory, floatType, slot(slots, AT.keysOffset));
     const out = elementsAt(memory, floatType, slot(slots, AT.outOffset));
     for (let task = firstTask; task < endTask; task++) {
       const tile = latentTile(slots, memory, task);
       for (let index = 0; index < tile.numRows; index++) {
-        attendRow(slots, tile, index, { query, cached, out });
+        attendRow(slots, tile, index, { query, latents, keys, out });
       }
     }
   };
@@ -31,21 +32,23 @@ function attendRow(
   slots: Float64Array,
   tile: LatentTile,
   index: number,
-  { query, cached, out }: Readonly<Record<"query" | "cached" | "out", Elements>>,
+  at: Readonly<Record<"query" | "latents" | "keys" | "out", Elements>>,
 ): void {
   const row = tile.firstRow + index;
-  const [width, latent] = [slot(slots, AT.width), slot(slots, AT.latent)];
+  const [latent, key] = [slot(slots, AT.latent), slot(slots, AT.key)];
   const queryStart = row * slot(slots, AT.queryRowStride);
-  const starts = Array.from({ length: tile.keysOf(index) }, (_, position) => {
+  const places = Array.from({ length: tile.keysOf(index) }, (_, position) => {
     const block = floorDiv(position, LATENT_BLOCK_TOKENS);
-    const rowInPool = tile.blockOf(block) * LATENT_BLOCK_TOKENS + (position % LATENT_BLOCK_TOKENS);
-    return rowInPool * slot(slots, AT.rowsRowStride);
+    return tile.blockOf(block) * LATENT_BLOCK_TOKENS + (position % LATENT_BLOCK_TOKENS);
   });
-  const scores = starts.map((start) => {
+  const latentOf = (place: number, column: number): number =>
+    at.latents.get(place * slot(slots, AT.latentsRowStride) + column);
+  const keyOf = (place: number, column: number): number =>
+    at.keys.get(place * slot(slots, AT.keysRowStride) + column);
+  const scores = places.map((place) => {
     let sum = 0;
-    for (let column = 0; column < width; column++) {
-      sum += query.get(queryStart + column) * cached.get(start + column);
-    }
+    for (let c = 0; c < latent; c++) sum += at.query.get(queryStart + c) * latentOf(place, c);
+    for (let c = 0; c < key; c++) sum += at.query.get(queryStart + latent + c) * keyOf(place, c);
     return sum * slot(slots, AT.scale);
   });
   const top = scores.reduce((most, score) => Math.max(most, score), Number.NEGATIVE_INFINITY);
@@ -53,9 +56,9 @@ function attendRow(
   const total = exponentials.reduce((sum, value) => sum + value, 0);
   for (let column = 0; column < latent; column++) {
     let sum = 0;
-    for (const [key, start] of starts.entries()) {
-      sum += exponentials[key]! * cached.get(start + column);
+    for (const [index, place] of places.entries()) {
+      sum += exponentials[index]! * latentOf(place, column);
     }
-    out.set(row * slot(slots, AT.outRowStride) + column, sum / total);
+    at.out.set(row * slot(slots, AT.outRowStride) + column, sum / total);
   }
 }
