@@ -2,7 +2,7 @@
  * @file Multi-head latent attention over the latent cache, absorbed: keys and values are never
  * expanded.
  *
- *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent | turned key]
+ *     query_T_HCR  = per head [q_nope · W_UK[h] | turned q_rope]         row_S = [latent | key]
  *     p_TH_S       = softmax(scale · query · rowᵀ)                       rows up to the token's own
  *     mixed_T_HC   = p · row[:, :C],   head h's output = mixed · W_UV[h]ᵀ,   out_TD += heads · W_Oᵀ
  *
