@@ -4,9 +4,12 @@
  */
 import { existsSync } from "node:fs";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
+import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
+import { activationBytesPerToken } from "../../model/memory.ts";
 import { openCorpus } from "../../training/data/corpus.ts";
+import { PRECISION_RECIPES, type RecipeName } from "../../training/recipe/recipes.ts";
 import { trainRun } from "../../training/run/train-run.ts";
 import { resolveSettings, type TrainingSettings } from "../../training/settings.ts";
 import { measureProductPeak } from "../bench/product-peak.ts";
@@ -35,12 +38,12 @@ async function trainAndShow(
   out: string,
   { output, interruption, env }: Context,
 ): Promise<boolean> {
-  const settings = settingsOf(values);
   output.line(
     output.style("bold", "Hadal: a DeepSeek-V3 model, learned from scratch on this machine"),
   );
   output.line();
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
+  const settings = settingsOf(values, chooseRecipe(device));
   const summary = await trainRun({
     device,
     out,
@@ -60,6 +63,7 @@ async function trainAndShow(
   const bytes = heldOut.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
   const bitsPerByte = summary.validation?.bitsPerByte ?? null;
   showMeasures(output, { bytes, bitsPerByte, sizes });
+  const memory = showMemory(output, settings);
   await showCompletions(output, device, { run: out, heldOut });
   sayWhatNext(output, out);
   const { total, active } = countParameters(settings.model);
@@ -71,6 +75,8 @@ async function trainAndShow(
     seconds: summary.seconds,
     parameters: total,
     activeParameters: active,
+    recipe: settings.recipe.name,
+    ...memory,
     run: summary.run,
   });
   return true;
@@ -89,10 +95,17 @@ async function serveTrained(out: string, context: Context): Promise<void> {
   });
 }
 
-function settingsOf(values: Values<typeof quickstart>): TrainingSettings {
+/** FP8 where machine code quantises; the plain kernels would spend the minutes on it. */
+function chooseRecipe(device: Device): RecipeName {
+  const report = device.reports().find(({ key }) => key === "quantizeTiles/f32.e4m3");
+  return report?.target === "x64" ? "fp8" : "bf16";
+}
+
+function settingsOf(values: Values<typeof quickstart>, recipe: RecipeName): TrainingSettings {
   const settings = resolveSettings({ preset: "tiny" });
   return {
     ...settings,
+    recipe: PRECISION_RECIPES[recipe],
     data: {
       ...settings.data,
       paths: values.data === undefined ? installedDeclarations() : [values.data],
@@ -138,6 +151,25 @@ function showMeasures(
     ],
     ["left", "right"],
   );
+}
+
+/** What the recipe keeps for the backward pass, beside what bf16 would have kept. */
+function showMemory(
+  output: Output,
+  { model, recipe }: TrainingSettings,
+): { activationBytesPerToken: number; bf16ActivationBytesPerToken: number } {
+  const [ours, bf16] = [recipe, PRECISION_RECIPES.bf16].map((of) =>
+    activationBytesPerToken(model, of),
+  ) as [number, number];
+  if (recipe.name === "fp8") {
+    const kib = (bytes: number): string => (bytes / 1024).toFixed(1);
+    output.line();
+    output.line(
+      `trained in FP8: ${kib(ours)} KiB of activations kept a token, ${kib(bf16)} in bf16; ` +
+        "what it costs the loss is measured in docs/fp8.md",
+    );
+  }
+  return { activationBytesPerToken: ours, bf16ActivationBytesPerToken: bf16 };
 }
 
 function perByte(compressed: number | null, bytes: number): number | null {

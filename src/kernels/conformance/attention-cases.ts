@@ -35,6 +35,12 @@ const SIZES: readonly AttentionSize[] = [
   size(1, 100, 1, [128, 64, 128]),
 ];
 
+/** The gradients of a single token's scores are zero: only rounding would be left to compare. */
+const BACKWARD_SIZES: readonly AttentionSize[] = [
+  size(1, 2, 1, [4, 2, 3]),
+  ...SIZES.filter(({ seqLength }) => seqLength > 1),
+];
+
 function describe({ shape, seqLength }: AttentionSize): string {
   const { numSequences, numHeads, nope, rope, value } = shape;
   return `${numSequences}×${seqLength} tokens, ${numHeads} heads of ${nope}+${rope}/${value}`;
@@ -124,11 +130,9 @@ const NOT_FINITE: readonly ConformanceCase[] = (["f32", "bf16"] as const).map((v
 }));
 
 export const ATTENTION_CASES: readonly ConformanceCase[] = [
-  ...SIZES.flatMap((attentionSize) =>
-    (["f32", "bf16"] as const).flatMap((variant) => [
-      forwardCase(attentionSize, variant),
-      backwardCase(attentionSize, variant),
-    ]),
-  ),
+  ...(["f32", "bf16"] as const).flatMap((variant) => [
+    ...SIZES.map((attentionSize) => forwardCase(attentionSize, variant)),
+    ...BACKWARD_SIZES.map((attentionSize) => backwardCase(attentionSize, variant)),
+  ]),
   ...NOT_FINITE,
 ];
