@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { basename, resolve } from "node:path";
 import { OperationalError } from "../base/errors.ts";
+import type { Engine } from "../inference/engine/api.ts";
 import { isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
@@ -54,7 +55,7 @@ export async function serveModels(
   }
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
-  const loader = modelLoader((path) => openSessionEngine(path, env));
+  const loader = modelLoader(engineOpener(env));
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -80,6 +81,11 @@ export async function serveModels(
   await drained(server, options.drainSeconds);
 }
 
+/** What runs the models: the one place that chooses an engine. */
+function engineOpener(env: Context["env"]): (path: string) => Promise<Engine> {
+  return (path) => openSessionEngine(path, env);
+}
+
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */
 export async function openPrivateServer(
   path: string,
@@ -87,7 +93,7 @@ export async function openPrivateServer(
 ): Promise<AsyncDisposable & { readonly url: string; readonly key: string }> {
   await using opened = new AsyncDisposableStack();
   const declaration = modelOf(path);
-  const loader = modelLoader((folder) => openSessionEngine(folder, env));
+  const loader = modelLoader(engineOpener(env));
   const models = opened.use(new ModelRegistry(loader, [declaration], new Map()));
   await models.load(declaration.id);
   const key = randomBytes(24).toString("base64url");

@@ -2,7 +2,8 @@
  * @file An engine over one session: one request at a time, in this thread.
  *
  * Requests wait in a queue; a long prompt or answer gives the event loop a turn after every pass.
- * It does not draft, constrain or adjust logits, and says so.
+ * It does not draft; it refuses to constrain, to adjust logits, to embed, and to report
+ * alternatives or the prompt's probabilities.
  */
 import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
@@ -51,6 +52,20 @@ export async function openSessionEngine(path: string, env: Environment): Promise
   };
 }
 
+function refuseWhatIsMissing(request: EngineRequest): void {
+  const { constraint, adjustments, topLogProbabilities, promptLogProbabilities } = request;
+  const missing = [
+    [constraint !== null, "structured output (response_format, a tool that must be called)"],
+    [adjustments !== null, "logit_bias, penalties and budgets of reasoning"],
+    [(topLogProbabilities ?? 0) > 0, "alternatives of tokens (top_logprobs, logprobs above 0)"],
+    [promptLogProbabilities, "log-probabilities of the prompt"],
+    [request.maxTokens === 0, "reading a prompt without writing (max_tokens 0)"],
+  ] as const;
+  const found = missing.find(([isAsked]) => isAsked);
+  if (found === undefined) return;
+  throw new OperationalError("inference.unsupported", `this engine has no ${found[1]}`);
+}
+
 interface Parts {
   readonly session: Session;
   readonly tokenizer: Engine["tokenizer"];
@@ -62,9 +77,7 @@ async function* run(
   signal: AbortSignal,
   { session, tokenizer, inTurn }: Parts,
 ): AsyncGenerator<EngineEvent> {
-  if (request.constraint !== null) {
-    throw new OperationalError("constraint.unsupported", "this engine constrains no answer");
-  }
+  refuseWhatIsMissing(request);
   const { prompt } = request;
   const texts: string[] = [];
   let wake = (): void => {};
@@ -105,8 +118,11 @@ async function* run(
     if (text !== "") yield { kind: "tokens", text, tokens: [], logProbabilities: null };
     else await Promise.race([over, new Promise<void>((resolve) => (wake = resolve))]);
   }
-  const { reason, stop, tokens, numCachedTokens } = await work;
-  const logProbabilities = null;
+  const { reason, stop, tokens, logProbabilities: values, numCachedTokens } = await work;
+  const logProbabilities =
+    request.topLogProbabilities === null
+      ? null
+      : tokens.map((token, index) => ({ token, logProbability: values[index]!, top: [] }));
   yield { kind: "tokens", text: "", tokens, logProbabilities };
   yield {
     kind: "finished",
