@@ -8,18 +8,19 @@ import { ProfilingDevice } from "../../device/profiling-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { Model } from "../../model/model.ts";
-import type { Precision } from "../../model/model-types.ts";
+import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
 import { type Preset, presetConfig } from "../../model/presets.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { flopsPerToken } from "../../training/flops.ts";
-import { AdamW } from "../../training/optimizer/adamw.ts";
+import { AdamW, type MomentFormat } from "../../training/optimizer/adamw.ts";
 import { clipScale, gradientNorm } from "../../training/optimizer/clip.ts";
+import { PRECISION_RECIPES, type RecipeName } from "../../training/recipe/recipes.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 import { median } from "./timing.ts";
 
 const VOCAB_SIZE = 4096;
-const SEED = 1;
+export const SEED = 1;
 
 /** The batch of the PyTorch comparison: 16 sequences of 256. */
 const TRAIN_BATCH = { numSequences: 16, seqLength: 256 };
@@ -31,7 +32,7 @@ const DECODE_ROUNDS = 5;
 export interface ModelCase {
   readonly name: "train step" | "decode" | "prompt";
   readonly preset: Preset;
-  readonly precision: Precision;
+  readonly recipe: RecipeName;
   readonly kernels: "x64" | "wasm";
   readonly numThreads: number;
 }
@@ -39,17 +40,19 @@ export interface ModelCase {
 function modelCase(
   name: ModelCase["name"],
   preset: Preset,
-  precision: Precision,
+  recipe: RecipeName,
   kernels: ModelCase["kernels"],
   numThreads: number,
 ): ModelCase {
-  return { name, preset, precision, kernels, numThreads };
+  return { name, preset, recipe, kernels, numThreads };
 }
 
 export const MODEL_CASES: readonly ModelCase[] = [
+  modelCase("train step", "small", "fp8", "x64", 2),
   modelCase("train step", "small", "bf16", "x64", 2),
   modelCase("train step", "small", "f32", "x64", 2),
   modelCase("train step", "small", "bf16", "x64", 1),
+  modelCase("train step", "tiny", "fp8", "x64", 2),
   modelCase("train step", "tiny", "bf16", "x64", 2),
   modelCase("train step", "tiny", "f32", "wasm", 2),
   ...(["decode", "prompt"] as const).flatMap((name) => [
@@ -65,14 +68,15 @@ function randomTokens(count: number): Int32Array {
 }
 
 export async function runModelCase(modelCase_: ModelCase, peaks: Peaks): Promise<BenchRow> {
-  const { name, preset, precision, kernels, numThreads } = modelCase_;
+  const { name, preset, recipe, kernels, numThreads } = modelCase_;
+  const precision = PRECISION_RECIPES[recipe];
   await using base = await openCpuDevice({ kernels, numThreads });
   const device = new ProfilingDevice(base);
   const config = presetConfig(preset, VOCAB_SIZE);
   const gradients = name === "train step";
   const model = new Model(device, config, { precision, seed: SEED, gradients });
   model.parameters.refreshCompute();
-  const implementation = `${kernels} ×${numThreads} ${precision}`;
+  const implementation = `${kernels} ×${numThreads} ${recipe}`;
   if (name !== "train step") {
     const tokensPerSecond = timeDecoding(device, model, name);
     const shape =
@@ -81,15 +85,19 @@ export async function runModelCase(modelCase_: ModelCase, peaks: Peaks): Promise
         : `${preset}, ${PROMPT_TOKENS} tokens`;
     return { name, shape, implementation, tokensPerSecond };
   }
-  const { secondsPerStep, productShare, attentionShare } = timeTraining(device, model);
+  const timed = timeTraining(device, model, {
+    steps: TRAIN_STEPS,
+    moments: momentFormatOf(precision),
+  });
+  const { tokensPerStep, secondsPerStep, productShare, attentionShare } = timed;
   const { numSequences, seqLength } = TRAIN_BATCH;
-  const tokensPerSecond = (numSequences * seqLength) / secondsPerStep;
+  const tokensPerSecond = tokensPerStep / secondsPerStep;
   const flops = flopsPerToken(config, seqLength, { attention: "causal", withMtp: true });
   const gflops = (flops * tokensPerSecond) / 1e9;
   const peak =
     kernels === "wasm"
       ? peaks.wasmF32Gflops
-      : precision === "bf16"
+      : recipe !== "f32"
         ? peaks.bf16Gflops
         : peaks.f32Gflops;
   return {
@@ -104,20 +112,35 @@ export async function runModelCase(modelCase_: ModelCase, peaks: Peaks): Promise
   };
 }
 
+/** The moments that a recipe keeps. */
+export function momentFormatOf(recipe: PrecisionRecipe): MomentFormat {
+  return recipe.tensors.moment.format === "bf16" ? "bf16" : "f32";
+}
+
+export interface StepTiming {
+  readonly tokensPerStep: number;
+  readonly secondsPerStep: number;
+  /** Of all steps' time. */
+  readonly productShare: number;
+  readonly attentionShare: number;
+}
+
 /**
  * Whole steps: gradients cleared and computed, their norm taken, AdamW, the bf16 copies made again.
  */
-function timeTraining(
+export function timeTraining(
   device: ProfilingDevice,
   model: Model,
-): { secondsPerStep: number; productShare: number; attentionShare: number } {
+  { steps, moments }: { readonly steps: number; readonly moments: MomentFormat },
+): StepTiming {
   const { numSequences, seqLength } = TRAIN_BATCH;
   const width = seqLength + 1 + model.config.numMtpModules;
   const batch = { ...TRAIN_BATCH, tokens: randomTokens(numSequences * width) };
   const options = { mtpWeight: 0.3, balanceWeight: 1e-4, zLoss: 0, computeGradients: true };
   const arena = new Arena(device.memory, "optimizer");
   const hyper = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
-  const optimizer = new AdamW(device, arena, model.parameters, hyper);
+  const format = { format: moments, seed: SEED };
+  const optimizer = new AdamW(device, arena, model.parameters, hyper, format);
   const takeStep = (step: number): void => {
     model.parameters.zeroGradients();
     model.forwardBackward(batch, options);
@@ -128,7 +151,7 @@ function timeTraining(
   takeStep(1);
   device.reset();
   const seconds: number[] = [];
-  for (let step = 0; step < TRAIN_STEPS; step++) {
+  for (let step = 0; step < steps; step++) {
     const start = performance.now();
     takeStep(step + 2);
     seconds.push((performance.now() - start) / 1000);
@@ -140,8 +163,9 @@ function timeTraining(
     return sum / total;
   };
   return {
+    tokensPerStep: numSequences * seqLength,
     secondsPerStep: median(seconds),
-    productShare: share(/^(matmul|groupedMatmul)\//),
+    productShare: share(/^(matmul|groupedMatmul|scaledMatmul|groupedScaledMatmul)\//),
     attentionShare: share(/^causalAttention/),
   };
 }

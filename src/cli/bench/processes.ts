@@ -3,6 +3,8 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { OperationalError } from "../../base/errors.ts";
 import { siblingModule } from "../../base/modules.ts";
+import type { RecipeName } from "../../training/recipe/recipes.ts";
+import type { ComparisonSample } from "./comparison.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 
@@ -17,6 +19,11 @@ export function runCaseApart(
   peaks: Peaks,
 ): Promise<BenchRow> {
   return runChild([kind, String(index), JSON.stringify(peaks)]) as Promise<BenchRow>;
+}
+
+/** Our side of the comparison with a peer. */
+export function runComparisonApart(recipe: RecipeName): Promise<ComparisonSample> {
+  return runChild(["comparison", recipe]) as Promise<ComparisonSample>;
 }
 
 function runChild(args: readonly string[]): Promise<unknown> {

@@ -13,18 +13,35 @@ export interface BenchRow {
    * kernels.
    */
   readonly shareOfPeak?: number;
+  /** The peer, and our rate over its. */
   readonly against?: string;
   readonly ratio?: number;
+  /** The most memory the process had resident, and over the peer's. */
+  readonly peakBytes?: number;
+  readonly peakRatio?: number;
 }
 
 /** Rows for people. */
 export function benchTable(rows: readonly BenchRow[]): string[][] {
   const number = (value: number | undefined, digits: number): string =>
     value === undefined ? "" : value.toFixed(digits);
+  const mebibytes = (bytes: number | undefined): number | undefined =>
+    bytes === undefined ? undefined : bytes / 2 ** 20;
+  const withMemory = rows.some(({ peakBytes }) => peakBytes !== undefined);
   const percent = (value: number | undefined): string =>
     value === undefined ? "" : `${(100 * value).toFixed(0)} %`;
   return [
-    ["name", "shape", "runs on", "GFLOP/s", "GB/s", "tokens/s", "of peak", "against"],
+    [
+      "name",
+      "shape",
+      "runs on",
+      "GFLOP/s",
+      "GB/s",
+      "tokens/s",
+      "of peak",
+      "against",
+      ...(withMemory ? ["peak MiB"] : []),
+    ],
     ...rows.map((row) => [
       row.name,
       row.shape,
@@ -34,6 +51,9 @@ export function benchTable(rows: readonly BenchRow[]): string[][] {
       number(row.tokensPerSecond, 0),
       percent(row.shareOfPeak),
       row.against === undefined ? "" : `${number(row.ratio, 2)} × ${row.against}`,
+      ...(withMemory
+        ? [`${number(mebibytes(row.peakBytes), 0)} (${number(row.peakRatio, 2)} ×)`]
+        : []),
     ]),
   ];
 }

@@ -3,7 +3,7 @@
 export const bench = {
   name: "bench",
   summary: "measure kernels, training or decoding, one process a variant",
-  usage: "kernels|train|decode",
+  usage: "kernels|train|decode [--against PEER]",
   operands: {
     what: {
       placeholder: "WHAT",
@@ -11,9 +11,20 @@ export const bench = {
       choices: ["kernels", "train", "decode"],
     },
   },
-  flags: {},
+  flags: {
+    against: {
+      kind: "text",
+      placeholder: "PEER",
+      choices: ["torch"],
+      help: "measure beside another program, processes alternating (train)",
+    },
+  },
   examples: [
     { command: "hadal bench kernels", does: "medians, with their share of the measured peak" },
     { command: "hadal bench decode --json", does: "tokens per second, as one JSON array" },
+    {
+      command: "hadal bench train --against torch",
+      does: "the same model's step in PyTorch: how many times its speed, and its memory",
+    },
   ],
 } as const;

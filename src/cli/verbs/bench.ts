@@ -1,19 +1,35 @@
 /** @file `hadal bench`: kernels, training steps and decoding, each case in a process of its own. */
 import { loadavg } from "node:os";
+import { OperationalError } from "../../base/errors.ts";
 import { KERNEL_CASES } from "../bench/kernel-cases.ts";
 import { MODEL_CASES } from "../bench/model-cases.ts";
 import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
 import { type BenchRow, benchTable } from "../bench/row.ts";
+import { compareWithTorch } from "../bench/torch-peer.ts";
 import type { bench } from "../declarations/bench.ts";
 import type { Run } from "../verb.ts";
 
 /** Above this, others use the machine and the figures say more about them. */
 const QUIET_LOAD = 1;
 
-export const run: Run<typeof bench> = async ({ what }, { output }) => {
+export const run: Run<typeof bench> = async ({ what, against }, { output }) => {
   const load = loadavg()[0] ?? 0;
   if (load > QUIET_LOAD) {
     output.warn(`the machine is busy (load ${load.toFixed(1)}); read ratios, not absolutes`);
+  }
+  if (against !== undefined) {
+    if (what !== "train") {
+      throw new OperationalError(
+        "usage.flags",
+        `--against ${against} goes with train, not with ${what}: hadal bench train --against torch`,
+      );
+    }
+    const rows = await compareWithTorch((done, total, text) =>
+      output.progress({ done, total, text }),
+    );
+    output.table(benchTable(rows));
+    output.result(rows);
+    return;
   }
   const kind = what === "kernels" ? "kernels" : "model";
   const cases = chooseCases(what);
