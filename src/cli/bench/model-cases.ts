@@ -19,7 +19,7 @@ import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 import { median } from "./timing.ts";
 
-const VOCAB_SIZE = 4096;
+export const VOCAB_SIZE = 4096;
 export const SEED = 1;
 
 /** The batch of the PyTorch comparison: 16 sequences of 256. */

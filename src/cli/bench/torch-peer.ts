@@ -9,7 +9,7 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import { OperationalError } from "../../base/errors.ts";
 import type { RecipeName } from "../../training/recipe/recipes.ts";
@@ -18,7 +18,9 @@ import { runComparisonApart } from "./processes.ts";
 import type { BenchRow } from "./row.ts";
 import { median } from "./timing.ts";
 
-const SCRIPT = fileURLToPath(new URL("../../../bench/peers/torch_v3_train.py", import.meta.url));
+/** Run, not imported: it stands beside src in a checkout and beside dist in the package. */
+const ROOT = join(import.meta.dirname, "..", "..", "..");
+const SCRIPT = join(ROOT, "bench", "peers", "torch_v3_train.py");
 /** Debian's package belongs to the system's Python, which may not be the first on the path. */
 const PYTHONS = ["/usr/bin/python3", "python3"];
 const PEER_SAMPLES = 5;
@@ -74,7 +76,7 @@ function compare(
   if (parameters !== peerParameters) {
     throw new OperationalError(
       "platform.peer",
-      `${SCRIPT} has ${peerParameters} parameters and examples/torch-peer.json ${parameters}; ` +
+      `${SCRIPT} has ${peerParameters} parameters and the small preset ${parameters}; ` +
         "the sizes of both must agree",
     );
   }
