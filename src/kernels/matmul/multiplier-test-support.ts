@@ -195,6 +195,11 @@ class Bench {
     );
   }
 
+  fillOut(value: number): void {
+    const first = this.#blocks.out / 4;
+    this.#case.memory.f32.fill(value, first, first + BLOCK_BYTES / 4);
+  }
+
   /** Every word of the output's block. */
   outWords(): Int32Array {
     return this.#case.memory.i32.slice(this.#blocks.out / 4, (this.#blocks.out + BLOCK_BYTES) / 4);
@@ -243,6 +248,7 @@ export function testMultiplier(theCase: MultiplierCase): void {
   };
   testResults(test);
   testOrder(test, name);
+  testFewRows(test, name);
   testBounds(test, name);
 }
 
@@ -302,6 +308,24 @@ function testOrder(test: RegisterTest, name: string): void {
         row += m;
       }
       assert.deepEqual(bench.outWords(), whole, `${name}, depth ${k}`);
+    }
+  });
+}
+
+function testFewRows(test: RegisterTest, name: string): void {
+  test("gives one to thirteen rows the bits that they have among many", (multiply, bench) => {
+    for (const k of [1, 31, 1024, 2049]) {
+      for (const adds of [false, true]) {
+        const p = bench.product({ m: 91, n: 81, k });
+        bench.fillOut(0.75);
+        bench.run(multiply, p, adds);
+        const whole = bench.outWords();
+        bench.fillOut(0.75);
+        for (let row = 0, m = 1; row < p.m; row += m, m++) {
+          bench.run(multiply, p, adds, { row, column: 0, m, n: p.n });
+        }
+        assert.deepEqual(bench.outWords(), whole, `${name}, depth ${k}, adds ${adds}`);
+      }
     }
   });
 }

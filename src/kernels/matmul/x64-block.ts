@@ -55,13 +55,13 @@ export type BlockSlot = (typeof SLOTS)[number];
 const slotAt = (name: BlockSlot): Memory => mem(r.rdi, 8 * AT[name]);
 
 /** destination = the address that a slot's offset means; while rcx holds the memory's base. */
-function loadAddress(a: X64, destination: Gp, name: BlockSlot): void {
+export function loadAddress(a: X64, destination: Gp, name: BlockSlot): void {
   loadSlot(a, destination, AT[name]);
   a.add(destination, r.rcx);
 }
 
 /** Emits the packing of one operand, unless its slot says that the panels are there already. */
-function emitPack(
+export function emitPack(
   a: X64,
   operand: "a" | "b",
   format: PanelFormat,

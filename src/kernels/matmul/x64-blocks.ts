@@ -51,15 +51,13 @@ export function prepareBlocks(
   const end = bPanels + panelBytes(SLICE_COLUMNS, core.bFormat.width);
   const restBytes = buffer + scratch.byteLength - end;
   assert(restBytes >= 0, `x64 products need ${end - buffer} bytes of scratch`);
-  const product = native.load(emitBlockProduct(transposition, core));
-  const { baseAddress } = memory;
-  const slotsAddress = baseAddress + argumentBlock.byteOffset;
+  const run = loadCode(emitBlockProduct(transposition, core), context);
   const numSlots = argumentBlock.byteLength / 8;
   return {
     memory,
     // Shared memory grows in place: this view never goes stale.
     slots: new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots),
-    run: () => product.call(slotsAddress, 0, 0, baseAddress),
+    run,
     depthBlock: core.depthBlockWords * perWord,
     elementBytes: [sourceBytes(core.aFormat.source), sourceBytes(core.bFormat.source)],
     aPanels,
@@ -67,6 +65,18 @@ export function prepareBlocks(
     buffer,
     rest: { byteOffset: end, byteLength: restBytes },
   };
+}
+
+/** A call of `code` over the thread's argument block. */
+export function loadCode(
+  code: Uint8Array,
+  { native, memory, argumentBlock }: ThreadContext,
+): () => void {
+  assert(native !== null, "x64 code needs a native runtime");
+  const kernel = native.load(code);
+  const { baseAddress } = memory;
+  const slotsAddress = baseAddress + argumentBlock.byteOffset;
+  return () => kernel.call(slotsAddress, 0, 0, baseAddress);
 }
 
 /** Zero an m × n block of the output. */

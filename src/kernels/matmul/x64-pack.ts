@@ -91,7 +91,13 @@ function emitLoadConstants(format: PanelFormat, { loadConstants }: PackContext):
 }
 
 /** 16 f32 from memory under `mask`; bf16 are their high halves. */
-function emitLoadF32(a: X64, to: Vector, from: Memory, mask: Mask, source: X64SourceDType): void {
+export function emitLoadF32(
+  a: X64,
+  to: Vector,
+  from: Memory,
+  mask: Mask | null,
+  source: X64SourceDType,
+): void {
   if (source === "f32") {
     a.v("vmovups", [to, from], mask);
     return;

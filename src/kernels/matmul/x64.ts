@@ -7,13 +7,22 @@
  * of columns that stay in the second-level cache.
  */
 import { assert, defined } from "../../base/errors.ts";
+import { floorDiv } from "../../base/integers.ts";
 import type { CpuFeatures } from "../../device/cpu/features.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { BLOCK_AT as AT } from "./x64-block.ts";
-import { type PreparedBlocks, prepareBlocks, SLICE_COLUMNS, zeroBlock } from "./x64-blocks.ts";
+import {
+  loadCode,
+  type PreparedBlocks,
+  prepareBlocks,
+  SLICE_COLUMNS,
+  zeroBlock,
+} from "./x64-blocks.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, WIDENING_CORE, type X64Core } from "./x64-core.ts";
+import { emitFewRows, FEW_ROWS, windowColumns } from "./x64-few-rows.ts";
 import type { X64InputDType } from "./x64-pack.ts";
+import { TILE_ROWS } from "./x64-vector-core.ts";
 
 /** The core for a dtype on a processor; null if there is none for the dtype. */
 export function chooseCore(dtype: string, features: CpuFeatures): X64Core | null {
@@ -58,8 +67,10 @@ export function createMultiplierOver(
   const { slots, memory, depthBlock } = blocks;
   const { maxRows } = core;
   const place = placeSlots(blocks, transposition);
+  const multiplyFewRows = transposition === "nt" ? fewRowsOver(core, blocks, context) : null;
   return (aOffset, aStride, bOffset, bStride, outOffset, outStride, m, n, k, accumulate) => {
     const at = place({ aOffset, aStride, bOffset, bStride, outOffset, outStride });
+    if (multiplyFewRows?.(at, m, n, k, accumulate) === true) return;
     slots[AT.packsB] = 1;
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outStride, m, n);
     for (let d = 0; d < k; d += depthBlock) {
@@ -78,6 +89,37 @@ export function createMultiplierOver(
   };
 }
 
+/**
+ * Products of few rows over the same scratch, for cores that sum in the order of vectors; returns
+ * whether it took the product at `at`.
+ */
+function fewRowsOver(
+  core: X64Core,
+  blocks: PreparedBlocks,
+  context: ThreadContext,
+): ((at: BlockPart, m: number, n: number, k: number, accumulate: boolean) => boolean) | null {
+  if (core.aFormat.layout !== "words") return null;
+  const { slots, depthBlock } = blocks;
+  const kernels = FEW_ROWS.map((): (() => void) | undefined => undefined);
+  // All of a few rows' depth is packed into the room for a block of many.
+  const depthMost = floorDiv(core.maxRows, TILE_ROWS) * depthBlock;
+  return (at, m, n, k, accumulate) => {
+    const index = FEW_ROWS.findIndex((rows) => rows >= m);
+    const rows = FEW_ROWS[index];
+    if (rows === undefined || n < windowColumns(rows) || k === 0 || k > depthMost) return false;
+    at(0, 0, 0);
+    slots[AT.rows] = m;
+    slots[AT.columns] = n;
+    slots[AT.depth] = k;
+    slots[AT.accumulate] = accumulate ? 1 : 0;
+    slots[AT.packsA] = 1;
+    const run = kernels[index] ?? loadCode(emitFewRows(core, rows), context);
+    kernels[index] = run;
+    run();
+    return true;
+  };
+}
+
 /** Where a whole block's operands and output stand. */
 export interface BlockPlace {
   readonly aOffset: number;
@@ -88,6 +130,9 @@ export interface BlockPlace {
   readonly outStride: number;
 }
 
+/** Points the slots at the part of a block from row i, column j and depth d on. */
+export type BlockPart = (i: number, j: number, d: number) => void;
+
 /**
  * Writes strides and panels into the slots, and returns what points them at the part of the block
  * from row i, column j and depth d on.
@@ -95,7 +140,7 @@ export interface BlockPlace {
 export function placeSlots(
   { slots, elementBytes, aPanels, bPanels, buffer }: PreparedBlocks,
   transposition: Transposition,
-): (place: BlockPlace) => (i: number, j: number, d: number) => void {
+): (place: BlockPlace) => BlockPart {
   const [aBytes, bBytes] = elementBytes;
   return ({ aOffset, aStride, bOffset, bStride, outOffset, outStride }) => {
     const aStrideBytes = aStride * aBytes;
