@@ -135,6 +135,9 @@ const TILE_CASES: readonly TileCase[] = [
   { shape: [12, 0], tile: "128×1", powerOfTwo: false },
 ];
 
+/** One scale a tile of a row, one for all, and one for several rows. */
+const RETILE_SOURCES = ["1×128", "the tensor", "128×128"] as const;
+
 function groupsOf(make: TensorMaker, { groups }: TileCase): ScaledShape["groups"] {
   if (groups === undefined) return undefined;
   if (typeof groups === "number") return { kind: "equal", rows: groups };
@@ -178,16 +181,16 @@ function dequantizeCase(format: ScaledFormat, to: OpenDType, tiles: TileCase): C
   };
 }
 
-/** 1×128 tiles into those of the case. */
-function retileCase(variant: string, tiles: TileCase): ConformanceCase {
+/** Tiles of a source into those of the case. */
+function retileCase(variant: string, tiles: TileCase, source: TileName): ConformanceCase {
   const [from, to] = variant.split(".") as [ScaledFormat, ProductFormat];
   return {
     kernel: `retile/${variant}`,
-    title: describeTiles(tiles),
+    title: `from ${source}, ${describeTiles(tiles)}`,
     tolerance: EXACT,
     prepare(make): PreparedCase {
       const { powerOfTwo } = tiles;
-      const x = randomScaled(make, shapeOf(from, tiles.shape, "1×128"));
+      const x = randomScaled(make, shapeOf(from, tiles.shape, source));
       const out = poisonedScaled(make, shapeOf(to, tiles.shape, tiles.tile, groupsOf(make, tiles)));
       const outputs = { codes: bytesOf(out), scales: out.scales };
       const amaxMin = 1e-4;
@@ -439,7 +442,11 @@ export const SCALED_CASES: readonly ConformanceCase[] = [
       TILE_CASES.map((tiles) => dequantizeCase(format, to, tiles)),
     ),
   ),
-  ...RETILE_VARIANTS.flatMap((variant) => TILE_CASES.map((tiles) => retileCase(variant, tiles))),
+  ...RETILE_VARIANTS.flatMap((variant) =>
+    RETILE_SOURCES.flatMap((source) =>
+      TILE_CASES.map((tiles) => retileCase(variant, tiles, source)),
+    ),
+  ),
   ...PRODUCT_CASES,
   ...GROUPED_CASES,
   GATHER_BYTES,

@@ -72,6 +72,8 @@ export const X64_RETILE: KernelImplementation = {
       const source = readSource(slots);
       if (!takesSource(from, source, grid)) return otherwise(slots, firstTask, endTask);
       const rule = readRule(slots);
+      // Tiles as high as the matrix have one row of scales.
+      const rowStride = source.tileRows === 1 ? source.scaleRowStride : 0;
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
         for (const part of splitAtTiles(patch, source.tileColumns)) {
           const tile = floorDiv(part.firstColumn, source.tileColumns);
@@ -83,8 +85,8 @@ export const X64_RETILE: KernelImplementation = {
               part.firstRow * source.codesRowStride +
               storedBytes(from, part.firstColumn),
             xRowBytes: source.codesRowStride,
-            xScales: source.scalesOffset + 4 * (part.firstRow * source.scaleRowStride + tile),
-            xScaleRowBytes: 4 * source.scaleRowStride,
+            xScales: source.scalesOffset + 4 * (part.firstRow * rowStride + tile),
+            xScaleRowBytes: 4 * rowStride,
           });
         }
       }
@@ -151,11 +153,12 @@ function hasWholeBytes(format: ScaledFormat, { tileColumns, columns }: BandSlots
   return format !== "e5m6" || tileColumns % 2 === 0 || tileColumns >= columns;
 }
 
-/** Whether a source has one scale a row within each of the output's tiles. */
+/** Whether a source has one scale a row, or one for all, within each of the output's tiles. */
 function takesSource(format: ScaledFormat, source: BandSlots, grid: BandSlots): boolean {
   const holdsTiles =
     source.tileColumns >= grid.columns || source.tileColumns % grid.tileColumns === 0;
-  return source.tileRows === 1 && holdsTiles && hasWholeBytes(format, source);
+  const isOneBand = source.tileRows >= source.rows && source.groupRows === 0;
+  return (source.tileRows === 1 || isOneBand) && holdsTiles && hasWholeBytes(format, source);
 }
 
 /** A patch cut where the columns of another tiling begin. */
