@@ -73,8 +73,8 @@ describe("keys", () => {
     await post(`${server.url}/v1/chat/completions?key=${KEY}`, CHAT, headers);
     await raw({ port: server.port, path: `/${KEY}`, headers });
     assert.equal(server.log.length, 3);
-    const written = JSON.stringify(server.log.map(({ error: _, ...entry }) => entry));
-    assert.doesNotMatch(written, new RegExp(KEY));
+    assert.equal(server.log[0]?.error, "serving.model");
+    assert.doesNotMatch(JSON.stringify(server.log), new RegExp(KEY));
     assert.deepEqual(new Set(server.log.map(({ caller }) => caller)), new Set(["me"]));
   });
 

@@ -32,7 +32,7 @@ export interface LogEntry {
   readonly status: number;
   readonly caller: string;
   readonly milliseconds: number;
-  /** With a stack, if it was our bug. */
+  /** The code of a refusal, whose message may quote what the client sent; a stack of our bugs. */
   readonly error?: string;
 }
 
@@ -221,12 +221,11 @@ export class ApiServer implements AsyncDisposable {
   #fail(response: ServerResponse, error: unknown, dialect: Dialect): string {
     const known = failureOf(error);
     if (known === undefined && response.destroyed) return "the client left";
-    const text = error instanceof Error ? error.message : String(error);
-    const stack = known === undefined && error instanceof Error ? error.stack : undefined;
     if (!response.headersSent && !response.destroyed) {
       this.#sendFailure(response, known ?? INTERNAL_FAILURE, dialect);
     } else response.end();
-    return stack ?? text;
+    if (known !== undefined && error instanceof OperationalError) return error.code;
+    return error instanceof Error ? (error.stack ?? error.message) : String(error);
   }
 
   #sendFailure(response: ServerResponse, failure: Failure, dialect: Dialect): void {
