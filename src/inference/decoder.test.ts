@@ -262,7 +262,8 @@ describe("decoder", () => {
       const feed = { cache, tokens: tokens.slice(position, position + 1), logits: "none" } as const;
       const { hidden } = decoder.forwardKeeping([feed]);
       const nextTokens = tokens.slice(position + 1, position + 2);
-      drafted.push(...decoder.draft(hidden, [{ cache, firstRow: 0, position, nextTokens }])[0]!);
+      const draft = { cache, firstRow: 0, position, nextTokens, logits: true };
+      drafted.push(...decoder.draft(hidden, [draft])[0]!);
     }
     const of = losses(Float32Array.from(drafted), tokens.subarray(2, 22), config.vocabSize);
     const mean = of.reduce((sum, loss) => sum + loss, 0) / seqLength;

@@ -57,6 +57,8 @@ export interface DraftFeed {
   readonly position: number;
   /** The token that follows each row. */
   readonly nextTokens: Int32Array;
+  /** Whether the last row's logits are wanted. */
+  readonly logits: boolean;
 }
 
 /** Rows of logits that exist on the device at once. */
@@ -115,9 +117,9 @@ export class Decoder {
   }
 
   /**
-   * One pass of the first MTP module. Returns the logits of each feed's last row: they predict the
-   * token after the last of `nextTokens`. A sequence's rows are drafted from the first on, or from
-   * where it left a cached prefix.
+   * One pass of the first MTP module. Returns the wanted logits of each feed's last row: they
+   * predict the token after the last of `nextTokens`. A sequence's rows are drafted from the first
+   * on, or from where it left a cached prefix.
    */
   draft(hidden: Tensor<FloatType>, feeds: readonly DraftFeed[]): readonly Float32Array[] {
     const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
@@ -146,9 +148,10 @@ export class Decoder {
     );
     const x = module.join(pass, { hidden: before, tokens });
     this.#runBlock(pass, latents, module.block, x);
-    return sequences.map(({ firstToken, count }) => {
-      const last = sliceRows(x, firstToken + count - 1, firstToken + count);
-      return this.#computeLogits(pass, module.outputNorm, last);
+    return sequences.map(({ firstToken, count }, index) => {
+      const end = firstToken + count;
+      const wanted = sliceRows(x, feeds[index]!.logits ? end - 1 : end, end);
+      return this.#computeLogits(pass, module.outputNorm, wanted);
     });
   }
 

@@ -12,7 +12,7 @@ import { isIntegerIn } from "../base/integers.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { Sampler, type SamplingOptions } from "./sampler.ts";
 import { nextTurn, type Session } from "./session.ts";
-import { StopScanner } from "./stop.ts";
+import { TextBuilder } from "./text-builder.ts";
 
 /** What generation asks of a session. */
 export type LogitSource = Pick<Session, "contextTokens" | "keepCommon" | "read" | "append">;
@@ -108,46 +108,5 @@ function checkRoom(session: LogitSource, prompt: Int32Array, { maxTokens }: Gene
         "including what is generated; shorten the prompt or enlarge the context",
       { promptTokens: prompt.length, contextTokens: session.contextTokens },
     );
-  }
-}
-
-/** Tokens to text, stop strings watched. */
-class TextBuilder {
-  readonly #decoder: ReturnType<Tokenizer["decoder"]>;
-  readonly #scanner: StopScanner;
-  readonly #onText: (text: string) => void;
-  text = "";
-  stop: string | null = null;
-
-  constructor(
-    tokenizer: Tokenizer,
-    stopStrings: readonly string[],
-    onText: (text: string) => void,
-  ) {
-    this.#decoder = tokenizer.decoder({ skipSpecialTokens: true });
-    this.#scanner = new StopScanner(stopStrings);
-    this.#onText = onText;
-  }
-
-  push(token: number): void {
-    this.#pushText(this.#decoder.push(token));
-  }
-
-  /** Give out what was held back: half a character, the beginning of a stop string. */
-  finish(): void {
-    this.#pushText(this.#decoder.end());
-    if (this.stop === null) this.#give(this.#scanner.end());
-  }
-
-  #pushText(text: string): void {
-    const scanned = this.#scanner.push(text);
-    this.stop = scanned.stop;
-    this.#give(scanned.text);
-  }
-
-  #give(text: string): void {
-    if (text === "") return;
-    this.text += text;
-    this.#onText(text);
   }
 }

@@ -80,6 +80,14 @@ export class Sampler {
     this.#random = new Random(seed, "sampler");
   }
 
+  /** What `sample` would choose, without taking the number: a guess at the next token. */
+  preview(logits: Float32Array): number {
+    const { state } = this.#random;
+    const { token } = this.sample(logits);
+    this.#random.state = state;
+    return token;
+  }
+
   sample(logits: Float32Array): SampledToken {
     const likeliest = findLikeliest(logits);
     const token =

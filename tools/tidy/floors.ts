@@ -39,6 +39,7 @@ const SYSTEM_FOLDERS = [
   "training/run",
   "parallel/communicator",
   "inference/prefix-cache/disk",
+  "inference/engine/thread",
   "serving",
   "cli",
 ];

@@ -1,0 +1,370 @@
+/**
+ * @file One step of an engine over its sequences.
+ *
+ *     step = end what is over · plan (scheduler.ts) · preempt, admit · one pass over all · choose
+ *            tokens · one MTP pass that drafts the next · hand finished prefixes to the cache
+ *
+ * A request that fails (logits that are not numbers, a constraint that cannot go on) fails alone.
+ * Which requests share a step, what is cached and what is drafted change no token.
+ */
+import { assert, defined, OperationalError } from "../../base/errors.ts";
+import { floorDiv } from "../../base/integers.ts";
+import { LATENT_BLOCK_TOKENS } from "../../kernels/latent-attention/contract.ts";
+import { view } from "../../tensor/view.ts";
+import type { Decoder, DraftFeed, PassResult } from "../decoder.ts";
+import { PrefixCache } from "../prefix-cache/prefix-cache.ts";
+import type { EngineMetric, FinishReason } from "./api.ts";
+import type { DraftPolicy } from "./draft-policy.ts";
+import { EngineCounts } from "./metrics.ts";
+import { type PlannedRun, planStep, type SchedulePlan } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
+
+export interface StepOptions {
+  /** Tokens of one step: the longest a stream waits for a prompt of somebody else. */
+  readonly stepTokens?: number;
+  readonly runningMax?: number;
+  /** Whether prefixes are kept; true if left out. */
+  readonly keepsPrefixes?: boolean;
+  /** Whether sequences draft while it pays, always or never; the last two are for tests. */
+  readonly drafting?: "auto" | "always" | "never";
+}
+
+/** By feel: large products, and no stream waits long. */
+const STEP_TOKENS = 256;
+const RUNNING_MAX = 64;
+/** Drafts of a sequence before it stops because they do not pay: enough for a probe to tell. */
+const DRAFTS_TRIED = 32;
+
+/** A sequence in a step: its row in the pass and what of it was fed. */
+interface Run {
+  readonly sequence: Sequence;
+  readonly firstRow: number;
+  readonly position: number;
+  readonly tokens: Int32Array;
+  readonly logits: "none" | "last" | "all";
+}
+
+export class EngineCore {
+  readonly #decoder: Decoder;
+  readonly #options: StepOptions;
+  readonly #policy: DraftPolicy;
+  readonly #prefixes: PrefixCache;
+  readonly #counts = new EngineCounts();
+  readonly #served = new Map<string, number>();
+  #sequences: Sequence[] = [];
+  #nextAdmission = 0;
+
+  constructor(decoder: Decoder, policy: DraftPolicy, options: StepOptions) {
+    this.#decoder = decoder;
+    this.#policy = policy;
+    this.#options = options;
+    this.#prefixes = new PrefixCache(decoder.blocks);
+  }
+
+  get isIdle(): boolean {
+    return this.#sequences.length === 0;
+  }
+
+  get numWaiting(): number {
+    return this.#sequences.filter(({ admission }) => admission === null).length;
+  }
+
+  /** Queue a sequence. */
+  enter(sequence: Sequence): void {
+    if (!this.#served.has(sequence.tenant)) {
+      // Who comes new is not owed the time before.
+      const least = Math.min(...this.#served.values());
+      this.#served.set(sequence.tenant, Number.isFinite(least) ? least : 0);
+    }
+    this.#sequences.push(sequence);
+  }
+
+  describe(): readonly EngineMetric[] {
+    const { blocks } = this.#decoder;
+    return this.#counts.describe({
+      num_requests_running: this.#sequences.length - this.numWaiting,
+      num_requests_waiting: this.numWaiting,
+      kv_cache_usage_perc: 1 - blocks.numFree / blocks.numBlocks,
+    });
+  }
+
+  /** End everything with a failure and forget all prefixes. */
+  endAll(failure: OperationalError): void {
+    for (const sequence of [...this.#sequences]) this.#fail(sequence, failure);
+    this.#prefixes.clear();
+  }
+
+  /** Assert that no block is lost and, when nothing runs, that only prefixes hold any. */
+  checkIntegrity(): void {
+    const { blocks } = this.#decoder;
+    blocks.checkIntegrity();
+    this.#prefixes.checkIntegrity();
+    if (!this.isIdle) return;
+    const used = blocks.numBlocks - blocks.numFree;
+    assert(used === this.#prefixes.numBlocks, `${used} blocks are used by nobody`);
+  }
+
+  step(): void {
+    this.#endWhatIsOver();
+    if (this.#sequences.length === 0) return;
+    const plan = this.#plan();
+    for (const id of plan.preempt) this.#preempt(this.#byId(id));
+    for (const id of plan.admit) this.#admit(this.#byId(id));
+    if (plan.run.length === 0) return;
+    const start = performance.now();
+    const runs = this.#feedsOf(plan.run);
+    const { logits, hidden } = this.#decoder.forwardKeeping(
+      runs.map(({ sequence, tokens, logits }) => ({ cache: sequence.cache, tokens, logits })),
+    );
+    const passed = performance.now();
+    for (const run of runs) {
+      this.#noteHidden(run, hidden);
+      this.#guard(run.sequence, () => this.#take(run, logits[runs.indexOf(run)]!));
+    }
+    const drafted = this.#draft(runs, hidden);
+    if (drafted) this.#policy.noteStep(passed - start, performance.now() - passed);
+    for (const { sequence } of runs) {
+      if (sequence.end !== null) this.#finish(sequence, sequence.end);
+    }
+  }
+
+  #endWhatIsOver(): void {
+    const now = performance.now();
+    for (const sequence of [...this.#sequences]) {
+      if (sequence.isAborted) this.#finish(sequence, "aborted");
+      else if (now >= sequence.deadlineAt) {
+        const message = `the deadline of ${sequence.request.deadlineMs} ms passed`;
+        this.#fail(sequence, new OperationalError("engine.deadline", message));
+      }
+    }
+  }
+
+  #plan(): SchedulePlan {
+    const { blocks } = this.#decoder;
+    const stepTokens = this.#options.stepTokens ?? STEP_TOKENS;
+    const wanted = this.#sequences.reduce(
+      (sum, sequence) => sum + sequence.countMissing(sequence.numPending),
+      0,
+    );
+    if (wanted > blocks.numFree) this.#prefixes.evict(wanted - blocks.numFree);
+    return planStep(this.#sequences, {
+      stepTokens,
+      runningMax: this.#options.runningMax ?? RUNNING_MAX,
+      freeBlocks: blocks.numFree,
+      served: this.#served,
+    });
+  }
+
+  #byId(id: number): Sequence {
+    return defined(
+      this.#sequences.find((sequence) => sequence.id === id),
+      `sequence ${id}`,
+    );
+  }
+
+  #preempt(sequence: Sequence): void {
+    this.#counts.add("num_preemptions_total", 1);
+    this.#giveBack(sequence);
+    sequence.admission = null;
+    sequence.draft = null;
+    sequence.hiddenSum?.fill(0);
+  }
+
+  #admit(sequence: Sequence): void {
+    sequence.admission = this.#nextAdmission++;
+    const { request, tenant, tokens } = sequence;
+    const mayReuse = (this.#options.keepsPrefixes ?? true) && sequence.hiddenSum === null;
+    if (!mayReuse || request.promptLogProbabilities) {
+      sequence.start(performance.now(), 0, null);
+      return;
+    }
+    // The last token is read in any case: its logits were not kept.
+    const known = Int32Array.from(tokens.slice(0, -1));
+    const { blockIds, numTokens, divergence } = this.#prefixes.match(tenant, known);
+    this.#counts.add("prefix_cache_queries_total", known.length);
+    this.#counts.add("prefix_cache_hits_total", numTokens);
+    sequence.cache.adopt(blockIds);
+    for (const block of blockIds) sequence.sharedWithTree.add(block);
+    const nearMiss =
+      divergence === null
+        ? null
+        : {
+            position: divergence.position,
+            expected: divergence.cachedToken,
+            given: divergence.givenToken,
+          };
+    sequence.start(performance.now(), numTokens, nearMiss);
+  }
+
+  #feedsOf(planned: readonly PlannedRun[]): Run[] {
+    let firstRow = 0;
+    return planned.map(({ id, numTokens }) => {
+      const sequence = this.#byId(id);
+      const count = Math.min(numTokens, sequence.numPending);
+      const { cache } = sequence;
+      this.#reserve(sequence, count);
+      const logits = sequence.wantedLogits(count);
+      const tokens = sequence.pendingTokens(count);
+      const run = { sequence, firstRow, position: cache.length, tokens, logits };
+      firstRow += count;
+      this.#served.set(sequence.tenant, (this.#served.get(sequence.tenant) ?? 0) + count);
+      return run;
+    });
+  }
+
+  /** The plan counted on these blocks; some may still be held by prefixes that nobody reads. */
+  #reserve({ cache }: Sequence, count: number): void {
+    if (cache.reserve(count)) return;
+    this.#prefixes.evict(cache.countMissing(count) - this.#decoder.blocks.numFree);
+    assert(cache.reserve(count), "the blocks of a plan are there");
+  }
+
+  #noteHidden({ sequence, firstRow, tokens }: Run, hidden: PassResult["hidden"]): void {
+    const { hiddenSum } = sequence;
+    if (hiddenSum === null) return;
+    const values = view(hidden);
+    const { columns } = hidden;
+    for (let row = firstRow; row < firstRow + tokens.length; row++) {
+      for (let column = 0; column < columns; column++) {
+        hiddenSum[column]! += values[row * columns + column]!;
+      }
+    }
+  }
+
+  /** What a pass gave one sequence: prompt progress, tokens. */
+  #take({ sequence, position, tokens, logits: wanted }: Run, logits: Float32Array): void {
+    const { cache, request } = sequence;
+    const rowLength = this.#decoder.model.config.vocabSize;
+    const wasPrompt = position < request.prompt.length;
+    const draft = sequence.draft;
+    // A draft that was left out of the step is given up: the token it would follow is not chosen.
+    const hasDraft = draft !== null && cache.length > sequence.tokens.length;
+    if (!hasDraft) sequence.draft = null;
+    if (wasPrompt) {
+      this.#counts.add("prompt_tokens_total", tokens.length);
+      sequence.noteRead(position, wanted === "all" ? logits : null, rowLength);
+    }
+    if (cache.length < sequence.tokens.length || sequence.end !== null) return;
+    if (request.maxTokens === 0) return;
+    this.#keepPrefix(sequence, wasPrompt);
+    const numRows = hasDraft ? 2 : 1;
+    const end = logits.length / rowLength;
+    const rows = Array.from({ length: numRows }, (_, index) => {
+      const row = end - numRows + index;
+      return logits.subarray(row * rowLength, (row + 1) * rowLength);
+    });
+    const count = sequence.choose(rows);
+    this.#noteTokens(sequence, count);
+    if (!hasDraft) return;
+    const stood = sequence.tokens[position + 1] === draft;
+    this.#noteDraft(stood);
+    // The last chosen token is not in the cache, and neither may a draft be that did not stand.
+    const kept = Math.min(cache.length, position + (stood ? 2 : 1));
+    cache.truncate(kept);
+  }
+
+  #noteDraft(stood: boolean): void {
+    this.#policy.noteDraft(stood);
+    this.#counts.add("spec_decode_num_drafts_total", 1);
+    this.#counts.add("spec_decode_num_draft_tokens_total", 1);
+    if (stood) this.#counts.add("spec_decode_num_accepted_tokens_total", 1);
+  }
+
+  #noteTokens(sequence: Sequence, count: number): void {
+    const now = performance.now();
+    this.#counts.add("generation_tokens_total", count);
+    if (sequence.firstTokenAt === null) {
+      sequence.firstTokenAt = now;
+      this.#counts.observe("time_to_first_token_seconds", now - sequence.askedAt);
+      this.#counts.observe("request_queue_time_seconds", sequence.admittedAt! - sequence.askedAt);
+      this.#counts.observe("request_prefill_time_seconds", now - sequence.admittedAt!);
+    } else {
+      const between = now - sequence.lastTokenAt!;
+      for (let index = 0; index < count; index++) {
+        this.#counts.observe("inter_token_latency_seconds", between / count);
+      }
+    }
+    sequence.lastTokenAt = now;
+  }
+
+  /** Run the MTP module over what the pass has read, and guess. False if nobody drafts. */
+  #draft(runs: readonly Run[], hidden: PassResult["hidden"]): boolean {
+    const drafting = this.#options.drafting ?? "auto";
+    const feeds: (DraftFeed & { readonly sequence: Sequence })[] = [];
+    for (const { sequence, firstRow, position } of runs) {
+      const { cache, tokens } = sequence;
+      const isTried = drafting === "auto" && sequence.usage.draftedTokens >= DRAFTS_TRIED;
+      // The module's latents have a gap from here on: this sequence does not draft again.
+      if (isTried && !this.#policy.pays) sequence.drafts = false;
+      if (!sequence.drafts || sequence.end !== null || cache.length <= position) continue;
+      const nextTokens = Int32Array.from(tokens.slice(position + 1, cache.length + 1));
+      if (nextTokens.length < cache.length - position) continue;
+      const logits = sequence.isDecoding;
+      feeds.push({ sequence, cache, firstRow, position, nextTokens, logits });
+    }
+    if (feeds.length === 0) return false;
+    const logits = this.#decoder.draft(hidden, feeds);
+    feeds.forEach(({ sequence, logits: isWanted }, index) => {
+      if (isWanted) this.#guard(sequence, () => sequence.guess(logits[index]!));
+    });
+    return true;
+  }
+
+  /** Let the prefix cache know the whole blocks of a prompt that was read. */
+  #keepPrefix(sequence: Sequence, wasPrompt: boolean): void {
+    if (wasPrompt) this.#insert(sequence);
+  }
+
+  #insert(sequence: Sequence): void {
+    if (!(this.#options.keepsPrefixes ?? true) || sequence.hiddenSum !== null) return;
+    const { cache, tenant, tokens } = sequence;
+    const length = Math.min(cache.length, tokens.length);
+    const blocks = cache.blocks.slice(0, floorDiv(length, LATENT_BLOCK_TOKENS));
+    const known = Int32Array.from(tokens.slice(0, length));
+    const kept = this.#prefixes.insert(tenant, known, blocks);
+    blocks.forEach((block, index) => {
+      if (kept[index] === block) sequence.sharedWithTree.add(block);
+    });
+  }
+
+  #giveBack(sequence: Sequence): void {
+    this.#insert(sequence);
+    sequence.cache.truncate(0);
+    sequence.sharedWithTree.clear();
+  }
+
+  #finish(sequence: Sequence, reason: FinishReason): void {
+    this.#giveBack(sequence);
+    this.#remove(sequence);
+    sequence.finish(reason);
+    this.#counts.finish(reason);
+    const now = performance.now();
+    this.#counts.observe("e2e_request_latency_seconds", now - sequence.askedAt);
+    if (sequence.firstTokenAt === null) return;
+    this.#counts.observe("request_decode_time_seconds", now - sequence.firstTokenAt);
+  }
+
+  #fail(sequence: Sequence, failure: OperationalError): void {
+    sequence.cache.truncate(0);
+    this.#remove(sequence);
+    this.#counts.finish("error");
+    sequence.events.fail(failure);
+  }
+
+  #remove(sequence: Sequence): void {
+    const { tenant } = sequence;
+    this.#sequences = this.#sequences.filter((each) => each !== sequence);
+    if (!this.#sequences.some((each) => each.tenant === tenant)) this.#served.delete(tenant);
+  }
+
+  /** A request's own failure ends it alone. */
+  #guard(sequence: Sequence, work: () => void): void {
+    try {
+      work();
+    } catch (failure) {
+      if (!(failure instanceof OperationalError)) throw failure;
+      this.#fail(sequence, failure);
+      sequence.drafts = false;
+    }
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * @file The scheduler over random workloads without a model: budgets hold, blocks suffice, streams
+ * are never stalled, tenants share, everybody ends.
+ */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { Random } from "../../base/random.ts";
+import { planStep, type SchedulableSequence, type ScheduleLimits } from "./scheduler.ts";
+
+const SEED = 31;
+const BLOCK = 64;
+
+class Simulated implements SchedulableSequence {
+  readonly id: number;
+  readonly tenant: string;
+  readonly promptTokens: number;
+  readonly wanted: number;
+  admission: number | null = null;
+  cached = 0;
+  generated = 0;
+  blocks = 0;
+
+  constructor(id: number, tenant: string, promptTokens: number, wanted: number) {
+    this.id = id;
+    this.tenant = tenant;
+    this.promptTokens = promptTokens;
+    this.wanted = wanted;
+  }
+
+  get arrival(): number {
+    return this.id;
+  }
+
+  get numPending(): number {
+    return this.promptTokens + this.generated - this.cached;
+  }
+
+  get isDecoding(): boolean {
+    return this.generated > 0 && this.numPending === 1;
+  }
+
+  countMissing(count: number): number {
+    return Math.max(0, Math.ceil((this.cached + count) / BLOCK) - this.blocks);
+  }
+
+  get numOwnBlocks(): number {
+    return this.blocks;
+  }
+}
+
+interface Simulation {
+  readonly numBlocks: number;
+  readonly limits: Omit<ScheduleLimits, "freeBlocks" | "served">;
+  readonly sequences: Simulated[];
+  /** After each step. */
+  readonly observe?: (run: readonly { id: number; numTokens: number }[]) => void;
+}
+
+/** Run to the end; returns the order in which sequences ended. */
+function simulate({ numBlocks, limits, sequences, observe }: Simulation): Simulated[] {
+  const ended: Simulated[] = [];
+  const served = new Map<string, number>();
+  let open = [...sequences];
+  let free = numBlocks;
+  let admissions = 0;
+  for (let step = 0; open.length > 0; step++) {
+    assert.ok(step < 20_000, `seed ${SEED}: the workload never ends`);
+    const plan = planStep(open, { ...limits, freeBlocks: free, served });
+    const byId = (id: number): Simulated => open.find((each) => each.id === id)!;
+    for (const id of plan.preempt) {
+      const sequence = byId(id);
+      free += sequence.blocks;
+      sequence.blocks = 0;
+      sequence.cached = 0;
+      sequence.admission = null;
+    }
+    for (const id of plan.admit) byId(id).admission = admissions++;
+    const running = open.filter(({ admission }) => admission !== null);
+    assert.ok(running.length <= limits.runningMax);
+    const decoding = running.filter(({ isDecoding }) => isDecoding);
+    for (const { id } of decoding) {
+      const isRun = plan.run.some((run) => run.id === id);
+      assert.ok(isRun, `seed ${SEED}, step ${step}: stream ${id} was stalled`);
+    }
+    const tokens = plan.run.reduce((sum, { numTokens }) => sum + numTokens, 0);
+    assert.ok(tokens <= Math.max(limits.stepTokens, decoding.length));
+    assert.ok(plan.run.length > 0, `seed ${SEED}, step ${step}: nothing runs`);
+    for (const { id, numTokens } of plan.run) {
+      const sequence = byId(id);
+      const missing = sequence.countMissing(numTokens);
+      free -= missing;
+      sequence.blocks += missing;
+      assert.ok(free >= 0, `seed ${SEED}, step ${step}: blocks that are not there`);
+      sequence.cached += numTokens;
+      served.set(sequence.tenant, (served.get(sequence.tenant) ?? 0) + numTokens);
+      if (sequence.numPending === 0) sequence.generated++;
+      if (sequence.generated < sequence.wanted) continue;
+      free += sequence.blocks;
+      ended.push(sequence);
+      open = open.filter((each) => each !== sequence);
+    }
+    observe?.(plan.run);
+  }
+  assert.equal(free, numBlocks);
+  return ended;
+}
+
+describe("scheduler", () => {
+  it("ends every random workload within its budgets, however few the blocks", () => {
+    const random = new Random(SEED);
+    for (let round = 0; round < 40; round++) {
+      const most = 1 + random.below(12);
+      const sequences = Array.from({ length: 1 + random.below(25) }, (_, id) => {
+        const prompt = 1 + random.below(BLOCK * most - 40);
+        return new Simulated(id, `t${random.below(3)}`, Math.max(1, prompt), 1 + random.below(39));
+      });
+      const stepTokens = 1 + random.below(300);
+      const limits = { stepTokens, runningMax: 1 + random.below(10) };
+      const numBlocks = most + random.below(3 * most);
+      assert.equal(simulate({ numBlocks, limits, sequences }).length, sequences.length);
+    }
+  });
+
+  it("reads a long prompt in chunks beside a running stream", () => {
+    const stream = new Simulated(0, "a", 10, 20);
+    const long = new Simulated(1, "b", 1000, 1);
+    const chunks: number[] = [];
+    const observe = (run: readonly { id: number; numTokens: number }[]): void => {
+      chunks.push(run.find(({ id }) => id === 1)?.numTokens ?? 0);
+    };
+    const limits = { stepTokens: 100, runningMax: 4 };
+    simulate({ numBlocks: 40, limits, sequences: [stream, long], observe });
+    assert.deepEqual(chunks.slice(0, 4), [90, 99, 99, 99]);
+  });
+
+  it("lets a tenant with one request pass one with many", () => {
+    const sequences = Array.from({ length: 20 }, (_, id) => new Simulated(id, "many", 100, 5));
+    sequences.push(new Simulated(20, "one", 100, 5));
+    const ended = simulate({
+      numBlocks: 40,
+      limits: { stepTokens: 100, runningMax: 2 },
+      sequences,
+    });
+    assert.ok(ended.findIndex(({ tenant }) => tenant === "one") < 4);
+  });
+});

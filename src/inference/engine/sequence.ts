@@ -1,0 +1,267 @@
+/**
+ * @file One request within the engine: its tokens, its cache, what it has generated and told.
+ *
+ *     waiting ─▶ reading its prompt ─▶ decoding ─▶ finished
+ *        ▲──────────── preempted ──────────┘
+ *
+ * `tokens` are all that are known: the prompt and what was generated. The cache holds a beginning
+ * of them; the rest, and a draft behind them, are pending. A preempted sequence gives up its cache
+ * and nothing else: what it generated is read again like a prompt.
+ */
+import { assert } from "../../base/errors.ts";
+import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
+import type { ConstraintState } from "../constraint/constraint.ts";
+import type { LatentCache } from "../latent-cache.ts";
+import { Sampler } from "../sampler.ts";
+import { TextBuilder } from "../text-builder.ts";
+import type {
+  EngineEvent,
+  EngineRequest,
+  EngineUsage,
+  FinishReason,
+  NearMiss,
+  TokenLogProbability,
+} from "./api.ts";
+import { EventQueue } from "./event-queue.ts";
+import { describeToken } from "./log-probabilities.ts";
+import { LogitShaper } from "./logit-shaper.ts";
+import type { SchedulableSequence } from "./scheduler.ts";
+
+export interface SequenceParts {
+  readonly id: number;
+  readonly request: EngineRequest;
+  readonly cache: LatentCache;
+  readonly tokenizer: Tokenizer;
+  readonly constraint: ConstraintState | null;
+  readonly contextTokens: number;
+  /** Milliseconds, of the engine's clock. */
+  readonly askedAt: number;
+  readonly drafts: boolean;
+}
+
+export class Sequence implements SchedulableSequence {
+  readonly id: number;
+  readonly tenant: string;
+  readonly arrival: number;
+  readonly request: EngineRequest;
+  readonly cache: LatentCache;
+  readonly events: EventQueue<EngineEvent> = new EventQueue();
+  readonly askedAt: number;
+  readonly deadlineAt: number;
+  /** Blocks of the cache that the prefix cache refers to as well. */
+  readonly sharedWithTree: Set<number> = new Set();
+  admission: number | null = null;
+  firstTokenAt: number | null = null;
+  lastTokenAt: number | null = null;
+  admittedAt: number | null = null;
+  /** The token that is guessed to come after `tokens`. */
+  draft: number | null = null;
+  /** Whether the MTP module still drafts for it. */
+  drafts: boolean;
+  isAborted = false;
+  /** Final hidden states are added here, if they are what is wanted. */
+  hiddenSum: Float64Array | null = null;
+  readonly #tokens: number[];
+  readonly #tokenizer: Tokenizer;
+  readonly #contextTokens: number;
+  readonly #sampler: Sampler;
+  readonly #shaper: LogitShaper;
+  readonly #text: TextBuilder;
+  readonly #endTokens: ReadonlySet<number>;
+  readonly #promptLogProbabilities: (TokenLogProbability | null)[] = [];
+  #isPromptTold = false;
+  #newText = "";
+  #numGenerated = 0;
+  #cachedTokens = 0;
+  #draftedTokens = 0;
+  #acceptedTokens = 0;
+  #end: FinishReason | null = null;
+
+  /** Refuses what the request may not ask for. */
+  constructor(parts: SequenceParts) {
+    const { request, tokenizer } = parts;
+    this.id = parts.id;
+    this.arrival = parts.id;
+    this.request = request;
+    this.tenant = request.tenant;
+    this.cache = parts.cache;
+    this.askedAt = parts.askedAt;
+    this.deadlineAt = parts.askedAt + (request.deadlineMs ?? Number.POSITIVE_INFINITY);
+    this.drafts = parts.drafts;
+    this.#tokens = [...request.prompt];
+    this.#tokenizer = tokenizer;
+    this.#contextTokens = parts.contextTokens;
+    this.#sampler = new Sampler(request.sampling, request.seed);
+    this.#shaper = new LogitShaper(request.adjustments, parts.constraint, tokenizer.vocabSize);
+    this.#endTokens = new Set(request.endTokens ?? [tokenizer.eosId]);
+    this.#text = new TextBuilder(tokenizer, request.stopStrings, (text) => {
+      this.#newText += text;
+    });
+  }
+
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
+  get end(): FinishReason | null {
+    return this.#end;
+  }
+
+  get numPending(): number {
+    return this.#tokens.length - this.cache.length + (this.draft === null ? 0 : 1);
+  }
+
+  get isDecoding(): boolean {
+    return this.#numGenerated > 0 && this.#tokens.length - this.cache.length === 1;
+  }
+
+  countMissing(count: number): number {
+    return this.cache.countMissing(count);
+  }
+
+  get numOwnBlocks(): number {
+    const { blocks, pool } = this.cache;
+    return blocks.filter((block) => {
+      const others = this.sharedWithTree.has(block) ? 1 : 0;
+      return pool.countReferences(block) === 1 + others;
+    }).length;
+  }
+
+  get usage(): EngineUsage {
+    return {
+      promptTokens: this.request.prompt.length,
+      cachedTokens: this.#cachedTokens,
+      completionTokens: this.#numGenerated,
+      draftedTokens: this.#draftedTokens,
+      acceptedTokens: this.#acceptedTokens,
+    };
+  }
+
+  /** The next `count` pending tokens; the draft is the last of all. */
+  pendingTokens(count: number): Int32Array {
+    const start = this.cache.length;
+    const known = this.#tokens.slice(start, start + count);
+    if (known.length < count) known.push(this.draft!);
+    return Int32Array.from(known);
+  }
+
+  /** Which logits a pass over `count` pending tokens has to give. */
+  wantedLogits(count: number): "none" | "last" | "all" {
+    const isPrompt = this.cache.length < this.request.prompt.length;
+    if (isPrompt && this.request.promptLogProbabilities && !this.#isPromptTold) return "all";
+    const end = this.cache.length + count;
+    if (end < this.#tokens.length || this.request.maxTokens === 0) return "none";
+    return end > this.#tokens.length ? "all" : "last";
+  }
+
+  /** Tell that it runs now; `cachedTokens` of it were found in the prefix cache. */
+  start(now: number, cachedTokens: number, nearMiss: NearMiss | null): void {
+    if (this.admittedAt !== null) return;
+    this.admittedAt = now;
+    this.#cachedTokens = cachedTokens;
+    const promptTokens = this.request.prompt.length;
+    const queueMs = now - this.askedAt;
+    this.events.push({ kind: "started", promptTokens, cachedTokens, nearMiss, queueMs });
+  }
+
+  /** Prompt tokens were read: say how far, and how likely each was. */
+  noteRead(first: number, logits: Float32Array | null, rowLength: number): void {
+    const { prompt } = this.request;
+    if (logits !== null && !this.#isPromptTold) this.#notePrompt(first, logits, rowLength);
+    const readTokens = Math.min(this.cache.length, prompt.length);
+    if (readTokens < prompt.length) {
+      this.events.push({ kind: "progress", readTokens, promptTokens: prompt.length });
+      return;
+    }
+    if (this.request.promptLogProbabilities && !this.#isPromptTold) {
+      this.#isPromptTold = true;
+      this.events.push({ kind: "prompt", logProbabilities: this.#promptLogProbabilities });
+    }
+    if (this.request.maxTokens === 0) this.#end = "length";
+  }
+
+  #notePrompt(first: number, logits: Float32Array, rowLength: number): void {
+    const { prompt, topLogProbabilities } = this.request;
+    const told = this.#promptLogProbabilities;
+    if (told.length === 0) told.push(null);
+    const numRows = logits.length / rowLength;
+    for (let row = 0; row < numRows && first + row + 1 < prompt.length; row++) {
+      if (first + row + 1 !== told.length) continue;
+      const own = logits.subarray(row * rowLength, row * rowLength + this.#tokenizer.vocabSize);
+      told.push(describeToken(own, prompt[first + row + 1]!, topLogProbabilities ?? 0));
+    }
+  }
+
+  /**
+   * Choose tokens from rows of logits: the first row follows `tokens`, the second the draft.
+   * Returns how many were chosen; what was ended by them is in `end`.
+   */
+  choose(rows: readonly Float32Array[]): number {
+    const tokens: number[] = [];
+    const told: TokenLogProbability[] = [];
+    const { draft } = this;
+    this.draft = null;
+    let count = 0;
+    for (const [index, row] of rows.entries()) {
+      const logits = row.subarray(0, this.#tokenizer.vocabSize);
+      const { token } = this.#sampler.sample(this.#shaper.shape(logits));
+      count++;
+      this.#push(token, tokens);
+      if (tokens.at(-1) === token && this.request.topLogProbabilities !== null) {
+        told.push(describeToken(logits, token, this.request.topLogProbabilities));
+      }
+      if (index === 0 && rows.length > 1) {
+        this.#draftedTokens++;
+        if (token === draft) this.#acceptedTokens++;
+      }
+      if (this.#end !== null || (index === 0 && token !== draft)) break;
+    }
+    this.#tell(tokens, told);
+    return count;
+  }
+
+  #push(token: number, told: number[]): void {
+    this.#numGenerated++;
+    this.#shaper.accept(token);
+    if (this.#endTokens.has(token)) {
+      this.#end = "end";
+      return;
+    }
+    this.#tokens.push(token);
+    told.push(token);
+    this.#text.push(token);
+    if (this.#text.stop !== null) this.#end = "stop";
+    else if (this.#shaper.isComplete) this.#end = "end";
+    else if (this.#numGenerated >= this.request.maxTokens) this.#end = "length";
+    else if (this.#tokens.length >= this.#contextTokens) this.#end = "context";
+  }
+
+  #tell(tokens: readonly number[], told: readonly TokenLogProbability[]): void {
+    const text = this.#newText;
+    this.#newText = "";
+    if (tokens.length === 0 && text === "") return;
+    const logProbabilities = this.request.topLogProbabilities === null ? null : told;
+    this.events.push({ kind: "tokens", text, tokens, logProbabilities });
+  }
+
+  /** Guess the token that comes next, as it would be chosen from these logits. */
+  guess(logits: Float32Array): void {
+    const shaped = this.#shaper.shape(logits.subarray(0, this.#tokenizer.vocabSize));
+    // A draft that cannot be used is none: a module that was never trained may say NaN.
+    if (shaped.some((logit) => Number.isNaN(logit) || logit === Number.POSITIVE_INFINITY)) return;
+    if (this.#tokens.length + 1 >= this.#contextTokens) return;
+    if (this.#numGenerated + 1 >= this.request.maxTokens) return;
+    this.draft = this.#sampler.preview(shaped);
+  }
+
+  /** Take the rest of the text out, and end the events. */
+  finish(reason: FinishReason): void {
+    assert(this.cache.blocks.length === 0, "a finished sequence holds no blocks");
+    if (this.#text.stop === null) this.#text.finish();
+    const { stop } = this.#text;
+    this.#tell([], []);
+    const why = stop === null ? reason : "stop";
+    this.events.push({ kind: "finished", reason: why, stop, usage: this.usage });
+    this.events.end();
+  }
+}

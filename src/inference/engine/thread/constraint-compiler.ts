@@ -1,0 +1,77 @@
+/**
+ * @file Constraints compiled off the engine's thread, within a time limit, and kept for the next
+ * request that has the same.
+ *
+ * A schema is untrusted: a thread of its own compiles it and is ended when it takes too long. At
+ * most 64 are kept, the least recently used goes first.
+ */
+import { Worker } from "node:worker_threads";
+import { OperationalError } from "../../../base/errors.ts";
+import { siblingModule } from "../../../base/modules.ts";
+import type { Tokenizer } from "../../../tokenizer/tokenizer.ts";
+import { Constraint } from "../../constraint/constraint.ts";
+import type { Network } from "../../constraint/network.ts";
+import { TokenTrie } from "../../constraint/token-trie.ts";
+import type { ConstraintSpec } from "../api.ts";
+
+const KEPT_MAX = 64;
+const TIME_LIMIT_MS = 5000;
+
+/** What the thread answers. */
+export type CompileAnswer =
+  | { readonly network: Network }
+  | { readonly code: OperationalError["code"]; readonly message: string };
+
+export class ConstraintCompiler {
+  readonly #tokenizer: Tokenizer;
+  readonly #kept = new Map<string, Constraint>();
+  readonly #workers = new Set<Worker>();
+  #trie: TokenTrie | null = null;
+
+  constructor(tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer;
+  }
+
+  async compile(spec: ConstraintSpec, signal: AbortSignal): Promise<Constraint> {
+    const key = JSON.stringify(spec);
+    let constraint = this.#kept.get(key);
+    if (constraint === undefined) {
+      const network = await this.#compileApart(spec, signal);
+      this.#trie ??= new TokenTrie(this.#tokenizer.vocabulary.tokenBytes);
+      constraint = new Constraint(network, this.#trie);
+    }
+    this.#kept.delete(key);
+    this.#kept.set(key, constraint);
+    if (this.#kept.size > KEPT_MAX) this.#kept.delete(this.#kept.keys().next().value!);
+    return constraint;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#workers].map((worker) => worker.terminate()));
+  }
+
+  async #compileApart(spec: ConstraintSpec, signal: AbortSignal): Promise<Network> {
+    const url = siblingModule("./constraint-thread", import.meta.url);
+    const worker = new Worker(url, { workerData: spec });
+    this.#workers.add(worker);
+    const { promise, resolve, reject } = Promise.withResolvers<CompileAnswer>();
+    const giveUp = (why: string): void =>
+      reject(new OperationalError("constraint.time", `the constraint was not compiled: ${why}`));
+    const onAbort = (): void => giveUp("the request was aborted");
+    const timer = setTimeout(giveUp, TIME_LIMIT_MS, `it took more than ${TIME_LIMIT_MS} ms`);
+    worker.once("message", resolve);
+    worker.once("error", (error) => giveUp(error.message));
+    worker.once("exit", () => giveUp("its thread ended"));
+    signal.addEventListener("abort", onAbort);
+    try {
+      const answer = await promise;
+      if ("network" in answer) return answer.network;
+      throw new OperationalError(answer.code, answer.message);
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", onAbort);
+      this.#workers.delete(worker);
+      await worker.terminate();
+    }
+  }
+}
