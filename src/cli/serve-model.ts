@@ -6,8 +6,8 @@ import type { Engine } from "../inference/engine/api.ts";
 import { isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
+import { openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
-import { openSessionEngine } from "../serving/models/session-engine.ts";
 import { ApiServer, type LogEntry } from "../serving/server.ts";
 import { listCheckpoints } from "../training/run/run-folder.ts";
 import type { Context } from "./verb.ts";
@@ -83,7 +83,7 @@ export async function serveModels(
 
 /** What runs the models: the one place that chooses an engine. */
 function engineOpener(env: Context["env"]): (path: string) => Promise<Engine> {
-  return (path) => openSessionEngine(path, env);
+  return (path) => openEngine(path, env);
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

@@ -29,6 +29,16 @@ export function blocksFor(count: number): number {
   return ceilDiv(count, LATENT_BLOCK_TOKENS);
 }
 
+/** Bytes of one position in all layers. */
+export function latentBytesPerToken({
+  config,
+  computeType,
+  floatType,
+}: Pick<Model, "config" | "computeType" | "floatType">): number {
+  const latent = config.kvLoraRank * DTYPE_BYTES[computeType];
+  return countLayers(config) * (latent + config.qkRopeHeadDim * DTYPE_BYTES[floatType]);
+}
+
 export class LatentBlocks {
   readonly numBlocks: number;
   readonly #layers: readonly LatentLayer[];

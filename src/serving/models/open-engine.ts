@@ -1,0 +1,50 @@
+/**
+ * @file Opening a checkpoint to serve it: its model on this machine's device, and an engine over
+ * it.
+ *
+ * Latents get 256 MiB, and at least what one sequence of the model's whole context takes: several
+ * requests at once, and the prefixes of those before. The model's hash is over the numbers
+ * themselves, so that what was cached for one model is never taken for another.
+ */
+import { createHash } from "node:crypto";
+import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
+import { Decoder } from "../../inference/decoder.ts";
+import type { Engine } from "../../inference/engine/api.ts";
+import { LocalEngine } from "../../inference/engine/local-engine.ts";
+import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
+import { openCpuDevice } from "../../kernels/cpu.ts";
+import type { Model } from "../../model/model.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { viewSpan } from "../../tensor/view.ts";
+import { loadCheckpoint } from "../../training/run/checkpoint.ts";
+import { resolveCheckpoint } from "../../training/run/run-folder.ts";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const LATENT_BYTES = 256 * 2 ** 20;
+
+export async function openEngine(path: string, env: Environment): Promise<Engine> {
+  const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
+  try {
+    const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path));
+    const roomFor = Math.floor(LATENT_BYTES / latentBytesPerToken(model));
+    const cacheTokens = Math.max(model.config.maxPositionEmbeddings, roomFor);
+    const decoder = new Decoder(device, model, cacheTokens);
+    const options = { modelHash: hashOf(model) };
+    return new LocalEngine(decoder, tokenizer, options, async () => device[Symbol.asyncDispose]());
+  } catch (failure) {
+    await device[Symbol.asyncDispose]();
+    throw failure;
+  }
+}
+
+function hashOf({ config, parameters, gateBiases }: Model): string {
+  const hash = createHash("sha256").update(JSON.stringify(config));
+  const add = (tensor: Tensor): void => {
+    const { buffer, byteOffset, byteLength } = viewSpan(tensor);
+    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+  };
+  for (const { value } of parameters.list) add(value);
+  for (const { bias } of gateBiases) add(bias);
+  return hash.digest("hex");
+}
