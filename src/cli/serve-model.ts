@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { basename, resolve } from "node:path";
 import { OperationalError } from "../base/errors.ts";
 import type { Engine } from "../inference/engine/api.ts";
-import { isLoopback } from "../serving/http/guard.ts";
+import { checkAdmitted, isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
 import { openEngine } from "../serving/models/open-engine.ts";
@@ -53,6 +53,7 @@ export async function serveModels(
   if (keys.length === 0 && !isLoopback(options.host)) {
     output.warn(`anybody who reaches ${options.host} can use the models; give --keys FILE`);
   }
+  const admitted = checkAdmitted(options);
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
   const loader = modelLoader(engineOpener(env));
@@ -61,6 +62,7 @@ export async function serveModels(
   const start = (port: number): Promise<ApiServer> =>
     ApiServer.start({
       ...options,
+      ...admitted,
       port,
       models,
       keys,

@@ -32,7 +32,8 @@ export function checkSource(headers: IncomingHttpHeaders, options: GuardOptions)
   const host = headers.host?.toLowerCase() ?? "";
   const name = HOST.exec(host)?.[1];
   if (name === undefined) forbid("the Host header is not a host name");
-  const isKnown = LOOPBACK_NAMES.includes(name) || options.allowedHosts.includes(name);
+  const isKnown =
+    name === options.host || LOOPBACK_NAMES.includes(name) || options.allowedHosts.includes(name);
   if (isLoopback(options.host) && !isKnown) {
     forbid(`the Host is not this server's; start it with --allow-host ${name} to admit it`);
   }
@@ -41,6 +42,35 @@ export function checkSource(headers: IncomingHttpHeaders, options: GuardOptions)
   if (origin !== `http://${host}` && origin !== `https://${host}`) {
     forbid("this Origin may not use the server; the operator can admit it with --allow-origin");
   }
+}
+
+/** What the operator admits, as requests spell it; refuses what no request could match. */
+export function checkAdmitted({
+  allowedHosts,
+  allowedOrigins,
+}: Pick<GuardOptions, "allowedHosts" | "allowedOrigins">): Pick<
+  GuardOptions,
+  "allowedHosts" | "allowedOrigins"
+> {
+  return { allowedHosts: allowedHosts.map(hostName), allowedOrigins: allowedOrigins.map(originOf) };
+}
+
+function hostName(given: string): string {
+  const [, name, port] = HOST.exec(given.toLowerCase()) ?? [];
+  if (name !== undefined && port === undefined) return name;
+  throw new OperationalError(
+    "usage.host",
+    `--allow-host ${given} must be a host name without scheme, port and path: app.example`,
+  );
+}
+
+function originOf(given: string): string {
+  const origin = URL.canParse(given) ? new URL(given).origin : "null";
+  if (origin !== "null" && [origin, `${origin}/`].includes(given.toLowerCase())) return origin;
+  throw new OperationalError(
+    "usage.origin",
+    `--allow-origin ${given} must be a scheme and a host without a path: https://app.example`,
+  );
 }
 
 /** The CORS headers for a request of a listed origin; none for any other. */
