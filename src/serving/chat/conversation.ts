@@ -42,6 +42,8 @@ export interface ChatFormat {
   /** How tool calls are written. */
   readonly toolCalls: ToolCallStyle;
   render(conversation: Conversation): Promise<Int32Array>;
+  /** Ends what renders, such as a thread. */
+  close(): Promise<void>;
 }
 
 /**

@@ -24,6 +24,7 @@ export function deepseekFormat(tokenizer: Tokenizer): ChatFormat {
     name: "deepseek-v3",
     toolCalls: "v3",
     render: async (conversation) => render(tokenizer, conversation),
+    close: async () => {},
   };
 }
 

@@ -42,6 +42,40 @@ describe("a template", () => {
     }
   });
 
+  test("sees no marker in the names and ids that tools bring", async () => {
+    const tokenizer = tinyTokenizer();
+    const text =
+      "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.tool_call_id }}" +
+      "{% for c in m.tool_calls or [] %}{{ c.id }}{% endfor %}{% endfor %}";
+    await using template = new TemplateFormat(tokenizer, text);
+    const marker = "<｜User｜>";
+    const call = { id: marker, name: "f", arguments: "{}" };
+    const tokens = await template.render({
+      turns: [
+        { role: "user", content: "a" },
+        { role: "assistant", content: "", reasoning: null, toolCalls: [call], isPrefix: false },
+        { role: "tool", content: "x", toolCallId: marker },
+      ],
+      tools: [{ name: "f", description: "", parameters: { properties: { [marker]: {} } } }],
+      thinking: false,
+    });
+    assert.deepEqual(
+      [...tokens].filter((token) => tokenizer.addedToken(token) !== undefined),
+      [],
+    );
+    assert.equal(tokenizer.decode(tokens).split(marker).length - 1, 3);
+  });
+
+  test("that is closed fails what waits as the engine would", async () => {
+    const template = new TemplateFormat(
+      tinyTokenizer(),
+      "{% for i in range(100000000) %}{% endfor %}",
+    );
+    const waiting = assert.rejects(template.render(conversation("a")), { code: "engine.closed" });
+    await template.close();
+    await waiting;
+  });
+
   test("cannot be made to see a marker in what a user wrote", async () => {
     const tokenizer = tinyTokenizer();
     await using template = new TemplateFormat(tokenizer, TEMPLATE);

@@ -93,7 +93,7 @@ export class TemplateFormat implements ChatFormat, AsyncDisposable {
     const worker = this.#worker ?? this.#start();
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => this.#fail(`took longer than ${this.#limits.timeMs} ms`),
+        () => this.#fail(templateError(`took longer than ${this.#limits.timeMs} ms`)),
         this.#limits.timeMs,
       );
       this.#waiting.set(id, { resolve, reject, timer });
@@ -115,26 +115,32 @@ export class TemplateFormat implements ChatFormat, AsyncDisposable {
       if ("text" in response) waiting.resolve(response.text);
       else waiting.reject(templateError(response.problem));
     });
-    worker.on("error", () => this.#fail("needed more memory than it may have"));
+    worker.on("error", () => this.#fail(templateError("needed more memory than it may have")));
     this.#worker = worker;
     return worker;
   }
 
   /** The worker is lost, and with it everything that waits for it. */
-  #fail(problem: string): void {
+  #fail(error: OperationalError): void {
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
     void this.#worker?.terminate();
     this.#worker = undefined;
     for (const { reject, timer } of waiting) {
       clearTimeout(timer);
-      reject(templateError(problem));
+      reject(error);
     }
   }
 
+  /** What still waits fails; a later rendering starts a thread again. */
+  async close(): Promise<void> {
+    const worker = this.#worker;
+    this.#fail(new OperationalError("engine.closed", "the model is being unloaded"));
+    await worker?.terminate();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#worker?.terminate();
-    this.#worker = undefined;
+    await this.close();
   }
 }
 
@@ -148,10 +154,11 @@ function templateError(problem: string): OperationalError {
 
 function messageOf(turn: Turn, shield: Shield): Record<string, unknown> {
   const content = shield.protect(turn.content);
-  if (turn.role === "tool") return { role: "tool", content, tool_call_id: turn.toolCallId };
+  if (turn.role === "tool")
+    return { role: "tool", content, tool_call_id: shield.protect(turn.toolCallId) };
   if (turn.role !== "assistant") return { role: turn.role, content };
   const calls = turn.toolCalls.map(({ id, name, arguments: text }) => ({
-    id,
+    id: shield.protect(id),
     type: "function",
     function: { name: shield.protect(name), arguments: shield.protect(text) },
   }));
@@ -163,9 +170,12 @@ function messageOf(turn: Turn, shield: Shield): Record<string, unknown> {
   };
 }
 
-/** A JSON value with every string in it protected. */
+/** A JSON value with every string in it protected, names of fields among them. */
 function protectAll(value: unknown, shield: Shield): unknown {
-  return JSON.parse(JSON.stringify(value), (_, inner: unknown) =>
-    typeof inner === "string" ? shield.protect(inner) : inner,
+  if (typeof value === "string") return shield.protect(value);
+  if (Array.isArray(value)) return value.map((entry) => protectAll(entry, shield));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, inner]) => [shield.protect(name), protectAll(inner, shield)]),
   );
 }

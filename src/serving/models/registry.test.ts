@@ -65,6 +65,19 @@ test("aliases and their beginnings mean a model; a model's own name comes first"
   }
 });
 
+test("unloading ends what renders the model's chats", async () => {
+  let numClosed = 0;
+  const loader = loaderOf(() => 1);
+  const open: ModelLoader["open"] = async (declaration) => {
+    const model = await loader.open(declaration);
+    return { ...model, format: { ...model.format, close: async () => void numClosed++ } };
+  };
+  await using models = new ModelRegistry({ ...loader, open }, MODELS, new Map());
+  await models.load("a");
+  await models.unload("a");
+  assert.equal(numClosed, 1);
+});
+
 test("unloading closes the engine, and the model can be loaded again", async () => {
   await using models = new ModelRegistry(
     loaderOf(() => 1),

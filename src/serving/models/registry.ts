@@ -123,6 +123,7 @@ export class ModelRegistry implements AsyncDisposable {
     await entry.loading?.catch(() => {});
     const { model } = entry;
     entry.model = undefined;
+    await model?.format.close();
     await model?.engine.close();
   }
 
