@@ -5,12 +5,10 @@
  * to. The first event is awaited before a stream begins, so that a request that is refused (queue
  * full, prompt too long) still gets its status.
  */
-
 import { failureOf, INTERNAL_FAILURE } from "./failure.ts";
 import { type Job, type JobEvent, runJobs } from "./generation.ts";
 import type { Exchange } from "./http/exchange.ts";
 import type { ServedModel } from "./models/registry.ts";
-import type { Service } from "./service.ts";
 
 /** An event to send. */
 export interface Sent {
@@ -41,11 +39,9 @@ export interface Answering {
 /** Answer an exchange with what its jobs bring. */
 export async function answer(
   exchange: Exchange,
-  service: Service,
   { model, jobs, isStream, shape }: Answering,
 ): Promise<void> {
-  const started = performance.now();
-  const events = observed(runJobs(model.engine, jobs, exchange.signal), service, started);
+  const events = runJobs(model.engine, jobs, exchange.signal);
   if (!isStream) {
     for await (const [job, event] of events) shape.take(job, event);
     if (!exchange.signal.aborted) exchange.json(200, shape.body());
@@ -69,19 +65,5 @@ export async function answer(
     if (failure === undefined) throw error;
   } finally {
     stream.end();
-  }
-}
-
-/** The same events; counted. */
-async function* observed(
-  events: AsyncGenerator<readonly [number, JobEvent]>,
-  { metrics }: Service,
-  started: number,
-): AsyncGenerator<readonly [number, JobEvent]> {
-  for await (const pair of events) {
-    if (pair[1].kind === "finished") {
-      metrics.finished(pair[1].outcome, (performance.now() - started) / 1000);
-    }
-    yield pair;
   }
 }

@@ -1,5 +1,5 @@
 /**
- * @file What the server counts, and the text that Prometheus reads.
+ * @file What the server counts of HTTP, and the text that Prometheus reads; engines count the rest.
  *
  *     hadal_NAME{model_name="…",label="…"} VALUE
  *
@@ -8,27 +8,11 @@
  * Prometheus' exposition format 0.0.4.
  */
 import type { EngineMetric } from "../inference/engine/api.ts";
-import type { Outcome } from "./generation.ts";
 
 export const METRICS_KIND = "text/plain; version=0.0.4; charset=utf-8";
 
-/** Prometheus' name for a reason, as vLLM has it. */
-const REASONS: Readonly<Record<Outcome["reason"], string>> = {
-  end: "stop",
-  stop: "stop",
-  toolCalls: "stop",
-  length: "length",
-  aborted: "abort",
-};
-
-/** Seconds; by feel, from a cached word to a long answer on a slow machine. */
-const LATENCY_BUCKETS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, Infinity];
-
 export class Metrics {
   readonly #requests = new Map<string, number>();
-  readonly #reasons = new Map<string, number>();
-  readonly #latencies: number[] = LATENCY_BUCKETS.map(() => 0);
-  #latencySum = 0;
   #disconnects = 0;
   #openConnections: () => number = () => 0;
 
@@ -36,14 +20,6 @@ export class Metrics {
   answered(route: string, status: number): void {
     const key = `${route} ${status}`;
     this.#requests.set(key, (this.#requests.get(key) ?? 0) + 1);
-  }
-
-  finished({ reason }: Outcome, seconds: number): void {
-    const name = REASONS[reason];
-    this.#reasons.set(name, (this.#reasons.get(name) ?? 0) + 1);
-    const bucket = LATENCY_BUCKETS.findIndex((upTo) => seconds <= upTo);
-    this.#latencies[bucket]! += 1;
-    this.#latencySum += seconds;
   }
 
   disconnected(): void {
@@ -66,27 +42,8 @@ export class Metrics {
         value,
       };
     });
-    const reasons = [...this.#reasons].map(([finished_reason, value]): EngineMetric => {
-      const help = "Answers that were finished.";
-      const labels = { finished_reason };
-      return { kind: "counter", name: "request_success_total", help, labels, value };
-    });
-    let count = 0;
-    const buckets = LATENCY_BUCKETS.map((upTo, index) => {
-      count += this.#latencies[index]!;
-      return { upTo, count };
-    });
     return [
       ...requests,
-      ...reasons,
-      {
-        kind: "histogram",
-        name: "e2e_request_latency_seconds",
-        help: "From the request to the end of its answer.",
-        labels: {},
-        buckets,
-        sum: this.#latencySum,
-      },
       {
         kind: "counter",
         name: "client_disconnects_total",

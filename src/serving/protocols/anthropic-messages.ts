@@ -44,7 +44,7 @@ export const messages: Handler = async (exchange, service) => {
     model: name,
     promptTokens: jobs[0]!.request.prompt.length,
   });
-  await answer(exchange, service, { model, jobs, isStream, shape });
+  await answer(exchange, { model, jobs, isStream, shape });
 };
 
 export const countTokens: Handler = async (exchange, service) => {

@@ -46,7 +46,7 @@ export const chatCompletions: Handler = async (exchange, service) => {
     isThinking: jobs[0]!.form!.isThinking,
     includeUsage,
   });
-  await answer(exchange, service, { model, jobs, isStream, shape });
+  await answer(exchange, { model, jobs, isStream, shape });
 };
 
 function readChat(fields: Fields, model: ServedModel, caller: string): ChatAsk {

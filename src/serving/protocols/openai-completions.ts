@@ -75,7 +75,7 @@ export const completions: Handler = async (exchange, service) => {
     hasLogProbabilities: ask.topLogProbabilities !== null,
     includeUsage,
   });
-  await answer(exchange, service, { model, jobs, isStream, shape });
+  await answer(exchange, { model, jobs, isStream, shape });
 };
 
 function readCompletion(fields: Fields, model: ServedModel, caller: string): Ask {

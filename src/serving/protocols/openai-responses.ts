@@ -46,7 +46,7 @@ export const responses: Handler = async (exchange, service) => {
       text: fields.raw("text") ?? { format: { type: "text" } },
     },
   });
-  await answer(exchange, service, { model, jobs, isStream, shape });
+  await answer(exchange, { model, jobs, isStream, shape });
 };
 
 export const countInputTokens: Handler = async (exchange, service) => {
