@@ -7,23 +7,46 @@
  * themselves, so that what was cached for one model is never taken for another.
  */
 import { createHash } from "node:crypto";
+import { Worker } from "node:worker_threads";
+import { siblingModule } from "../../base/modules.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
 import type { Engine } from "../../inference/engine/api.ts";
 import { LocalEngine } from "../../inference/engine/local-engine.ts";
+import { openRemoteEngine } from "../../inference/engine/thread/remote-engine.ts";
 import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { Model } from "../../model/model.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { viewSpan } from "../../tensor/view.ts";
-import { loadCheckpoint } from "../../training/run/checkpoint.ts";
+import { loadCheckpoint, readTokenizer } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const LATENT_BYTES = 256 * 2 ** 20;
 
+/** What the thread of an engine is given. */
+export interface EngineOrigin {
+  readonly path: string;
+  readonly env: Environment;
+}
+
+/** The engine of a checkpoint, in a thread of its own. */
 export async function openEngine(path: string, env: Environment): Promise<Engine> {
+  const tokenizer = readTokenizer(resolveCheckpoint(path));
+  const workerData: EngineOrigin = { path, env };
+  const worker = new Worker(siblingModule("./engine-thread", import.meta.url), { workerData });
+  try {
+    return await openRemoteEngine(worker, tokenizer);
+  } catch (failure) {
+    await worker.terminate();
+    throw failure;
+  }
+}
+
+/** The engine of a checkpoint in this thread. */
+export async function openEngineHere(path: string, env: Environment): Promise<Engine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
     const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path));

@@ -1,0 +1,32 @@
+/** @file What passes between an engine in a thread of its own and the thread that uses it. */
+import type { ErrorCode } from "../../../base/errors.ts";
+import type { EngineDescription, EngineEvent, EngineMetric, EngineRequest } from "../api.ts";
+
+/** An OperationalError as data; its cause stays where it happened. */
+export interface Failure {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+/** `id` is the caller's number of a call. */
+export type ToEngine =
+  | { readonly kind: "generate"; readonly id: number; readonly request: EngineRequest }
+  | {
+      readonly kind: "embed";
+      readonly id: number;
+      readonly tokens: Int32Array;
+      readonly tenant: string;
+    }
+  | { readonly kind: "metrics"; readonly id: number }
+  | { readonly kind: "abort"; readonly id: number }
+  | { readonly kind: "close" };
+
+export type FromEngine =
+  | { readonly kind: "open"; readonly description: EngineDescription }
+  | { readonly kind: "notOpened"; readonly failure: Failure }
+  | { readonly kind: "event"; readonly id: number; readonly event: EngineEvent }
+  | { readonly kind: "end"; readonly id: number }
+  | { readonly kind: "failed"; readonly id: number; readonly failure: Failure }
+  | { readonly kind: "embedding"; readonly id: number; readonly values: Float32Array }
+  | { readonly kind: "metrics"; readonly id: number; readonly metrics: readonly EngineMetric[] };

@@ -1,0 +1,89 @@
+/** @file An engine in its own thread answers as one in this thread, and ends as asked. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
+import { TINY_CHAT } from "../test-support.ts";
+import { openEngine, openEngineHere } from "./open-engine.ts";
+
+const ENV = { HADAL_THREADS: "1" };
+const NEVER = new AbortController().signal;
+
+async function collect(engine: Engine, request: EngineRequest, signal = NEVER) {
+  const events: EngineEvent[] = [];
+  for await (const event of engine.generate(request, signal)) {
+    events.push(event.kind === "started" ? { ...event, queueMs: 0 } : event);
+  }
+  return events;
+}
+
+function requestOf(engine: Engine, text: string): EngineRequest {
+  return {
+    prompt: Int32Array.of(engine.tokenizer.bosId, ...engine.tokenizer.encode(text)),
+    maxTokens: 40,
+    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0 },
+    adjustments: null,
+    seed: 3,
+    stopStrings: [],
+    endTokens: [],
+    topLogProbabilities: 1,
+    promptLogProbabilities: false,
+    constraint: null,
+    tenant: "",
+    deadlineMs: null,
+    draft: "off",
+  };
+}
+
+describe("an engine in its own thread", () => {
+  test("gives what one in this thread gives, and refuses what that refuses", async () => {
+    const [here, apart] = [await openEngineHere(TINY_CHAT, ENV), await openEngine(TINY_CHAT, ENV)];
+    assert.deepEqual(apart.description, here.description);
+    const request = requestOf(here, "The owl is green.");
+    assert.deepEqual(await collect(apart, request), await collect(here, request));
+    const tokens = request.prompt;
+    assert.deepEqual(await apart.embed(tokens, "", NEVER), await here.embed(tokens, "", NEVER));
+    const names = (await apart.metrics()).map(({ name }) => name);
+    assert.deepEqual(
+      names,
+      (await here.metrics()).map(({ name }) => name),
+    );
+    const refused = collect(apart, { ...request, prompt: Int32Array.of(1e6) });
+    await assert.rejects(refused, { code: "inference.token" });
+    await here.close();
+    await apart.close();
+  });
+
+  test("drafts of a trained module stand, and change no token", async () => {
+    const engine = await openEngineHere(TINY_CHAT, ENV);
+    const request = requestOf(engine, "The owl is green. What colour");
+    const greedy = { ...request, sampling: { ...request.sampling, temperature: 0 } };
+    const tokensOf = (events: readonly EngineEvent[]): number[] =>
+      events.flatMap((event) => (event.kind === "tokens" ? event.tokens : []));
+    const plain = await collect(engine, { ...greedy, maxTokens: 100 });
+    const drafted = await collect(engine, { ...greedy, maxTokens: 100, draft: "auto" });
+    assert.deepEqual(tokensOf(drafted), tokensOf(plain));
+    const last = drafted.at(-1)!;
+    assert.ok(last.kind === "finished" && last.usage.acceptedTokens > 10);
+    await engine.close();
+  });
+
+  test("ends what runs when it is closed, and is closed for what comes after", async () => {
+    const engine = await openEngine(TINY_CHAT, ENV);
+    const request = { ...requestOf(engine, "A"), maxTokens: 1500 };
+    const controller = new AbortController();
+    const aborted = collect(engine, request, controller.signal);
+    const running = collect(engine, { ...request, seed: 4 });
+    const isEnded = assert.rejects(running, { code: "engine.closed" });
+    controller.abort();
+    const last = (await aborted).at(-1)!;
+    assert.ok(last.kind === "finished" && last.reason === "aborted");
+    await engine.close();
+    await isEnded;
+    await assert.rejects(collect(engine, request), { code: "engine.closed" });
+    await engine.close();
+  });
+
+  test("that cannot be opened says why", async () => {
+    await assert.rejects(openEngine("/nowhere/at/all", ENV), { name: "OperationalError" });
+  });
+});
