@@ -148,6 +148,17 @@ test("a second signal ends a server that still waits for its requests", async ()
   socket.destroy();
 });
 
+test("an address that others reach is refused without keys, with what to do", async () => {
+  const words = ["serve", "--model", TINY_CHAT, "--port", "0", "--host", "0.0.0.0"];
+  const child = spawn(process.execPath, [HADAL, ...words]);
+  let text = "";
+  child.stderr.on("data", (part: Buffer) => {
+    text += part;
+  });
+  assert.notEqual(await endOf(child), 0);
+  assert.match(text, /--host 0\.0\.0\.0 .* --keys FILE/);
+});
+
 function pick<T extends object>(from: object, shape: T): Partial<T> {
   const names = Object.keys(shape);
   return Object.fromEntries(

@@ -51,7 +51,11 @@ export async function serveModels(
   const keys: readonly ApiKey[] =
     options.keysFile === undefined ? [] : readKeyFile(options.keysFile);
   if (keys.length === 0 && !isLoopback(options.host)) {
-    output.warn(`anybody who reaches ${options.host} can use the models; give --keys FILE`);
+    throw new OperationalError(
+      "serving.keys",
+      `--host ${options.host} lets others reach the models, and there is no key; give --keys FILE ` +
+        "(one NAME KEY a line), or listen on 127.0.0.1",
+    );
   }
   const admitted = checkAdmitted(options);
   const declarations = options.models.map(modelOf);
