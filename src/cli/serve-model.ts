@@ -53,8 +53,8 @@ export async function serveModels(
   if (keys.length === 0 && !isLoopback(options.host)) {
     throw new OperationalError(
       "serving.keys",
-      `--host ${options.host} lets others reach the models, and there is no key; give --keys FILE ` +
-        "(one NAME KEY a line), or listen on 127.0.0.1",
+      `--host ${options.host} lets others reach the models, and there is no key; give ` +
+        "--keys FILE (one NAME KEY a line), or listen on 127.0.0.1",
     );
   }
   const admitted = checkAdmitted(options);
