@@ -31,10 +31,21 @@ function failOnWorkers(context: ThreadContext): KernelBody {
   };
 }
 
-/** Fails on the launching thread. */
+/**
+ * Fails on the launching thread only; workers wait in their tasks until that thread has a task, so
+ * that they cannot claim all of them before it.
+ */
 function failOnLauncher(context: ThreadContext): KernelBody {
-  return () => {
-    if (context.threadIndex === 0) throw new InvariantError("broken on the launcher");
+  return (slots) => {
+    const words = context.memory.i32;
+    const flag = slots[0]! / 4;
+    if (context.threadIndex !== 0) {
+      Atomics.wait(words, flag, 0);
+      return;
+    }
+    Atomics.store(words, flag, 1);
+    Atomics.notify(words, flag);
+    throw new InvariantError("broken on the launcher");
   };
 }
 

@@ -61,7 +61,8 @@ test("a failure on a worker thread reaches the caller with its message", async (
 
 test("a failure on the launching thread leaves the device usable", async () => {
   await using device = await start(3);
-  assert.throws(() => device.launch("failOnLauncher/i32", [], 50), /broken on the launcher/);
+  const flag = device.memory.reserve(4);
+  assert.throws(() => device.launch("failOnLauncher/i32", [flag], 50), /broken on the launcher/);
   const counts = device.memory.reserve(4 * 20);
   device.launch("count/i32", [counts, device.memory.reserve(12)], 20);
   assert.ok(device.memory.i32.subarray(counts / 4, counts / 4 + 20).every((value) => value === 1));
