@@ -83,7 +83,7 @@ export async function serveModels(
     declarations.map(({ id }) => id),
   );
   await endOf(interruption.orderly());
-  if (server.numRunning > 0) output.line(`ending: requests still running: ${server.numRunning}`);
+  if (server.numOpen > 0) output.line(`ending: requests still running: ${server.numOpen}`);
   await drained(server, options.drainSeconds);
 }
 

@@ -11,7 +11,7 @@ import type { SamplingOptions } from "../inference/sampler.ts";
 import type { Conversation } from "./chat/conversation.ts";
 import { PromptWriter } from "./chat/marked-text.ts";
 import { writeForcedCall } from "./chat/tool-marks.ts";
-import { refuseField, refuseUnsupported } from "./failure.ts";
+import { type FieldNames, refuseField, refuseUnsupported } from "./failure.ts";
 import type { Fields } from "./fields.ts";
 import type { Job } from "./generation.ts";
 import type { ServedModel } from "./models/registry.ts";
@@ -19,6 +19,7 @@ import type { ServedModel } from "./models/registry.ts";
 /** What any generation is asked for. */
 export interface Ask {
   readonly model: ServedModel;
+  readonly fieldNames: FieldNames;
   readonly tenant: string;
   readonly sampling: SamplingOptions;
   readonly adjustments: LogitAdjustments | null;
@@ -132,6 +133,7 @@ export function engineRequest(
       "engine.context",
       `the prompt has ${prompt.length} tokens; the context of ${ask.model.id} takes ` +
         `${contextTokens}, prompt and answer together`,
+      { param: ask.fieldNames.prompt },
     );
   }
   return {
@@ -167,8 +169,10 @@ export async function chatJobs(ask: ChatAsk): Promise<readonly Job[]> {
   const isPhased = ask.constraint !== null || ask.thinkingBudget !== null;
   const constraint = forced === null ? ask.constraint : argumentsOf(conversation, forced);
   const isThinking = conversation.thinking || isInsideReasoning(prompt, model);
+  const fieldNames = forced === null ? ask.fieldNames : { ...ask.fieldNames, constraint: "tools" };
   return Array.from({ length: ask.numChoices }, (_, index) => ({
     request: { ...engineRequest(ask, prompt, { index }), constraint },
+    fieldNames,
     form: { isThinking, hasTools: offered.tools.length > 0, forcedTool: forced },
     reasoning:
       isThinking && isPhased && endToken !== undefined

@@ -17,6 +17,8 @@ export interface Failure {
   readonly code: string | null;
   /** For `Retry-After`, in milliseconds. */
   readonly retryAfterMs: number | null;
+  /** For `Allow`: the methods that the path has. */
+  readonly allow: string | null;
 }
 
 type Kind = Pick<Failure, "status" | "type" | "code">;
@@ -39,6 +41,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   "serving.rate": { status: 429, type: "rate_limit_error", code: "rate_limit_exceeded" },
   "serving.draining": { status: 503, type: "overloaded_error", code: "draining" },
   "serving.memory": { status: 507, type: "insufficient_memory_error", code: "memory" },
+  "serving.busy": { status: 503, type: "overloaded_error", code: "server_overloaded" },
   "engine.busy": { status: 503, type: "overloaded_error", code: "engine_overloaded" },
   "engine.deadline": { status: 504, type: "timeout_error", code: "deadline_exceeded" },
   "engine.closed": { status: 503, type: "overloaded_error", code: "engine_closed" },
@@ -58,13 +61,14 @@ export function failureOf(error: unknown): Failure | undefined {
   if (INTERNAL_CODES.includes(error.code)) return undefined;
   const kind = KINDS[error.code] ?? KINDS[error.code.split(".")[0]!];
   if (kind === undefined) return undefined;
-  const { param, retryAfterMs } = error.details;
+  const { param, retryAfterMs, allow } = error.details;
   return {
     ...kind,
     message: error.message,
     param: typeof param === "string" ? param : null,
     retryAfterMs:
       typeof retryAfterMs === "number" ? retryAfterMs : kind.status === 503 ? 1000 : null,
+    allow: typeof allow === "string" ? allow : null,
   };
 }
 
@@ -75,7 +79,36 @@ export const INTERNAL_FAILURE: Failure = {
   param: null,
   code: "internal_error",
   retryAfterMs: null,
+  allow: null,
 };
+
+/** What a protocol calls the fields that an engine may refuse. */
+export interface FieldNames {
+  readonly prompt: string;
+  /** Left out where a protocol has none. */
+  readonly constraint?: string;
+  readonly stops: string;
+  readonly maxTokens: string;
+}
+
+const BLAMED: Readonly<Record<string, keyof FieldNames>> = {
+  "engine.context": "prompt",
+  "inference.prompt": "prompt",
+  "inference.token": "prompt",
+  "inference.stop": "stops",
+  "inference.length": "maxTokens",
+  constraint: "constraint",
+};
+
+/** The error with the field that is to blame, where an engine refused something of a request. */
+export function withField(error: unknown, names: FieldNames): unknown {
+  if (!(error instanceof OperationalError) || "param" in error.details) return error;
+  const { code, message, details } = error;
+  const field = BLAMED[code] ?? BLAMED[code.split(".")[0]!];
+  const param = field === undefined ? undefined : names[field];
+  if (param === undefined) return error;
+  return new OperationalError(code, message, { ...details, param }, error);
+}
 
 /** Refuse a request because of one of its fields. */
 export function refuseField(param: string, problem: string): never {

@@ -15,6 +15,7 @@ import type {
   TokenLogProbability,
 } from "../inference/engine/api.ts";
 import { type AnswerForm, AnswerParser, type Delta } from "./chat/answer-parser.ts";
+import { type FieldNames, withField } from "./failure.ts";
 
 /** Reasoning as a request of its own. */
 export interface ReasoningPhase {
@@ -26,6 +27,7 @@ export interface ReasoningPhase {
 
 export interface Job {
   readonly request: EngineRequest;
+  readonly fieldNames: FieldNames;
   /** null: plain text, nothing in it has a meaning. */
   readonly form: AnswerForm | null;
   readonly reasoning: ReasoningPhase | null;
@@ -53,8 +55,20 @@ export type JobEvent =
 
 type Finished = Extract<EngineEvent, { kind: "finished" }>;
 
-/** Run a job; ends with its "finished". */
+/** Run a job; ends with its "finished". What the engine refuses is said of the request's field. */
 export async function* runJob(
+  engine: Engine,
+  job: Job,
+  signal: AbortSignal,
+): AsyncGenerator<JobEvent, void> {
+  try {
+    yield* runPhases(engine, job, signal);
+  } catch (error) {
+    throw withField(error, job.fieldNames);
+  }
+}
+
+async function* runPhases(
   engine: Engine,
   job: Job,
   signal: AbortSignal,

@@ -256,7 +256,7 @@ describe("clients that leave", () => {
       await until(() => server.engine.numRunning === 1);
       controller.abort();
       await assert.rejects(gone);
-      await until(() => server.engine.numRunning === 0 && server.server.numRunning === 0);
+      await until(() => server.engine.numRunning === 0 && server.server.numOpen === 0);
     }
     assert.equal(server.engine.numAborted, 2);
   });
@@ -279,7 +279,7 @@ describe("clients that leave", () => {
     for (let round = 0; round < 20; round++) {
       await Promise.all(Array.from({ length: 25 }, drop));
     }
-    await until(() => server.engine.numRunning === 0 && server.server.numRunning === 0);
+    await until(() => server.engine.numRunning === 0 && server.server.numOpen === 0);
     const { text } = await raw({ port: server.port, path: "/metrics" });
     await until(() => server.log.length > 0);
     assert.match(text, /hadal_client_disconnects_total \d+/);

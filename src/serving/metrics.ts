@@ -13,8 +13,14 @@ export const METRICS_KIND = "text/plain; version=0.0.4; charset=utf-8";
 
 export class Metrics {
   readonly #requests = new Map<string, number>();
+  readonly #bodyBytes: () => number;
   #disconnects = 0;
-  #openConnections: () => number = () => 0;
+  #connections = 0;
+
+  /** `bodyBytes` is what the bodies of open requests take now. */
+  constructor(bodyBytes: () => number) {
+    this.#bodyBytes = bodyBytes;
+  }
 
   /** An HTTP request has been answered. */
   answered(route: string, status: number): void {
@@ -26,8 +32,9 @@ export class Metrics {
     this.#disconnects++;
   }
 
-  watchConnections(count: () => number): void {
-    this.#openConnections = count;
+  /** Sockets came, or went. */
+  connected(change: 1 | -1): void {
+    this.#connections += change;
   }
 
   list(): readonly EngineMetric[] {
@@ -56,7 +63,14 @@ export class Metrics {
         name: "http_connections_open",
         help: "Sockets open now.",
         labels: {},
-        value: this.#openConnections(),
+        value: this.#connections,
+      },
+      {
+        kind: "gauge",
+        name: "http_request_body_bytes",
+        help: "Bytes of the bodies of requests that are not answered yet.",
+        labels: {},
+        value: this.#bodyBytes(),
       },
     ];
   }

@@ -12,6 +12,8 @@ import { errorOf, post, raw, startTestServer, until } from "./test-support.ts";
 
 const CHAT = { model: "tiny", messages: [{ role: "user", content: "Hello" }] };
 const KEY = "0123456789abcdef";
+const POST_HEAD =
+  "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n";
 
 function keysOf(text: string): ReturnType<typeof readKeyFile> {
   const folder = mkdtempSync(join(tmpdir(), "hadal-keys-"));
@@ -171,11 +173,56 @@ describe("paths", () => {
     }
   });
 
-  test("a method that a path does not have is told with those it has", async () => {
+  test("tell which methods they have: to OPTIONS, and to one that they have not", async () => {
+    await using server = await startTestServer({ keys: keysOf(KEY) });
+    const headers = { "x-api-key": KEY };
+    for (const { method, path } of ROUTES) {
+      const allow = method === "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+      const asked = { port: server.port, path: path.replace(/\*$/, "tiny"), headers };
+      const refused = await raw({ ...asked, method: method === "GET" ? "POST" : "GET" });
+      assert.deepEqual([refused.status, refused.headers["allow"]], [405, allow], path);
+      assert.match(refused.text, new RegExp(`use ${allow}`));
+      const told = await raw({ ...asked, method: "OPTIONS" });
+      assert.deepEqual([told.status, told.headers["allow"], told.text], [204, allow, ""], path);
+    }
+    const keyless = { port: server.port, path: "/v1/models", method: "OPTIONS" };
+    assert.equal((await raw(keyless)).status, 401);
+  });
+
+  test("answer HEAD as GET, without the body", async () => {
     await using server = await startTestServer();
-    const { status, text } = await raw({ port: server.port, path: "/v1/chat/completions" });
-    assert.equal(status, 405);
-    assert.match(text, /use POST/);
+    const { port } = server;
+    for (const { method, path } of ROUTES) {
+      const asked = { port, path: path.replace(/\*$/, "tiny") };
+      const head = await raw({ ...asked, method: "HEAD" });
+      if (method === "POST") {
+        assert.equal(head.status, 405, path);
+        continue;
+      }
+      const got = await raw({ ...asked, method });
+      assert.deepEqual([head.status, head.text], [200, ""], path);
+      assert.equal(head.headers["content-type"], got.headers["content-type"]);
+      if (path !== "/metrics") {
+        assert.equal(head.headers["content-length"], got.headers["content-length"]);
+      }
+    }
+  });
+
+  test("with a header twice that says who asks, for what host, is refused", async () => {
+    await using server = await startTestServer({ keys: keysOf(KEY) });
+    const ask = (lines: string): Promise<string> =>
+      sendBytes(server.port, `GET /v1/models HTTP/1.1\r\nx-api-key: ${KEY}\r\n${lines}\r\n`);
+    assert.match(await ask("Host: localhost\r\nconnection: close\r\n"), /^HTTP\/1\.1 200/);
+    for (const repeated of [
+      "Host: localhost\r\nHost: localhost\r\n",
+      "Host: localhost\r\nHOST: evil.example\r\n",
+      `Host: localhost\r\nx-api-key: ${KEY}\r\n`,
+      "Host: localhost\r\nOrigin: http://localhost\r\norigin: https://evil.example\r\n",
+      "Host: localhost\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\n",
+    ]) {
+      assert.match(await ask(`${repeated}connection: close\r\n`), /^HTTP\/1\.1 400/, repeated);
+    }
+    assert.match(await ask("connection: close\r\n"), /^HTTP\/1\.1 400/);
   });
 });
 
@@ -184,12 +231,13 @@ describe("bodies", () => {
     await using server = await startTestServer({ bodyBytesMax: 1000 });
     const url = `${server.url}/v1/chat/completions`;
     assert.equal((await post(url, `"${"x".repeat(2000)}"`)).status, 413);
-    const head =
-      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n";
-    const declared = await sendBytes(server.port, `${head}content-length: 1000000000\r\n\r\n{`);
+    const declared = await sendBytes(
+      server.port,
+      `${POST_HEAD}content-length: 1000000000\r\n\r\n{`,
+    );
     assert.match(declared, /^HTTP\/1\.1 413/);
     const chunk = `3e8\r\n${"x".repeat(1000)}\r\n`;
-    const chunked = `${head}transfer-encoding: chunked\r\n\r\n${chunk.repeat(3)}`;
+    const chunked = `${POST_HEAD}transfer-encoding: chunked\r\n\r\n${chunk.repeat(3)}`;
     assert.match(await sendBytes(server.port, chunked, { keepsOpen: true }), /^HTTP\/1\.1 413/);
   });
 
@@ -225,6 +273,49 @@ describe("bodies", () => {
     assert.equal(({} as Record<string, unknown>)["n"], undefined);
   });
 
+  test("with more lists than memory should hold are refused before they are parsed", async () => {
+    await using server = await startTestServer({ bodyBytesMax: 2 ** 23 });
+    const url = `${server.url}/v1/chat/completions`;
+    const lists = await post(url, `[${"[],".repeat(1_048_576)}[]]`);
+    assert.equal(lists.status, 400);
+    assert.match(String(errorOf(lists)["message"]), /has 1048578 lists and objects/);
+  });
+
+  test("are bounded together: what the server cannot hold is told to come again", async () => {
+    await using server = await startTestServer({ limits: { bodiesBytesMax: 1000 } });
+    const url = `${server.url}/v1/chat/completions`;
+    const part = JSON.stringify({ ...CHAT, user: "x".repeat(400) });
+    const slow = connect(server.port, "127.0.0.1");
+    slow.on("error", () => {});
+    slow.write(`${POST_HEAD}content-length: 100000\r\n\r\n${" ".repeat(600)}`);
+    await until(() => server.server.numOpen === 1);
+    // The slow one's bytes count once they are read; from then on there is no room.
+    let refused = await post(url, part);
+    while (refused.status === 200) refused = await post(url, part);
+    assert.equal(refused.status, 503);
+    assert.equal(errorOf(refused)["code"], "server_overloaded");
+    assert.ok(Number(refused.headers.get("retry-after")) >= 1);
+    slow.destroy();
+    await until(() => server.server.numOpen === 0);
+    assert.equal((await post(url, part)).status, 200);
+    const { text } = await raw({ port: server.port, path: "/metrics" });
+    assert.match(text, /hadal_http_request_body_bytes 0\n/);
+  });
+
+  test("that come slowly take no place of those that run", async () => {
+    await using server = await startTestServer({ requestsMax: 1 });
+    const slow = Array.from({ length: 20 }, () => {
+      const socket = connect(server.port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write(`${POST_HEAD}content-length: 9\r\n\r\n{`);
+      return socket;
+    });
+    await until(() => server.server.numOpen === slow.length);
+    assert.equal((await post(`${server.url}/v1/chat/completions`, CHAT)).status, 200);
+    for (const socket of slow) socket.destroy();
+    await until(() => server.server.numOpen === 0);
+  });
+
   test("and headers that come too slowly or are too long end the connection", async () => {
     const limits = { headersMs: 50, requestMs: 100 };
     await using server = await startTestServer({ limits });
@@ -232,9 +323,7 @@ describe("bodies", () => {
       keepsOpen: true,
     });
     assert.match(slow, /^(HTTP\/1\.1 408|$)/);
-    const head =
-      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\n";
-    const body = `${head}content-length: 100\r\n\r\n{"a"`;
+    const body = `${POST_HEAD}content-length: 100\r\n\r\n{"a"`;
     assert.match(await sendBytes(server.port, body, { keepsOpen: true }), /^(HTTP\/1\.1 408|$)/);
     const long = `GET /health HTTP/1.1\r\nHost: localhost\r\nx: ${"y".repeat(20_000)}\r\n\r\n`;
     assert.match(await sendBytes(server.port, long), /^HTTP\/1\.1 431/);
@@ -285,20 +374,28 @@ describe("load", () => {
 });
 
 describe("the end", () => {
-  test("draining finishes what runs, refuses what comes, and then is done", async () => {
+  test("draining finishes what runs, refuses what comes, says so, and then is done", async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => {
       release = resolve;
     });
     await using server = await startTestServer({ beforeToken: () => held });
+    const { port } = server;
     const running = post(`${server.url}/v1/chat/completions`, CHAT);
     await until(() => server.engine.numRunning === 1);
+    assert.equal((await raw({ port, path: "/ready" })).status, 200);
     const drained = server.server.drain();
-    await assert.rejects(post(`${server.url}/v1/chat/completions`, CHAT));
+    const refused = await post(`${server.url}/v1/chat/completions`, CHAT);
+    assert.deepEqual([refused.status, errorOf(refused)["code"]], [503, "draining"]);
+    assert.ok(Number(refused.headers.get("retry-after")) >= 1);
+    const ready = await raw({ port, path: "/ready" });
+    assert.deepEqual([ready.status, JSON.parse(ready.text)], [503, { status: "draining" }]);
+    assert.equal((await raw({ port, path: "/health" })).status, 200);
     release();
     assert.equal((await running).status, 200);
     await drained;
-    assert.equal(server.server.numRunning, 0);
+    assert.equal(server.server.numOpen, 0);
+    await assert.rejects(raw({ port, path: "/health" }));
   });
 
   test("closing ends what runs at once", async () => {

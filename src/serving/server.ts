@@ -1,19 +1,26 @@
 /**
  * @file The HTTP server: every request through the same gates, in the same order.
  *
- *     id → Host and Origin → route → key → rate → draining? → handler → metrics and log
+ *     id → Host and Origin → route → key → rate → draining? full? → handler → metrics and log
  *
  * Node's own `http` does the protocol; its limits on headers, their time and idle sockets are set
  * here. A client that leaves aborts its work. `drain` takes no more requests and waits for those
- * that run; `close` ends them.
+ * that run, while /health and /ready still answer; `close` ends them.
  */
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { OperationalError } from "../base/errors.ts";
 import { type Failure, failureOf, INTERNAL_FAILURE } from "./failure.ts";
-import { type Dialect, Exchange } from "./http/exchange.ts";
-import { checkSource, corsHeaders, type GuardOptions, preflightHeaders } from "./http/guard.ts";
+import { Admission, type Visit } from "./http/admission.ts";
+import { type Dialect, Exchange, type ExchangeOptions } from "./http/exchange.ts";
+import {
+  checkSingle,
+  checkSource,
+  corsHeaders,
+  type GuardOptions,
+  preflightHeaders,
+} from "./http/guard.ts";
 import { type ApiKey, authenticate } from "./http/keys.ts";
 import { RateLimit } from "./http/rate-limit.ts";
 import { Metrics } from "./metrics.ts";
@@ -21,7 +28,7 @@ import type { ModelRegistry } from "./models/registry.ts";
 import { anthropicError } from "./protocols/anthropic-error.ts";
 import { openAiError } from "./protocols/openai-error.ts";
 import { type Match, ROUTES, Router } from "./routes.ts";
-import type { Route, Service } from "./service.ts";
+import type { Service } from "./service.ts";
 
 /** What is written of each request: never its content, never a key. */
 export interface LogEntry {
@@ -44,6 +51,7 @@ export interface ServerOptions extends GuardOptions {
   readonly requestsPerMinute: number;
   /** Requests that may run or wait at once. */
   readonly requestsMax: number;
+  /** Of one request's body. */
   readonly bodyBytesMax: number;
   readonly log: (entry: LogEntry) => void;
   readonly limits?: Partial<HttpLimits>;
@@ -61,6 +69,8 @@ export interface HttpLimits {
   readonly stallMs: number;
   readonly connectionsMax: number;
   readonly depthMax: number;
+  /** Bytes of all requests' bodies together. */
+  readonly bodiesBytesMax: number;
 }
 
 const HTTP_LIMITS: HttpLimits = {
@@ -71,6 +81,7 @@ const HTTP_LIMITS: HttpLimits = {
   stallMs: 30_000,
   connectionsMax: 2048,
   depthMax: 64,
+  bodiesBytesMax: 128 * 2 ** 20,
 };
 const HEADER_BYTES_MAX = 16 * 1024;
 
@@ -81,19 +92,20 @@ export class ApiServer implements AsyncDisposable {
   readonly #router = new Router(ROUTES);
   readonly #rate: RateLimit;
   readonly #service: Service;
+  readonly #admission: Admission;
   readonly #ending = new AbortController();
-  #running = 0;
-  #isDraining = false;
-  #onIdle: (() => void) | undefined;
 
   private constructor(options: ServerOptions) {
     this.#options = options;
     this.#limits = { ...HTTP_LIMITS, ...options.limits };
     this.#rate = new RateLimit(options.requestsPerMinute, () => performance.now());
-    const metrics = new Metrics();
+    const { requestsMax, models } = options;
+    const { bodiesBytesMax } = this.#limits;
+    this.#admission = new Admission({ requestsMax, bodiesBytesMax });
+    const metrics = new Metrics(() => this.#admission.bodyBytes);
     const now = (): number => Math.floor(Date.now() / 1000);
-    const isDraining = (): boolean => this.#isDraining;
-    this.#service = { models: options.models, metrics, startedAt: now(), now, isDraining };
+    const isDraining = (): boolean => this.#admission.isDraining;
+    this.#service = { models, metrics, startedAt: now(), now, isDraining };
     this.#server = createServer(
       {
         headersTimeout: this.#limits.headersMs,
@@ -106,6 +118,10 @@ export class ApiServer implements AsyncDisposable {
       (request, response) => void this.#serve(request, response),
     );
     this.#server.maxConnections = this.#limits.connectionsMax;
+    this.#server.on("connection", (socket) => {
+      metrics.connected(1);
+      socket.once("close", () => metrics.connected(-1));
+    });
   }
 
   /** Listens before it returns. */
@@ -119,9 +135,9 @@ export class ApiServer implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** Requests being answered now. */
-  get numRunning(): number {
-    return this.#running;
+  /** Requests that came in and are not answered yet. */
+  get numOpen(): number {
+    return this.#admission.numOpen;
   }
 
   #listen(): Promise<void> {
@@ -144,68 +160,65 @@ export class ApiServer implements AsyncDisposable {
     const signal = AbortSignal.any([gone.signal, this.#ending.signal]);
     const outcome = { route: "unknown", caller: "", error: undefined as string | undefined };
     let dialect: Dialect = "openai";
-    this.#running++;
+    let visit: Visit | null = null;
     try {
       this.#writeCommonHeaders(request, response, id);
-      if (request.method === "OPTIONS") {
-        checkSource(request.headers, this.#options);
+      checkSingle(request.headersDistinct);
+      checkSource(request.headers, this.#options);
+      if (isPreflight(request)) {
         response.writeHead(204, preflightHeaders(request.headers)).end();
         return;
       }
-      const { route, param, caller } = this.#admit(request, outcome);
+      const { match, caller, allow } = this.#identify(request, outcome);
+      if (match === undefined) {
+        response.writeHead(204, { allow }).end();
+        return;
+      }
+      const { route, param } = match;
       dialect = route.dialect;
-      const exchange = new Exchange(
-        request,
-        response,
-        signal,
-        this.#exchangeOptions(id, caller, param),
-      );
-      await route.handle(exchange, this.#service);
+      if (route.isPublic !== true) visit = this.#admit(caller);
+      const options = this.#exchangeOptions({ id, caller, param, visit });
+      await route.handle(new Exchange(request, response, signal, options), this.#service);
     } catch (error) {
       outcome.error = this.#fail(response, error, dialectOf(request, dialect));
     } finally {
       this.#finish(request, response, { id, started, ...outcome });
+      visit?.[Symbol.dispose]();
     }
   }
 
-  /** The gates; what a request must not pass throws. */
-  #admit(
-    request: IncomingMessage,
+  /**
+   * Who asks, and the route; none for a question which methods a path has. Without a key nothing is
+   * said, not even whether a path exists.
+   */
+  #identify(
+    { headers, method = "", url = "" }: IncomingMessage,
     outcome: { route: string; caller: string },
-  ): Match & { readonly caller: string } {
-    const { headers, method = "" } = request;
-    checkSource(headers, this.#options);
-    const path = (request.url ?? "").split("?")[0]!;
-    const matches = this.#router.find(path);
-    const match = matches.find(({ route }) => route.method === method);
+  ): { readonly match: Match | undefined; readonly caller: string; readonly allow: string } {
+    const matches = this.#router.find(url.split("?")[0]!);
+    const wanted = method === "HEAD" ? "GET" : method;
+    const match = matches.find(({ route }) => route.method === wanted);
     if (match !== undefined) outcome.route = match.route.path;
-    // Without a key nothing is said, not even whether a path exists.
     const isPublic = match?.route.isPublic === true;
     const caller = isPublic ? "anonymous" : authenticate(headers, this.#options.keys);
     outcome.caller = caller;
-    if (match === undefined) refusePath(matches, method);
-    if (isPublic) return { ...match, caller };
+    if (match === undefined && (method !== "OPTIONS" || matches.length === 0)) {
+      refusePath(matches, method);
+    }
+    return { match, caller, allow: allowOf(matches) };
+  }
+
+  #admit(caller: string): Visit {
     this.#rate.take(caller);
-    if (this.#isDraining) {
-      throw new OperationalError("serving.draining", "the server is ending; try another");
-    }
-    if (this.#running > this.#options.requestsMax) {
-      throw new OperationalError(
-        "engine.busy",
-        `${this.#options.requestsMax} requests are being answered or wait; come again`,
-      );
-    }
-    return { ...match, caller };
+    return this.#admission.enter();
   }
 
   #exchangeOptions(
-    id: string,
-    caller: string,
-    param: string,
-  ): ConstructorParameters<typeof Exchange>[3] {
+    own: Pick<ExchangeOptions, "id" | "caller" | "param" | "visit">,
+  ): ExchangeOptions {
     const { depthMax, commentMs, stallMs } = this.#limits;
     const limits = { bytesMax: this.#options.bodyBytesMax, depthMax };
-    return { id, caller, param, limits, keepAliveMs: commentMs, stallMs };
+    return { ...own, limits, keepAliveMs: commentMs, stallMs };
   }
 
   #writeCommonHeaders(request: IncomingMessage, response: ServerResponse, id: string): void {
@@ -214,7 +227,7 @@ export class ApiServer implements AsyncDisposable {
     for (const [name, value] of Object.entries(corsHeaders(request.headers, this.#options))) {
       response.setHeader(name, value);
     }
-    if (this.#isDraining) response.setHeader("connection", "close");
+    if (this.#admission.isDraining) response.setHeader("connection", "close");
   }
 
   /** Tells the client what it may know; returns what the log is told. */
@@ -229,13 +242,14 @@ export class ApiServer implements AsyncDisposable {
   }
 
   #sendFailure(response: ServerResponse, failure: Failure, dialect: Dialect): void {
-    const { status, retryAfterMs } = failure;
+    const { status, retryAfterMs, allow } = failure;
     const body = dialect === "anthropic" ? anthropicError(failure) : openAiError(failure);
     const bytes = Buffer.from(JSON.stringify(body));
     if (retryAfterMs !== null) {
       response.setHeader("retry-after", String(Math.max(1, Math.ceil(retryAfterMs / 1000))));
       response.setHeader("retry-after-ms", String(Math.max(1, Math.ceil(retryAfterMs))));
     }
+    if (allow !== null) response.setHeader("allow", allow);
     if (status === 401) response.setHeader("www-authenticate", "Bearer");
     // What is left of a body that was refused is not read.
     if (!response.req.complete) response.setHeader("connection", "close");
@@ -265,21 +279,18 @@ export class ApiServer implements AsyncDisposable {
     const milliseconds = Math.round(performance.now() - started);
     const entry = { id, method: method.slice(0, 16), route, status, caller, milliseconds };
     this.#options.log(error === undefined ? entry : { ...entry, error });
-    this.#running--;
-    if (this.#running === 0) this.#onIdle?.();
   }
 
-  /** Take no more requests, and wait for those that run. */
+  /** Take no more requests, and wait for those that came; /ready says so meanwhile. */
   async drain(): Promise<void> {
-    this.#isDraining = true;
+    await this.#admission.drain();
     this.#server.close();
     this.#server.closeIdleConnections();
-    if (this.#running > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
   }
 
   /** End everything now. */
   async close(): Promise<void> {
-    this.#isDraining = true;
+    void this.#admission.drain();
     this.#ending.abort();
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeAllConnections();
@@ -297,9 +308,21 @@ function dialectOf({ headers, url = "" }: IncomingMessage, dialect: Dialect): Di
   return isAnthropic ? "anthropic" : dialect;
 }
 
+/** A browser's question whether a page may send what it wants to send. */
+function isPreflight({ method, headers }: IncomingMessage): boolean {
+  return method === "OPTIONS" && "access-control-request-method" in headers;
+}
+
 function refusePath(matches: readonly Match[], method: string): never {
   if (matches.length === 0) throw new OperationalError("serving.unknown", "there is no such path");
-  const allowed = matches.map(({ route }: { readonly route: Route }) => route.method).join(", ");
+  const allow = allowOf(matches);
   const given = /^[A-Z]{1,16}$/.test(method) ? method : "this method";
-  throw new OperationalError("serving.method", `${given} is not for this path; use ${allowed}`);
+  const message = `${given} is not for this path; use ${allow}`;
+  throw new OperationalError("serving.method", message, { allow });
+}
+
+/** The methods of a path. */
+function allowOf(matches: readonly Match[]): string {
+  const methods = matches.map(({ route }) => route.method);
+  return [...methods, ...(methods.includes("GET") ? ["HEAD"] : []), "OPTIONS"].join(", ");
 }

@@ -1,5 +1,6 @@
 /**
- * @file The thread that renders a chat template (template.ts): one template, many conversations.
+ * @file A thread that renders a chat template (template-threads.ts): one template, many
+ * conversations.
  *
  * Jinja as Hugging Face uses it, by their own package; it reaches neither files nor constructors of
  * JavaScript. What it does not limit (time, memory, the output's length) is limited around it.
@@ -7,19 +8,15 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { Template } from "@huggingface/jinja";
 import { defined } from "../../base/errors.ts";
-import type { RenderRequest, RenderResponse } from "./template.ts";
+import type { Rendered, Variables } from "./template-threads.ts";
 
 const { template, charactersMax } = workerData as { template: string; charactersMax: number };
 const port = defined(parentPort, "the thread that asks");
 let compiled: Template | undefined;
 
-port.on("message", ({ id, variables }: RenderRequest) => {
-  port.postMessage({ id, ...render(variables) } satisfies RenderResponse);
-});
+port.on("message", (variables: Variables) => port.postMessage(render(variables)));
 
-function render(
-  variables: RenderRequest["variables"],
-): { readonly text: string } | { readonly problem: string } {
+function render(variables: Variables): Rendered {
   try {
     compiled ??= new Template(template);
     const text = compiled.render({ ...variables });

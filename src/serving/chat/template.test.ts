@@ -16,6 +16,12 @@ const TEMPLATE =
   "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}" +
   "{% if thinking %}{{ '<think>\\n' }}{% endif %}{% endif %}";
 
+/** Without end for one conversation, quick for every other. */
+const SLOW =
+  "{% if messages[1].content == 'loop' %}{% for i in range(100000) %}" +
+  "{% for j in range(100000) %}{% set x = i * j %}{% endfor %}{% endfor %}{% endif %}" +
+  "{{ messages[1].content }}";
+
 function conversation(...contents: readonly string[]): Conversation {
   const turns = contents.map((content, index) =>
     index % 2 === 0
@@ -99,19 +105,44 @@ describe("a template", () => {
   });
 
   test("that loops is ended in time, and the next rendering works", async () => {
-    const looping =
-      "{% if messages[1].content == 'loop' %}{% for i in range(100000) %}" +
-      "{% for j in range(100000) %}{% set x = i * j %}{% endfor %}{% endfor %}{% endif %}" +
-      "{{ messages[1].content }}";
-    const limits = { timeMs: 300, outputCharacters: 1000 };
-    await using template = new TemplateFormat(tinyTokenizer(), looping, limits);
+    const limits = { timeMs: 300, outputCharacters: 1000, threads: 1 };
+    await using template = new TemplateFormat(tinyTokenizer(), SLOW, limits);
     await assert.rejects(template.render(conversation("loop")), /took longer than 300 ms/);
-    await using fresh = new TemplateFormat(tinyTokenizer(), looping);
+    await using fresh = new TemplateFormat(tinyTokenizer(), SLOW);
     assert.ok((await fresh.render(conversation("fine"))).length > 0);
   });
 
+  test("that is slow for one conversation keeps no other waiting", async () => {
+    const limits = { timeMs: 60_000, outputCharacters: 1000, threads: 2 };
+    const template = new TemplateFormat(tinyTokenizer(), SLOW, limits);
+    let isSettled = false;
+    const slow = assert
+      .rejects(template.render(conversation("loop")), { code: "engine.closed" })
+      .then(() => {
+        isSettled = true;
+      });
+    const others = Array.from({ length: 5 }, (_, index) => conversation(`${index}`));
+    const lengths = await Promise.all(
+      others.map(async (one) => (await template.render(one)).length),
+    );
+    assert.ok(lengths.every((length) => length > 0));
+    assert.equal(isSettled, false);
+    await template.close();
+    await slow;
+  });
+
+  test("that is slow for many is refused to those whose turn does not come", async () => {
+    const limits = { timeMs: 200, outputCharacters: 1000, threads: 2 };
+    await using template = new TemplateFormat(tinyTokenizer(), SLOW, limits);
+    const crowd = await Promise.allSettled(
+      Array.from({ length: 6 }, () => template.render(conversation("loop"))),
+    );
+    const codes = crowd.map((one) => (one.status === "rejected" ? one.reason.code : "none"));
+    assert.deepEqual(new Set(codes), new Set(["serving.invalid", "serving.busy"]));
+  });
+
   test("that writes without end, nests or reaches for the machine is refused", async () => {
-    const limits = { timeMs: 5000, outputCharacters: 1000 };
+    const limits = { timeMs: 5000, outputCharacters: 1000, threads: 1 };
     const refused = async (source: string, problem: RegExp): Promise<void> => {
       await using template = new TemplateFormat(tinyTokenizer(), source, limits);
       await assert.rejects(template.render(conversation("x")), problem);

@@ -1,53 +1,25 @@
 /**
- * @file A checkpoint's chat template, rendered in a worker with limits on time and output.
+ * @file A checkpoint's chat template as a format: conversations in, tokens out.
  *
  * Templates come with the checkpoint, never with a request, and still are programs of somebody
- * else: one may loop for ever. So they run in a thread of their own (template-worker.ts), which is
- * ended when a rendering takes too long and started again for the next. Text of users is shielded
+ * else: they run in threads with limits (template-threads.ts). Text of users is shielded
  * (marked-text.ts), so what it spells is never a marker.
  */
-import { Worker } from "node:worker_threads";
 import { OperationalError } from "../../base/errors.ts";
-import { siblingModule } from "../../base/modules.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { ChatFormat, Conversation, ToolCallStyle, Turn } from "./conversation.ts";
 import { Shield } from "./marked-text.ts";
-
-export interface TemplateLimits {
-  readonly timeMs: number;
-  readonly outputCharacters: number;
-}
+import { type TemplateLimits, TemplateThreads } from "./template-threads.ts";
 
 /** By feel: a template takes milliseconds; a prompt of a million tokens has some megabytes. */
-const LIMITS: TemplateLimits = { timeMs: 5000, outputCharacters: 16 * 2 ** 20 };
+const LIMITS: TemplateLimits = { timeMs: 5000, outputCharacters: 16 * 2 ** 20, threads: 4 };
 const TEMPLATE_CHARACTERS_MAX = 2 ** 20;
-const WORKER_MEGABYTES = 256;
-
-export interface RenderRequest {
-  readonly id: number;
-  readonly variables: Readonly<Record<string, unknown>>;
-}
-
-export type RenderResponse = { readonly id: number } & (
-  | { readonly text: string }
-  | { readonly problem: string }
-);
-
-interface Waiting {
-  readonly resolve: (text: string) => void;
-  readonly reject: (error: unknown) => void;
-  readonly timer: NodeJS.Timeout;
-}
 
 export class TemplateFormat implements ChatFormat, AsyncDisposable {
   readonly name = "template";
   readonly toolCalls: ToolCallStyle;
   readonly #tokenizer: Tokenizer;
-  readonly #template: string;
-  readonly #limits: TemplateLimits;
-  readonly #waiting = new Map<number, Waiting>();
-  #worker: Worker | undefined;
-  #nextId = 0;
+  readonly #renderers: TemplateThreads;
 
   constructor(tokenizer: Tokenizer, template: string, limits: TemplateLimits = LIMITS) {
     if (template.length > TEMPLATE_CHARACTERS_MAX) {
@@ -55,8 +27,7 @@ export class TemplateFormat implements ChatFormat, AsyncDisposable {
       throw new OperationalError("serving.template", problem);
     }
     this.#tokenizer = tokenizer;
-    this.#template = template;
-    this.#limits = limits;
+    this.#renderers = new TemplateThreads(template, limits);
     this.toolCalls = template.includes("```json") ? "v3" : "v3.1";
   }
 
@@ -66,7 +37,7 @@ export class TemplateFormat implements ChatFormat, AsyncDisposable {
     const prefix = last?.role === "assistant" && last.isPrefix ? last : undefined;
     const turns = prefix === undefined ? conversation.turns : conversation.turns.slice(0, -1);
     const { tools, thinking } = conversation;
-    const text = await this.#render({
+    const text = await this.#renderers.render({
       messages: turns.map((turn) => messageOf(turn, shield)),
       ...(tools.length === 0
         ? {}
@@ -88,68 +59,14 @@ export class TemplateFormat implements ChatFormat, AsyncDisposable {
     return shield.tokens(this.#tokenizer, text + begun);
   }
 
-  #render(variables: RenderRequest["variables"]): Promise<string> {
-    const id = this.#nextId++;
-    const worker = this.#worker ?? this.#start();
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => this.#fail(templateError(`took longer than ${this.#limits.timeMs} ms`)),
-        this.#limits.timeMs,
-      );
-      this.#waiting.set(id, { resolve, reject, timer });
-      worker.postMessage({ id, variables } satisfies RenderRequest);
-    });
-  }
-
-  #start(): Worker {
-    const worker = new Worker(siblingModule("./template-worker", import.meta.url), {
-      workerData: { template: this.#template, charactersMax: this.#limits.outputCharacters },
-      resourceLimits: { maxOldGenerationSizeMb: WORKER_MEGABYTES },
-    });
-    worker.unref();
-    worker.on("message", (response: RenderResponse) => {
-      const waiting = this.#waiting.get(response.id);
-      if (waiting === undefined) return;
-      this.#waiting.delete(response.id);
-      clearTimeout(waiting.timer);
-      if ("text" in response) waiting.resolve(response.text);
-      else waiting.reject(templateError(response.problem));
-    });
-    worker.on("error", () => this.#fail(templateError("needed more memory than it may have")));
-    this.#worker = worker;
-    return worker;
-  }
-
-  /** The worker is lost, and with it everything that waits for it. */
-  #fail(error: OperationalError): void {
-    const waiting = [...this.#waiting.values()];
-    this.#waiting.clear();
-    void this.#worker?.terminate();
-    this.#worker = undefined;
-    for (const { reject, timer } of waiting) {
-      clearTimeout(timer);
-      reject(error);
-    }
-  }
-
   /** What still waits fails; a later rendering starts a thread again. */
   async close(): Promise<void> {
-    const worker = this.#worker;
-    this.#fail(new OperationalError("engine.closed", "the model is being unloaded"));
-    await worker?.terminate();
+    await this.#renderers.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-}
-
-function templateError(problem: string): OperationalError {
-  return new OperationalError(
-    "serving.invalid",
-    `messages cannot be put into this model's chat template, which ${problem}`,
-    { param: "messages" },
-  );
 }
 
 function messageOf(turn: Turn, shield: Shield): Record<string, unknown> {

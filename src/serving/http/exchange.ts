@@ -2,6 +2,8 @@
  * @file One request being answered, as handlers see it: no sockets, no headers to forget.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { defined } from "../../base/errors.ts";
+import type { Visit } from "./admission.ts";
 import { EventStream } from "./event-stream.ts";
 import { type BodyLimits, readJsonBody } from "./json-body.ts";
 
@@ -14,6 +16,8 @@ export interface ExchangeOptions {
   /** What the pattern's `*` stood for. */
   readonly param: string;
   readonly limits: BodyLimits;
+  /** null on public routes, which take no body. */
+  readonly visit: Visit | null;
   readonly keepAliveMs: number;
   readonly stallMs: number;
 }
@@ -45,9 +49,13 @@ export class Exchange {
     this.param = options.param;
   }
 
-  /** The request's JSON. */
-  body(): Promise<unknown> {
-    return readJsonBody(this.#request, this.#options.limits);
+  /** The request's JSON; once it is there, the request runs. */
+  async body(): Promise<unknown> {
+    const { limits } = this.#options;
+    const visit = defined(this.#options.visit, "the visit of a request with a body");
+    const value = await readJsonBody(this.#request, limits, (count) => visit.hold(count));
+    visit.run();
+    return value;
   }
 
   json(status: number, value: unknown, headers: Readonly<Record<string, string>> = {}): void {

@@ -7,7 +7,7 @@
  * own or a listed one. CORS headers are sent to listed origins only. Neither header ever decides
  * whether a key is needed.
  */
-import type { IncomingHttpHeaders } from "node:http";
+import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { OperationalError } from "../../base/errors.ts";
 
 export interface GuardOptions {
@@ -25,6 +25,16 @@ const HOST = /^(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?$/;
 /** Whether only this machine can reach an address. */
 export function isLoopback(host: string): boolean {
   return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/** Whoever stands between may have gone by the other of two, so there must not be two. */
+const SINGLE_HEADERS = ["host", "origin", "authorization", "x-api-key", "content-type"];
+
+/** Refuse a request that says twice who it is for, from or what. */
+export function checkSingle(distinct: IncomingMessage["headersDistinct"]): void {
+  const repeated = SINGLE_HEADERS.find((name) => (distinct[name]?.length ?? 0) > 1);
+  if (repeated === undefined) return;
+  throw new OperationalError("serving.invalid", `the header ${repeated} is there twice`);
 }
 
 /** Refuse a request whose Host or Origin may not speak to this server. */
@@ -96,7 +106,7 @@ export function preflightHeaders(headers: IncomingHttpHeaders): Record<string, s
     .map((name) => name.trim())
     .filter((name) => ALLOWED_HEADERS.test(name));
   return {
-    "access-control-allow-methods": "GET, POST, DELETE",
+    "access-control-allow-methods": "GET, HEAD, POST",
     "access-control-allow-headers": allowed.join(", "),
     "access-control-max-age": "600",
   };

@@ -1,5 +1,6 @@
 /**
- * @file A request's body as JSON: bounded in bytes and in depth before anything parses it.
+ * @file A request's body as JSON: bounded in bytes, in depth and in lists before anything parses
+ * it.
  *
  * Depth is counted over the text, since parsing a hundred thousand brackets is what the limit is
  * there to prevent. Only `application/json` is taken: a browser sends other kinds across origins
@@ -13,8 +14,18 @@ export interface BodyLimits {
   readonly depthMax: number;
 }
 
-/** Reads and parses the body; a body that grows beyond the limit is not read further. */
-export async function readJsonBody(message: IncomingMessage, limits: BodyLimits): Promise<unknown> {
+/** An empty list takes two bytes of text and fifty of memory, so their number is bounded too. */
+const CONTAINERS_MAX = 2 ** 20;
+
+/**
+ * Reads and parses the body; a body that grows beyond the limit is not read further. `onBytes` is
+ * told of every part and may refuse it.
+ */
+export async function readJsonBody(
+  message: IncomingMessage,
+  limits: BodyLimits,
+  onBytes: (count: number) => void,
+): Promise<unknown> {
   checkKind(message);
   const declared = Number(message.headers["content-length"] ?? 0);
   if (declared > limits.bytesMax) refuseLength(limits.bytesMax);
@@ -25,6 +36,7 @@ export async function readJsonBody(message: IncomingMessage, limits: BodyLimits)
   for await (const part of chunks) {
     bytes += part.length;
     if (bytes > limits.bytesMax) refuseLength(limits.bytesMax);
+    onBytes(part.length);
     parts.push(part);
   }
   return parseJson(Buffer.concat(parts), limits.depthMax);
@@ -52,8 +64,16 @@ function parseJson(bytes: Buffer, depthMax: number): unknown {
   } catch {
     throw new OperationalError("serving.invalid", "the body is not UTF-8");
   }
-  if (depthOf(text) > depthMax) {
+  const { depth, containers } = measureNesting(text);
+  if (depth > depthMax) {
     throw new OperationalError("serving.invalid", `the body is nested deeper than ${depthMax}`);
+  }
+  if (containers > CONTAINERS_MAX) {
+    const most = `at most ${CONTAINERS_MAX} are taken`;
+    throw new OperationalError(
+      "serving.invalid",
+      `the body has ${containers} lists and objects; ${most}`,
+    );
   }
   try {
     return JSON.parse(text);
@@ -62,10 +82,11 @@ function parseJson(bytes: Buffer, depthMax: number): unknown {
   }
 }
 
-/** The deepest nesting of brackets outside strings. */
-function depthOf(text: string): number {
+/** The deepest nesting of brackets outside strings, and how many open. */
+function measureNesting(text: string): { readonly depth: number; readonly containers: number } {
   let depth = 0;
   let deepest = 0;
+  let containers = 0;
   let inString = false;
   for (let index = 0; index < text.length; index++) {
     const code = text.charCodeAt(index);
@@ -73,8 +94,10 @@ function depthOf(text: string): number {
       if (code === 0x5c) index++;
       else if (code === 0x22) inString = false;
     } else if (code === 0x22) inString = true;
-    else if (code === 0x5b || code === 0x7b) deepest = Math.max(deepest, ++depth);
-    else if (code === 0x5d || code === 0x7d) depth--;
+    else if (code === 0x5b || code === 0x7b) {
+      deepest = Math.max(deepest, ++depth);
+      containers++;
+    } else if (code === 0x5d || code === 0x7d) depth--;
   }
-  return deepest;
+  return { depth: deepest, containers };
 }

@@ -17,13 +17,19 @@ import {
   type ToolChoice,
   tenantOf,
 } from "../chat-request.ts";
-import { refuseField, refuseUnsupported } from "../failure.ts";
+import { type FieldNames, refuseField, refuseUnsupported } from "../failure.ts";
 import { Fields } from "../fields.ts";
 import type { ServedModel } from "../models/registry.ts";
 import type { Handler } from "../service.ts";
 import { MessageShape } from "./anthropic-shape.ts";
 import { onlyTool, readFunction } from "./openai-messages.ts";
 
+const FIELD_NAMES: FieldNames = {
+  prompt: "messages",
+  constraint: "tools",
+  stops: "stop_sequences",
+  maxTokens: "max_tokens",
+};
 const LIST_MAX = 10_000;
 const TOOLS_MAX = 128;
 const BUDGET_MAX = 2 ** 31 - 1;
@@ -66,6 +72,7 @@ function readAsk(fields: Fields, model: ServedModel, caller: string): ChatAsk {
   fields.neutral("service_tier", ["auto", "standard_only"]);
   return {
     model,
+    fieldNames: FIELD_NAMES,
     tenant: tenantOf(caller, user),
     conversation: { turns, tools, thinking: isOn },
     toolChoice: readChoice(fields, tools),

@@ -18,7 +18,7 @@ import {
   readStops,
   tenantOf,
 } from "../chat-request.ts";
-import { refuseField, refuseUnsupported } from "../failure.ts";
+import { type FieldNames, refuseField, refuseUnsupported } from "../failure.ts";
 import { Fields } from "../fields.ts";
 import type { ServedModel } from "../models/registry.ts";
 import type { Handler } from "../service.ts";
@@ -26,6 +26,12 @@ import { ChatShape } from "./openai-chat-shape.ts";
 import { readMessages, readToolChoice, readTools } from "./openai-messages.ts";
 
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] as const;
+const FIELD_NAMES: FieldNames = {
+  prompt: "messages",
+  constraint: "response_format",
+  stops: "stop",
+  maxTokens: "max_tokens",
+};
 const USER_CHARACTERS_MAX = 512;
 
 export const chatCompletions: Handler = async (exchange, service) => {
@@ -57,6 +63,7 @@ function readChat(fields: Fields, model: ServedModel, caller: string): ChatAsk {
   refuseNeutrals(fields);
   return {
     model,
+    fieldNames: FIELD_NAMES,
     tenant: tenantOf(caller, readUser(fields)),
     conversation: { turns, tools, thinking: readThinking(fields) },
     toolChoice: readToolChoice(fields, tools),

@@ -18,13 +18,18 @@ import {
   readStops,
   tenantOf,
 } from "../chat-request.ts";
-import { refuseField, refuseUnsupported } from "../failure.ts";
+import { type FieldNames, refuseField, refuseUnsupported } from "../failure.ts";
 import { Fields, show } from "../fields.ts";
 import type { ServedModel } from "../models/registry.ts";
 import type { Handler } from "../service.ts";
 import { readStreamOptions, readUser } from "./openai-chat.ts";
 import { CompletionShape } from "./openai-completions-shape.ts";
 
+const FIELD_NAMES: FieldNames = {
+  prompt: "prompt",
+  stops: "stop",
+  maxTokens: "max_tokens",
+};
 const PROMPTS_MAX = 64;
 /** Prompts times choices. */
 const ANSWERS_MAX = 128;
@@ -60,6 +65,7 @@ export const completions: Handler = async (exchange, service) => {
   const jobs = prompts.flatMap(({ tokens }) =>
     Array.from({ length: ask.numChoices }, (_, index) => ({
       request: engineRequest(ask, tokens, { index, isEchoed }),
+      fieldNames: FIELD_NAMES,
       form: null,
       reasoning: null,
     })),
@@ -82,6 +88,7 @@ function readCompletion(fields: Fields, model: ServedModel, caller: string): Ask
   const top = fields.integer("logprobs", { least: 0, most: PROBABILITIES_MAX });
   return {
     model,
+    fieldNames: FIELD_NAMES,
     tenant: tenantOf(caller, readUser(fields)),
     sampling: readSampling(fields),
     adjustments: readAdjustments(fields, model),

@@ -15,7 +15,7 @@ import {
   readStops,
   tenantOf,
 } from "../chat-request.ts";
-import { refuseField, refuseUnsupported } from "../failure.ts";
+import { type FieldNames, refuseField, refuseUnsupported } from "../failure.ts";
 import { Fields } from "../fields.ts";
 import type { ServedModel } from "../models/registry.ts";
 import type { Handler } from "../service.ts";
@@ -23,6 +23,12 @@ import { readUser } from "./openai-chat.ts";
 import { readContent, readToolChoice, readTools } from "./openai-messages.ts";
 import { ResponseShape } from "./openai-responses-shape.ts";
 
+const FIELD_NAMES: FieldNames = {
+  prompt: "input",
+  constraint: "text.format",
+  stops: "stop",
+  maxTokens: "max_output_tokens",
+};
 const ITEMS_MAX = 10_000;
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"] as const;
 
@@ -67,6 +73,7 @@ function readAsk(fields: Fields, model: ServedModel, caller: string): ChatAsk {
   refuseState(fields);
   return {
     model,
+    fieldNames: FIELD_NAMES,
     tenant: tenantOf(caller, readUser(fields)),
     conversation: { turns: [...system, ...readInput(fields)], tools, thinking: readEffort(fields) },
     toolChoice: readToolChoice(fields, tools),
