@@ -60,7 +60,7 @@ export function recipeTable(config: ModelConfig, recipe: PrecisionRecipe): reado
   const plain = isScaledRecipe(recipe) ? "bf16" : recipe.tensors.weight.format;
   return [
     ...rows,
-    fixed("operands of head, gate and MTP projection", plain, "passing"),
+    fixed("operands of head, gate, MTP projection and attention", plain, "passing"),
     { ...fixed("master weights", "f32", "kept"), bytesPerParameter: 4 },
     { ...fixed("gradients", "f32", "kept"), bytesPerParameter: 4 },
     fixed("norms, softmax, scores of experts, embedding", "f32", "recomputed"),
