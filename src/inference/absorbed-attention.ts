@@ -8,10 +8,11 @@
  *
  *   T new tokens of all sequences, S rows of one sequence's cache, H heads
  *
- * Projections are rounded as in training, latents as products take them; scores, probabilities and
- * both absorbed products are in the float type, from the master values of W_UK and W_UV. All
- * sequences of a pass are one launch of `latentAttention`, and a token's result has the same bits
- * whatever else is in the pass. Source: DeepSeek-V2 report §2.1.2 (absorption).
+ * Projections are rounded as in training, latents as products take them; scores and probabilities
+ * are in the float type, and so are both absorbed products where there are master values of W_UK
+ * and W_UV; without, they are as W_UK and W_UV are kept. All sequences of a pass are one launch of
+ * `latentAttention`, and a token's result has the same bits whatever else is in the pass. Source:
+ * DeepSeek-V2 report §2.1.2 (absorption).
  */
 import { divExact } from "../base/integers.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -84,7 +85,7 @@ function absorbQuery(
   const perToken = reshape(query, [x.rows, numHeads * query.columns]);
   matmul(device, {
     transposition: "nn",
-    a: sliceColumns(q, 0, qkNopeHeadDim),
+    a: sliceColumns(roundedAs(pass, keyUp, q), 0, qkNopeHeadDim),
     b: keyUp,
     out: sliceColumns(perToken, 0, kvLoraRank),
     batch: {
@@ -119,10 +120,19 @@ function expandValues(layer: MlaLayer, pass: Pass, mixed: Tensor<FloatType>): Te
   const heads = pass.scratch.allocate(pass.floatType, [perToken.rows, numHeads * vHeadDim]);
   matmul(pass.device, {
     transposition: "nt",
-    a: sliceColumns(perToken, 0, kvLoraRank),
+    a: sliceColumns(roundedAs(pass, valueUp, perToken), 0, kvLoraRank),
     b: valueUp,
     out: sliceColumns(heads, 0, vHeadDim),
     batch: { count: numHeads, aStride: kvLoraRank, bStride: headStride, outStride: vHeadDim },
   });
   return heads;
+}
+
+/** `x` as a product with `weight` takes it. */
+function roundedAs(
+  pass: Pass,
+  weight: Tensor<ComputeType>,
+  x: Tensor<FloatType>,
+): Tensor<ComputeType> {
+  return weight.dtype === x.dtype ? x : copyToCompute(pass, pass.scratch, x);
 }

@@ -3,8 +3,8 @@
  *
  *     out_TD = table_VD[token_T]          dTable[token_t] += dOut_t, in the order of the tokens
  *
- * Rows come from the master values, not from a rounded copy. With tied embeddings the head reads
- * the same parameter and both add to one gradient.
+ * Rows come from the master values where there are any, not from a rounded copy. With tied
+ * embeddings the head reads the same parameter and both add to one gradient.
  */
 import { gatherRows, scatterAddRows } from "../kernels/gather/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -20,7 +20,7 @@ export class Embedding {
   }
 
   forward(pass: Pass, tokens: Tensor<"i32">, out: Tensor<FloatType>): void {
-    gatherRows(pass.device, { src: this.table.value, index: tokens, out });
+    gatherRows(pass.device, { src: this.table.kept, index: tokens, out });
   }
 
   backward(pass: Pass, tokens: Tensor<"i32">, dOut: Tensor<FloatType>): void {

@@ -82,14 +82,15 @@ export interface MlaBackward {
 }
 
 /**
- * Head 0's part of W_UKV; head h stands h · headStride elements further. The master values: their
- * products stand between scores and probabilities, which are in the float type in training too.
+ * Head 0's part of W_UKV; head h stands h · headStride elements further. The master values where
+ * there are any: their products stand between scores and probabilities, which are in the float type
+ * in training too.
  */
 export interface AbsorbedWeights {
   /** W_UK, [N, C]: latent scores are q_nope · W_UK. */
-  readonly keyUp: Tensor<FloatType>;
+  readonly keyUp: Tensor<ComputeType>;
   /** W_UV, [V, C]: a head's output is u · W_UVᵀ. */
-  readonly valueUp: Tensor<FloatType>;
+  readonly valueUp: Tensor<ComputeType>;
   readonly headStride: number;
 }
 
@@ -194,7 +195,7 @@ export class MlaLayer {
   /** W_UK and W_UV as attention over the latent cache absorbs them. */
   get absorbedWeights(): AbsorbedWeights {
     const { qkNopeHeadDim, vHeadDim, kvLoraRank } = this.config;
-    const weight = this.keyValueUp.weight.value;
+    const weight = this.keyValueUp.weight.kept;
     const rows = qkNopeHeadDim + vHeadDim;
     return {
       keyUp: sliceRows(weight, 0, qkNopeHeadDim),

@@ -10,6 +10,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import type { ParameterSet } from "./parameters.ts";
 import type { PrecisionRecipe } from "./precision-recipe.ts";
+import type { WeightFormat } from "./weight-format.ts";
 
 /** The plain recipes by name: operands of matrix products are rounded to bf16, or not at all. */
 export type Precision = "bf16" | "f32";
@@ -36,6 +37,8 @@ export interface ModelOptions {
    * only.
    */
   readonly gradients?: boolean;
+  /** What is kept of the weights, to infer alone, without gradients; master values if left out. */
+  readonly weights?: WeightFormat | undefined;
 }
 
 /**

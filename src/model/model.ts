@@ -34,6 +34,7 @@ import { type PrecisionRecipe, plainRecipe, validateRecipe } from "./precision-r
 import { makePositions, RopeTableCache } from "./rope.ts";
 import { findBrokenStream } from "./stream-check.ts";
 import { type ModelLayers, runEvaluation, runTrainingPass } from "./training-pass.ts";
+import type { WeightFormat } from "./weight-format.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 
 export interface ModelArenas {
@@ -49,6 +50,8 @@ export class Model implements TrainableModel {
   readonly floatType: FloatType;
   readonly computeType: ComputeType;
   readonly attention: AttentionProducts;
+  /** What is kept of the weights; null where there are master values. */
+  readonly weights: WeightFormat | null;
   readonly parameters: ParameterSet;
   readonly gateBiases: readonly GateBias[];
   readonly moeLayerIndices: readonly number[];
@@ -78,9 +81,15 @@ export class Model implements TrainableModel {
       scratch: arena("scratch"),
       weightGrads: arena("weight gradients"),
     };
+    this.weights = options.weights ?? null;
+    assert(
+      this.weights === null || (this.computeType === "bf16" && options.gradients === false),
+      "weights are kept in a format of their own for bf16 products without gradients alone",
+    );
     this.parameters = new ParameterSet(device, this.arenas.model, config, {
       recipe: this.recipe,
       gradients: options.gradients ?? true,
+      weights: options.weights,
     });
     if (options.seed !== null) this.parameters.initialize(options.seed, config.initializerRange);
     const biases = makeBiases(this.arenas.model, config, this.floatType);

@@ -7,6 +7,8 @@
  * read is made anew by `refreshCompute` after each change of the values: with bf16 products a third
  * span of rounded copies; under a scaled recipe FP8 codes and scales of the matrices, and bf16
  * copies of the few others that products read.
+ *
+ * A set that is only to infer keeps no span: stored-parameters.ts makes its list.
  */
 import { assert, defined } from "../base/errors.ts";
 import { divExact, roundUp } from "../base/integers.ts";
@@ -29,6 +31,8 @@ import {
 } from "./parameter-declarations.ts";
 import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
 import { scaledShape } from "./scaled-shape.ts";
+import { storeParameters } from "./stored-parameters.ts";
+import type { WeightFormat } from "./weight-format.ts";
 
 /** What operands of matrix products are stored in: bf16, or the float type unrounded. */
 export type ComputeType = "bf16" | FloatType;
@@ -40,6 +44,7 @@ export interface Parameter {
   readonly role: ParameterRole;
   /** Whether weight decay applies: to everything but the norm gains. */
   readonly decays: boolean;
+  /** The master values. Asserts that the set was made with them. */
   readonly value: Tensor<FloatType>;
   /** Asserts that the set was made with gradients. */
   readonly gradient: Tensor<FloatType>;
@@ -50,6 +55,11 @@ export interface Parameter {
   readonly compute: Tensor<ComputeType>;
   /** What products read under a scaled recipe; null where they read `compute`. */
   readonly scaled: ScaledTensor | null;
+  /**
+   * What rows are looked up from and attention absorbs: the master values, or what is kept instead
+   * of them.
+   */
+  readonly kept: Tensor<ComputeType>;
   readonly recipe: PrecisionRecipe;
 }
 
@@ -64,6 +74,8 @@ export interface ParameterSetOptions {
   readonly recipe: PrecisionRecipe;
   /** Whether gradients have memory. */
   readonly gradients: boolean;
+  /** What is kept instead of master values, to infer alone; master values if left out. */
+  readonly weights?: WeightFormat | undefined;
 }
 
 /** Parameters start on cache lines even as bf16; zeros fill the gaps. */
@@ -74,8 +86,8 @@ const SPAN_ROW_ELEMENTS = 1024;
 export class ParameterSet {
   /** In the order of the forward pass. */
   readonly list: readonly Parameter[];
-  readonly decayed: FlatSpan;
-  readonly undecayed: FlatSpan;
+  /** null in a set that is only to infer. */
+  readonly #spans: { readonly decayed: FlatSpan; readonly undecayed: FlatSpan } | null;
   readonly #device: Device;
   readonly #byName: ReadonlyMap<string, Parameter>;
   /** Values that have bf16 copies, and the copies. */
@@ -86,21 +98,41 @@ export class ParameterSet {
    * checkpoint fills them.
    */
   constructor(device: Device, arena: Arena, config: ModelConfig, options: ParameterSetOptions) {
-    const { recipe } = options;
-    const computeType = computeTypeOf(recipe);
-    const floatType = computeType === "bf16" ? "f32" : computeType;
-    const layout = layOut(config, computeType);
-    const allocate = (elements: number): Tensor<FloatType> =>
-      arena.allocateZeros(floatType, [1, elements]);
+    const { recipe, weights } = options;
     this.#device = device;
-    this.decayed = spanOf(allocate, layout.decayedElements, options.gradients);
-    this.undecayed = spanOf(allocate, layout.undecayedElements, options.gradients);
-    const list = isScaledRecipe(recipe)
-      ? layout.places.map((place) => this.#makeScaled(arena, place, config, recipe))
-      : this.#makePlain(arena, layout, recipe);
-    this.list = list.map(({ parameter }) => parameter);
-    this.#rounded = list.flatMap(({ rounded }) => (rounded === undefined ? [] : [rounded]));
+    if (weights === undefined) {
+      const computeType = computeTypeOf(recipe);
+      const floatType = computeType === "bf16" ? "f32" : computeType;
+      const layout = layOut(config, computeType);
+      const span = (elements: number): FlatSpan => {
+        const allocate = (): Tensor<FloatType> => arena.allocateZeros(floatType, [1, elements]);
+        return spanOf(allocate, options.gradients);
+      };
+      this.#spans = {
+        decayed: span(layout.decayedElements),
+        undecayed: span(layout.undecayedElements),
+      };
+      const list = isScaledRecipe(recipe)
+        ? layout.places.map((place) => this.#makeScaled(arena, place, config, recipe))
+        : this.#makePlain(arena, layout, recipe);
+      this.list = list.map(({ parameter }) => parameter);
+      this.#rounded = list.flatMap(({ rounded }) => (rounded === undefined ? [] : [rounded]));
+    } else {
+      this.#spans = null;
+      this.list = storeParameters(arena, config, { recipe, weights });
+      this.#rounded = [];
+    }
     this.#byName = new Map(this.list.map((parameter) => [parameter.name, parameter]));
+  }
+
+  /** The matrices. Asserts that there are master values. */
+  get decayed(): FlatSpan {
+    return defined(this.#spans, "master values (a model made to infer has none)").decayed;
+  }
+
+  /** The norm gains. Asserts that there are master values. */
+  get undecayed(): FlatSpan {
+    return defined(this.#spans, "master values (a model made to infer has none)").undecayed;
   }
 
   /** One span of bf16 copies, if products are in bf16. */
@@ -163,17 +195,19 @@ export class ParameterSet {
     const { name, shape, role } = declaration;
     const decays = role !== "norm";
     const span = decays ? this.decayed : this.undecayed;
+    const value = this.#valueOf(declaration, start);
     return {
       name,
       shape,
       role,
       decays,
-      value: this.#valueOf(declaration, start),
+      value,
       get gradient(): Tensor<FloatType> {
         return flatSlice(span.gradients, start, shape);
       },
       compute: read.compute,
       scaled: read.scaled ?? null,
+      kept: value,
       recipe: read.recipe,
     };
   }
@@ -197,10 +231,11 @@ export class ParameterSet {
   /** Round the values again for the products. To be called after every change of the values. */
   refreshCompute(): void {
     for (const { from, to } of this.#rounded) castRows(this.#device, { x: from, out: to });
-    for (const { value, scaled, recipe } of this.list) {
+    for (const parameter of this.list) {
+      const { scaled, recipe } = parameter;
       if (scaled === null) continue;
       const powerOfTwo = recipe.tensors.weight.scales === "powerOfTwo";
-      const x = value as Tensor<"f32">;
+      const x = parameter.value as Tensor<"f32">;
       quantizeTiles(this.#device, { x, out: scaled, amaxMin: WEIGHT_AMAX_MIN, powerOfTwo });
     }
   }
@@ -211,7 +246,7 @@ export class ParameterSet {
 
   /** Number of parameters, padding not counted. */
   get numParameters(): number {
-    return this.list.reduce((sum, { value }) => sum + elementCount(value), 0);
+    return this.list.reduce((sum, { shape }) => sum + shape[0] * shape[1], 0);
   }
 }
 
@@ -326,13 +361,9 @@ export function scaledWeightBytes(
   return { count, bytes };
 }
 
-function spanOf(
-  allocate: (elements: number) => Tensor<FloatType>,
-  elements: number,
-  withGradients: boolean,
-): FlatSpan {
-  const values = allocate(elements);
-  const gradients = withGradients ? allocate(elements) : null;
+function spanOf(allocate: () => Tensor<FloatType>, withGradients: boolean): FlatSpan {
+  const values = allocate();
+  const gradients = withGradients ? allocate() : null;
   return {
     values,
     get gradients(): Tensor<FloatType> {

@@ -241,7 +241,7 @@ const SUM_CASES: readonly ConformanceCase[] = [
 ];
 
 const GATHER_CASES: readonly ConformanceCase[] = [
-  ...["f32.f32", "f32.bf16", "bf16.bf16"].flatMap((variant) => {
+  ...["f32.f32", "f32.bf16", "bf16.f32", "bf16.bf16"].flatMap((variant) => {
     const [from, to] = variant.split(".") as ["f32" | "bf16", "f32" | "bf16"];
     return casesOf(`gatherRows/${variant}`, to, (make, [rows, columns]) => {
       const src = make.normal(from, [9, columns]);

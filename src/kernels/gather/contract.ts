@@ -1,7 +1,7 @@
 /**
  * @file Moving rows by index: dispatch to experts, combination of their results, embeddings.
  *
- *     gatherRows:     out[r] = src[index[r]]           f32 → f32 or bf16, bf16 → bf16, f64 → f64
+ *     gatherRows:     out[r] = src[index[r]]           f32 or bf16 → either, f64 → f64
  *     gatherBytes:    the same for rows of bytes: codes of narrow formats
  *     scatterRows:    out[index[r]] = x[r]             f32 → f32, bf16 → bf16, f64 → f64
  *     combineRows:    out[t] += Σ_{k<K} src[index[t,k]]          added in order of k; K 1..16
@@ -21,7 +21,13 @@ import { slotIndex } from "../kernel.ts";
 import { columnOf, launchRows, matrix, perRow } from "../launch-rows.ts";
 
 /** "from.to". */
-export const GATHER_ROWS_VARIANTS = ["f32.f32", "f32.bf16", "bf16.bf16", "f64.f64"] as const;
+export const GATHER_ROWS_VARIANTS = [
+  "f32.f32",
+  "f32.bf16",
+  "bf16.f32",
+  "bf16.bf16",
+  "f64.f64",
+] as const;
 export const SCATTER_ROWS_VARIANTS = ["f32.f32", "bf16.bf16", "f64.f64"] as const;
 export const MAX_COMBINED = 16;
 /** "f32.4": four rows combined. */

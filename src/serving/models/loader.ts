@@ -4,8 +4,7 @@ import { join } from "node:path";
 import { availableMemory } from "node:process";
 import { OperationalError } from "../../base/errors.ts";
 import type { Engine } from "../../inference/engine/api.ts";
-import { parameterBytes } from "../../model/parameters.ts";
-import { plainRecipe } from "../../model/precision-recipe.ts";
+import { storedBytes } from "../../model/stored-parameters.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { readModelConfig } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
@@ -28,11 +27,9 @@ export function modelLoader(openEngine: (path: string) => Promise<Engine>): Mode
   };
 }
 
-/** Parameters and their copies for products; the cache comes on top, bounded by the engine. */
+/** The parameters; the cache comes on top, bounded by the engine. */
 function estimateBytes(path: string): number {
-  const config = readModelConfig(resolveCheckpoint(path));
-  const { values, compute } = parameterBytes(config, plainRecipe("bf16"));
-  return values + compute;
+  return storedBytes(readModelConfig(resolveCheckpoint(path)));
 }
 
 /** The checkpoint's template, or the built-in format where it has none. */

@@ -49,7 +49,9 @@ export async function openEngine(path: string, env: Environment): Promise<Engine
 export async function openEngineHere(path: string, env: Environment): Promise<Engine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
-    const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path));
+    const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path), {
+      weights: "bf16",
+    });
     const roomFor = Math.floor(LATENT_BYTES / latentBytesPerToken(model));
     const cacheTokens = Math.max(model.config.maxPositionEmbeddings, roomFor);
     const decoder = new Decoder(device, model, cacheTokens);
@@ -67,7 +69,7 @@ function hashOf({ config, parameters, gateBiases }: Model): string {
     const { buffer, byteOffset, byteLength } = viewSpan(tensor);
     hash.update(new Uint8Array(buffer, byteOffset, byteLength));
   };
-  for (const { value } of parameters.list) add(value);
+  for (const { kept } of parameters.list) add(kept);
   for (const { bias } of gateBiases) add(bias);
   return hash.digest("hex");
 }

@@ -8,33 +8,31 @@
  *
  * The directory is written beside its place and renamed, so one under its name is complete.
  * `loadCheckpoint` takes checkpoints of other programs too: it needs config.json, tokenizer.json
- * and the weights, checks every name and shape, and refuses copies of shared tensors that differ
- * from their original.
+ * and the weights (read-weights.ts).
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { assert, OperationalError } from "../../base/errors.ts";
 import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.ts";
-import {
-  openCheckpointTensors,
-  writeCheckpointTensors,
-} from "../../checkpoint/checkpoint-tensors.ts";
+import { writeCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
 import { encodeFloats } from "../../checkpoint/float-codec.ts";
-import { fp8WeightSources, readWeightInto, scaleName } from "../../checkpoint/fp8-weights.ts";
-import type { TensorInfo, TensorReader, TensorSource } from "../../checkpoint/tensors.ts";
+import { fp8WeightSources } from "../../checkpoint/fp8-weights.ts";
+import type { TensorSource } from "../../checkpoint/tensors.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging-face-config.ts";
 import { Model } from "../../model/model.ts";
 import type { Precision, TrainableModel } from "../../model/model-types.ts";
-import { checkTensorNames, type HuggingFaceTensor, huggingFaceTensors } from "../../model/names.ts";
+import { huggingFaceTensors } from "../../model/names.ts";
 import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
 import { type ModelState, viewAt } from "../../model/tensor-source.ts";
+import type { WeightFormat } from "../../model/weight-format.ts";
 import { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
 import { readTokenizerJson } from "../../tokenizer/tokenizer-json-read.ts";
 import type { CheckpointDtype } from "../settings.ts";
 import type { Trainer } from "../trainer.ts";
+import { readWeights } from "./read-weights.ts";
 import { hasTrainingState, readAverage, writeTrainingState } from "./training-state.ts";
 
 export interface CheckpointContent {
@@ -119,6 +117,8 @@ export interface LoadOptions {
   readonly average?: boolean;
   /** The recipe that products follow; bf16 if left out. */
   readonly precision?: Precision | PrecisionRecipe;
+  /** What is kept of the weights, to infer alone; f32 master values if left out. */
+  readonly weights?: WeightFormat;
 }
 
 export interface LoadedModel {
@@ -136,8 +136,8 @@ export function loadCheckpoint(
 ): LoadedModel {
   const config = readModelConfig(path);
   const tokenizer = readTokenizer(path);
-  const precision = options.precision ?? "bf16";
-  const model = new Model(device, config, { precision, seed: 0, gradients: false });
+  const { precision = "bf16", weights } = options;
+  const model = new Model(device, config, { precision, seed: null, gradients: false, weights });
   if (options.average === true) {
     if (!hasTrainingState(path)) {
       throw new OperationalError(
@@ -168,61 +168,6 @@ export function readTokenizer(path: string): Tokenizer {
   } catch (error) {
     if (!(error instanceof OperationalError)) throw error;
     throw new OperationalError(error.code, `${path}: ${error.message}`, { path }, error);
-  }
-}
-
-/** Fill a model with the published weights of a checkpoint of its configuration. */
-export function readWeights(
-  path: string,
-  model: ModelState & Pick<TrainableModel, "config" | "parameters">,
-): void {
-  using reader = openCheckpointTensors(path);
-  const names = [...reader.tensors.keys()];
-  const scales = new Set(names.map(scaleName));
-  checkTensorNames(
-    model.config,
-    names.filter((name) => !scales.has(name)),
-  );
-  for (const tensor of huggingFaceTensors(model.config)) {
-    const stored = reader.tensors.get(tensor.name);
-    if (stored === undefined) continue;
-    checkShape(path, tensor, stored);
-    readTensor(path, reader, tensor, model);
-  }
-  model.parameters.refreshCompute();
-}
-
-function checkShape(path: string, tensor: HuggingFaceTensor, stored: TensorInfo): void {
-  if (stored.shape.join() === tensor.shape.join()) return;
-  throw new OperationalError(
-    "checkpoint.shape",
-    `${path}: ${tensor.name} has shape [${stored.shape.join(", ")}]; config.json wants ` +
-      `[${tensor.shape.join(", ")}]`,
-    { path, name: tensor.name },
-  );
-}
-
-function readTensor(
-  path: string,
-  reader: TensorReader,
-  tensor: HuggingFaceTensor,
-  model: ModelState,
-): void {
-  const target = viewAt(model, tensor.place);
-  if (tensor.presence === "required") {
-    readWeightInto(reader, tensor.name, target);
-    return;
-  }
-  const copy = new Float32Array(target.length);
-  readWeightInto(reader, tensor.name, copy);
-  const differs = copy.findIndex((value, index) => value !== target[index]);
-  if (differs >= 0) {
-    throw new OperationalError(
-      "checkpoint.copy",
-      `${path}: ${tensor.name} must equal the tensor it is a copy of, but differs at ` +
-        `element ${differs}; this architecture shares the two`,
-      { path, name: tensor.name },
-    );
   }
 }
 
