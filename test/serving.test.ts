@@ -2,13 +2,21 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Random } from "../src/base/random.ts";
 import { post, streamed, TINY_CHAT } from "../src/serving/test-support.ts";
 
 const HADAL = fileURLToPath(new URL("../bin/hadal.js", import.meta.url));
+
+/** Prefixes are kept here, not in the folder of whoever runs the tests. */
+const XDG_CACHE_HOME = mkdtempSync(join(tmpdir(), "hadal-cache-"));
+const ENV = { ...process.env, XDG_CACHE_HOME };
+after(() => rmSync(XDG_CACHE_HOME, { recursive: true }));
 
 interface Serving {
   readonly child: ChildProcess;
@@ -19,7 +27,7 @@ interface Serving {
 
 async function serve(...flags: readonly string[]): Promise<Serving> {
   const words = ["serve", "--model", TINY_CHAT, "--port", "0", ...flags];
-  const child = spawn(process.execPath, [HADAL, ...words]);
+  const child = spawn(process.execPath, [HADAL, ...words], { env: ENV });
   let text = "";
   child.stdout.setEncoding("utf8").on("data", (part: string) => {
     text += part;
@@ -146,6 +154,22 @@ test("a second signal ends a server that still waits for its requests", async ()
   child.kill("SIGTERM");
   assert.equal(await endOf(child), 143);
   socket.destroy();
+});
+
+test("a server finds on the disk what the one before it has read", async () => {
+  const content = "The owl is green. ".repeat(30);
+  const cached: number[] = [];
+  for (const flags of [[], [], ["--prefix-cache-disk-bytes", "0"]]) {
+    const { child, url } = await serve(...flags);
+    const request = { model: "tiny-chat", prompt: content, max_tokens: 1 };
+    const { body } = await post(`${url}/v1/completions`, request);
+    const usage = body["usage"] as { prompt_tokens_details: { cached_tokens: number } };
+    cached.push(usage.prompt_tokens_details.cached_tokens);
+    child.kill("SIGTERM");
+    assert.equal(await endOf(child), 143);
+  }
+  assert.ok(cached[1]! >= 64, `${cached}`);
+  assert.deepEqual(cached, [0, cached[1], 0]);
 });
 
 test("an address that others reach is refused without keys, with what to do", async () => {

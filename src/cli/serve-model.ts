@@ -6,10 +6,11 @@ import type { Engine } from "../inference/engine/api.ts";
 import { checkAdmitted, isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
-import { openEngine } from "../serving/models/open-engine.ts";
+import { type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
 import { ApiServer, type LogEntry } from "../serving/server.ts";
 import { listCheckpoints } from "../training/run/run-folder.ts";
+import { cacheFolder } from "./cache-folder.ts";
 import type { Context } from "./verb.ts";
 
 const BODY_BYTES_MAX = 32 * 2 ** 20;
@@ -26,6 +27,10 @@ export interface ServeOptions {
   readonly requestsMax: number;
   readonly allowedHosts: readonly string[];
   readonly allowedOrigins: readonly string[];
+  /** The user's cache folder if undefined. */
+  readonly prefixCacheFolder: string | undefined;
+  /** 0: none. */
+  readonly prefixCacheBytesMax: number;
   readonly drainSeconds: number;
 }
 
@@ -39,6 +44,8 @@ export const LOCAL_SERVING = {
   requestsMax: 256,
   allowedHosts: [],
   allowedOrigins: [],
+  prefixCacheFolder: undefined,
+  prefixCacheBytesMax: 4_294_967_296,
   drainSeconds: 30,
 } as const;
 
@@ -60,7 +67,7 @@ export async function serveModels(
   const admitted = checkAdmitted(options);
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
-  const loader = modelLoader(engineOpener(env));
+  const loader = modelLoader(engineOpener(env, engineSettings(options, env)));
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -88,8 +95,19 @@ export async function serveModels(
 }
 
 /** What runs the models: the one place that chooses an engine. */
-function engineOpener(env: Context["env"]): (path: string) => Promise<Engine> {
-  return (path) => openEngine(path, env);
+function engineOpener(
+  env: Context["env"],
+  settings?: EngineSettings,
+): (path: string) => Promise<Engine> {
+  return (path) => openEngine(path, env, settings);
+}
+
+function engineSettings(
+  { prefixCacheFolder, prefixCacheBytesMax: bytesMax }: ServeOptions,
+  env: Context["env"],
+): EngineSettings {
+  const folder = prefixCacheFolder ?? cacheFolder("prefixes", env);
+  return { prefixFolder: bytesMax === 0 ? null : { folder: resolve(folder), bytesMax } };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

@@ -62,6 +62,19 @@ export const serve = {
       placeholder: "ORIGIN",
       help: "an origin whose pages may use the server (CORS); may be repeated",
     },
+    "prefix-cache-dir": {
+      kind: "text",
+      placeholder: "FOLDER",
+      help: "where prefixes of prompts are kept for later runs; else the user's cache folder",
+    },
+    "prefix-cache-disk-bytes": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "the most bytes of that folder; 0 keeps prefixes in memory alone",
+      default: 4_294_967_296,
+    },
     "drain-seconds": {
       kind: "number",
       placeholder: "N",

@@ -19,6 +19,8 @@ export const run: Run<typeof serve> = async (values, context) => {
       requestsMax: values["max-requests"],
       allowedHosts: values["allow-host"],
       allowedOrigins: values["allow-origin"],
+      prefixCacheFolder: values["prefix-cache-dir"],
+      prefixCacheBytesMax: values["prefix-cache-disk-bytes"],
       drainSeconds: values["drain-seconds"],
     },
     context,

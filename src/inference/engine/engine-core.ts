@@ -8,13 +8,12 @@
  * Which requests share a step, what is cached and what is drafted change no token.
  */
 import { assert, defined, OperationalError } from "../../base/errors.ts";
-import { floorDiv } from "../../base/integers.ts";
-import { LATENT_BLOCK_TOKENS } from "../../kernels/latent-attention/contract.ts";
 import { view } from "../../tensor/view.ts";
 import type { Decoder, DraftFeed, PassResult } from "../decoder.ts";
-import { PrefixCache } from "../prefix-cache/prefix-cache.ts";
+import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import type { EngineMetric, FinishReason } from "./api.ts";
 import type { DraftPolicy } from "./draft-policy.ts";
+import { KeptPrefixes } from "./kept-prefixes.ts";
 import { EngineCounts } from "./metrics.ts";
 import { type PlannedRun, planStep, type SchedulePlan } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
@@ -25,6 +24,8 @@ export interface StepOptions {
   readonly runningMax?: number;
   /** Whether prefixes are kept; true if left out. */
   readonly keepsPrefixes?: boolean;
+  /** Where prefixes outlive the engine; nowhere if left out. Closed by who opened it. */
+  readonly disk?: DiskTier;
   /** Whether sequences draft while it pays, always or never; the last two are for tests. */
   readonly drafting?: "auto" | "always" | "never";
 }
@@ -54,7 +55,7 @@ export class EngineCore {
   readonly #decoder: Decoder;
   readonly #options: StepOptions;
   readonly #policy: DraftPolicy;
-  readonly #prefixes: PrefixCache;
+  readonly prefixes: KeptPrefixes;
   readonly #counts = new EngineCounts();
   readonly #served = new Map<string, number>();
   #sequences: Sequence[] = [];
@@ -64,7 +65,12 @@ export class EngineCore {
     this.#decoder = decoder;
     this.#policy = policy;
     this.#options = options;
-    this.#prefixes = new PrefixCache(decoder.blocks);
+    this.prefixes = new KeptPrefixes({
+      blocks: decoder.blocks,
+      counts: this.#counts,
+      disk: options.disk ?? null,
+      isOn: options.keepsPrefixes ?? true,
+    });
   }
 
   get isIdle(): boolean {
@@ -87,27 +93,27 @@ export class EngineCore {
 
   describe(): readonly EngineMetric[] {
     const { blocks } = this.#decoder;
-    return this.#counts.describe({
+    const counted = this.#counts.describe({
       num_requests_running: this.#sequences.length - this.numWaiting,
       num_requests_waiting: this.numWaiting,
       kv_cache_usage_perc: 1 - blocks.numFree / blocks.numBlocks,
     });
+    return [...counted, ...this.prefixes.describe()];
   }
 
-  /** End everything with a failure and forget all prefixes. */
+  /** End everything with a failure. */
   endAll(failure: OperationalError): void {
     for (const sequence of [...this.#sequences]) this.#fail(sequence, failure);
-    this.#prefixes.clear();
   }
 
   /** Assert that no block is lost and, when nothing runs, that only prefixes hold any. */
   checkIntegrity(): void {
     const { blocks } = this.#decoder;
     blocks.checkIntegrity();
-    this.#prefixes.checkIntegrity();
+    this.prefixes.checkIntegrity();
     if (!this.isIdle) return;
     const used = blocks.numBlocks - blocks.numFree;
-    assert(used === this.#prefixes.numBlocks, `${used} blocks are used by nobody`);
+    assert(used === this.prefixes.numBlocks, `${used} blocks are used by nobody`);
   }
 
   step(): void {
@@ -155,7 +161,7 @@ export class EngineCore {
       (sum, sequence) => sum + sequence.countMissing(sequence.numPending),
       0,
     );
-    if (wanted > blocks.numFree) this.#prefixes.evict(wanted - blocks.numFree);
+    if (wanted > blocks.numFree) this.prefixes.evict(wanted - blocks.numFree);
     return planStep(this.#sequences, {
       stepTokens: Math.min(stepTokens, most),
       runningMax: this.#options.runningMax ?? RUNNING_MAX,
@@ -181,28 +187,7 @@ export class EngineCore {
 
   #admit(sequence: Sequence): void {
     sequence.admission = this.#nextAdmission++;
-    const { request, tenant, tokens } = sequence;
-    const mayReuse = (this.#options.keepsPrefixes ?? true) && sequence.hiddenSum === null;
-    if (!mayReuse || request.promptLogProbabilities) {
-      sequence.start(performance.now(), 0, null);
-      return;
-    }
-    // The last token is read in any case: its logits were not kept.
-    const known = Int32Array.from(tokens.slice(0, -1));
-    const { blockIds, numTokens, divergence } = this.#prefixes.match(tenant, known);
-    this.#counts.add("prefix_cache_queries_total", known.length);
-    this.#counts.add("prefix_cache_hits_total", numTokens);
-    sequence.cache.adopt(blockIds);
-    for (const block of blockIds) sequence.sharedWithTree.add(block);
-    const nearMiss =
-      divergence === null
-        ? null
-        : {
-            position: divergence.position,
-            expected: divergence.cachedToken,
-            given: divergence.givenToken,
-          };
-    sequence.start(performance.now(), numTokens, nearMiss);
+    this.prefixes.adopt(sequence);
   }
 
   #feedsOf(planned: readonly PlannedRun[]): Run[] {
@@ -224,7 +209,7 @@ export class EngineCore {
   /** The plan counted on these blocks; some may still be held by prefixes that nobody reads. */
   #reserve({ cache }: Sequence, count: number): void {
     if (cache.reserve(count)) return;
-    this.#prefixes.evict(cache.countMissing(count) - this.#decoder.blocks.numFree);
+    this.prefixes.evict(cache.countMissing(count) - this.#decoder.blocks.numFree);
     assert(cache.reserve(count), "the blocks of a plan are there");
   }
 
@@ -255,7 +240,7 @@ export class EngineCore {
     }
     if (cache.length < sequence.tokens.length || sequence.end !== null) return;
     if (request.maxTokens === 0) return;
-    this.#keepPrefix(sequence, wasPrompt);
+    if (wasPrompt) this.prefixes.keep(sequence);
     const numRows = hasDraft ? 2 : 1;
     const end = logits.length / rowLength;
     const rows = Array.from({ length: numRows }, (_, index) => {
@@ -319,25 +304,8 @@ export class EngineCore {
     return true;
   }
 
-  /** Let the prefix cache know the whole blocks of a prompt that was read. */
-  #keepPrefix(sequence: Sequence, wasPrompt: boolean): void {
-    if (wasPrompt) this.#insert(sequence);
-  }
-
-  #insert(sequence: Sequence): void {
-    if (!(this.#options.keepsPrefixes ?? true) || sequence.hiddenSum !== null) return;
-    const { cache, tenant, tokens } = sequence;
-    const length = Math.min(cache.length, tokens.length);
-    const blocks = cache.blocks.slice(0, floorDiv(length, LATENT_BLOCK_TOKENS));
-    const known = Int32Array.from(tokens.slice(0, length));
-    const kept = this.#prefixes.insert(tenant, known, blocks);
-    blocks.forEach((block, index) => {
-      if (kept[index] === block) sequence.sharedWithTree.add(block);
-    });
-  }
-
   #giveBack(sequence: Sequence): void {
-    this.#insert(sequence);
+    this.prefixes.keep(sequence);
     sequence.cache.truncate(0);
     sequence.sharedWithTree.clear();
   }

@@ -69,6 +69,7 @@ export class LocalEngine implements Engine {
   async *generate(request: EngineRequest, signal: AbortSignal): AsyncGenerator<EngineEvent> {
     checkRequest(request, this.description);
     const sequence = await this.#open(request, signal);
+    await this.#core.prefixes.fetch(sequence, signal);
     const abort = this.#enter(sequence, signal);
     try {
       yield* sequence.events.read();
@@ -180,11 +181,13 @@ export class LocalEngine implements Engine {
       }
       const closed = new OperationalError("engine.closed", "the engine was closed");
       this.#core.endAll(closed);
+      await this.#core.prefixes.close();
     } catch (failure) {
       this.#isClosed = true;
       const message = "the engine has failed; see its log";
       const died = new OperationalError("engine.closed", message, {}, failure);
       this.#core.endAll(died);
+      await this.#core.prefixes.close();
       if (!(failure instanceof OperationalError)) throw failure;
     }
   }

@@ -50,6 +50,8 @@ export class Sequence implements SchedulableSequence {
   readonly deadlineAt: number;
   /** Blocks of the cache that the prefix cache refers to as well. */
   readonly sharedWithTree: Set<number> = new Set();
+  /** Its first blocks that the prefix cache was told of. */
+  numKept = 0;
   admission: number | null = null;
   firstTokenAt: number | null = null;
   lastTokenAt: number | null = null;

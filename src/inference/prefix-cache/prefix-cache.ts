@@ -118,6 +118,15 @@ export class PrefixCache {
     return { blockIds, numTokens: numBlocks * BLOCK_TOKENS, divergence };
   }
 
+  /** The blocks of the longest cached prefix; this counts as no query and no use. */
+  blocksOf(salt: string, tokens: Int32Array): readonly number[] {
+    const root = this.#roots.get(salt);
+    if (root === undefined) return [];
+    const { node, numBlocks } = walkDown(root, tokens);
+    const path = pathBlocks(node).slice(0, numBlocks);
+    return path.map(({ blockId }) => blockId);
+  }
+
   /**
    * Remember the whole blocks of `tokens`, whose latents are in `blockIds`. Of a block that is
    * cached already the cached one stays. Returns the blocks as cached: a sequence that goes on may

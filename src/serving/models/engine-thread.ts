@@ -4,7 +4,7 @@ import { defined } from "../../base/errors.ts";
 import { hostEngine } from "../../inference/engine/thread/engine-host.ts";
 import { type EngineOrigin, openEngineHere } from "./open-engine.ts";
 
-const { path, env } = workerData as EngineOrigin;
+const { path, env, settings } = workerData as EngineOrigin;
 await hostEngine(defined(parentPort, "the thread that started this one"), () =>
-  openEngineHere(path, env),
+  openEngineHere(path, env, settings),
 );

@@ -1,14 +1,15 @@
 /**
  * @file The disk tier of the prefix cache, as the engine sees it: nothing here waits for a disk.
  *
- * A thread (thread.ts) owns the files. Loading is asked for when a request is admitted, with a time
+ * A thread (thread.ts) owns the files. Loading is asked for when a request arrives, with a time
  * budget: what has come by then, block after block, is used, and the rest is computed. Storing runs
  * behind: one request at a time, the payloads fetched one by one when the thread is ready for them,
  * so that memory holds one copy of a block and loads are served in between. A payload that the
  * engine no longer has ends its request; requests beyond 64 waiting are dropped.
  *
- * If the thread dies the tier is off: loads find nothing, stores do nothing, `problem` says why. No
- * failure here ever fails a request.
+ * A disk that hangs costs one request its budget: until the thread is heard of again, nothing is
+ * asked of it. If the thread dies the tier is off: loads find nothing, stores do nothing, `problem`
+ * says why. No failure here ever fails a request.
  */
 import { Worker } from "node:worker_threads";
 import { floorDiv } from "../../../base/integers.ts";
@@ -26,6 +27,8 @@ export interface LoadRequest {
   /** The first block wanted: those before it are in memory. */
   readonly start: number;
   readonly budgetMs: number;
+  /** Is given the payloads of consecutive blocks from `start` on, each as it comes. */
+  readonly take: (payload: Uint8Array, blockIndex: number) => void;
 }
 
 export interface StoreRequest {
@@ -43,9 +46,9 @@ interface WaitingStore {
   readonly settle: (numStored: number) => void;
 }
 
-/** A load that is on its way: what has come, and what to do when it ends. */
+/** A load that is on its way: what to do with what comes, and when it ends. */
 interface RunningLoad {
-  readonly payloads: Uint8Array[];
+  readonly take: (payload: Uint8Array) => void;
   readonly settle: () => void;
 }
 
@@ -53,14 +56,19 @@ export class DiskTier implements AsyncDisposable {
   readonly #worker: Worker;
   readonly #exited: Promise<void>;
   readonly #loads = new Map<number, RunningLoad>();
-  readonly #countings = new Map<number, (counts: StoreCounts | null) => void>();
   readonly #stores: WaitingStore[] = [];
   /** Answers of the thread to the store that runs. */
   #answer: ((message: FromThread | null) => void) | null = null;
   #isStoring = false;
+  #onStored: (() => void) | null = null;
   #numDroppedStores = 0;
+  #counts: StoreCounts | null = null;
   #nextId = 0;
   #isOff = false;
+  /** Whether a load's time was up and nothing was heard since. */
+  #isLate = false;
+  readonly #started: Promise<void>;
+  #onHeard: () => void = () => {};
   #problem: string | null = null;
 
   constructor(settings: StoreSettings) {
@@ -69,6 +77,9 @@ export class DiskTier implements AsyncDisposable {
     });
     this.#worker.on("message", (message: FromThread) => this.#receive(message));
     this.#worker.on("error", (error) => this.#turnOff(`the disk tier's thread died: ${error}`));
+    this.#started = new Promise((resolve) => {
+      this.#onHeard = resolve;
+    });
     this.#exited = new Promise((resolve) => {
       this.#worker.on("exit", () => {
         this.#turnOff("the disk tier was closed");
@@ -87,20 +98,34 @@ export class DiskTier implements AsyncDisposable {
     return this.#numDroppedStores;
   }
 
-  /** Payloads of consecutive blocks from `start` on: those that could be had within the budget. */
-  load(request: LoadRequest): Promise<readonly Uint8Array[]> {
+  /** Wait until the thread has looked through the folder, at most this long. */
+  async ready(milliseconds: number): Promise<void> {
+    await within(milliseconds, this.#started);
+  }
+
+  /** What the store counted when it was last heard of; null before that. */
+  get counts(): StoreCounts | null {
+    return this.#counts;
+  }
+
+  /** Load what can be had within the budget; resolves to the number of blocks that were given. */
+  load(request: LoadRequest): Promise<number> {
     const { salt, tokens, start, budgetMs } = request;
-    if (this.#isOff || budgetMs <= 0) return Promise.resolve([]);
+    if (this.#isOff || this.#isLate || budgetMs <= 0) return Promise.resolve(0);
     const id = this.#nextId++;
-    const payloads: Uint8Array[] = [];
+    let numTaken = 0;
     return new Promise((resolve) => {
       const settle = (): void => {
         clearTimeout(timer);
         this.#loads.delete(id);
-        resolve(payloads);
+        resolve(numTaken);
       };
-      const timer = setTimeout(settle, budgetMs);
-      this.#loads.set(id, { payloads, settle });
+      const timer = setTimeout(() => {
+        this.#isLate = true;
+        settle();
+      }, budgetMs);
+      const take = (payload: Uint8Array): void => request.take(payload, start + numTaken++);
+      this.#loads.set(id, { take, settle });
       const deadline = Date.now() + budgetMs;
       // A view is sent with its whole buffer: send a copy of its own.
       this.#send({ kind: "load", id, salt, tokens: tokens.slice(), start, deadline });
@@ -120,14 +145,12 @@ export class DiskTier implements AsyncDisposable {
     });
   }
 
-  /** What the store counted; null when the tier is off. */
-  counts(): Promise<StoreCounts | null> {
-    if (this.#isOff) return Promise.resolve(null);
-    const id = this.#nextId++;
-    return new Promise((resolve) => {
-      this.#countings.set(id, resolve);
-      this.#send({ kind: "counts", id });
-    });
+  /** Wait until what is to be stored is on the disk, at most this long. */
+  async settle(milliseconds: number): Promise<void> {
+    if (!this.#isStoring) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onStored = resolve;
+    await within(milliseconds, promise);
   }
 
   /** End: stores that wait are given up, the block being written is finished. Idempotent. */
@@ -149,6 +172,7 @@ export class DiskTier implements AsyncDisposable {
       next.settle(await this.#runStore(next.request));
     }
     this.#isStoring = false;
+    this.#onStored?.();
   }
 
   async #runStore(request: StoreRequest): Promise<number> {
@@ -180,12 +204,12 @@ export class DiskTier implements AsyncDisposable {
   }
 
   #receive(message: FromThread): void {
-    if (message.kind === "block") this.#loads.get(message.id)?.payloads.push(message.payload);
+    this.#isLate = false;
+    this.#onHeard();
+    if (message.kind === "block") this.#loads.get(message.id)?.take(message.payload);
     else if (message.kind === "loadEnd") this.#loads.get(message.id)?.settle();
-    else if (message.kind === "counts") {
-      this.#countings.get(message.id)?.(message.counts);
-      this.#countings.delete(message.id);
-    } else this.#takeAnswer(message);
+    else if (message.kind === "counts") this.#counts = message.counts;
+    else this.#takeAnswer(message);
   }
 
   #takeAnswer(message: FromThread | null): void {
@@ -199,9 +223,16 @@ export class DiskTier implements AsyncDisposable {
     this.#isOff = true;
     this.#problem = reason;
     for (const { settle } of [...this.#loads.values()]) settle();
-    for (const settle of this.#countings.values()) settle(null);
-    this.#countings.clear();
     for (const { settle } of this.#stores.splice(0)) settle(0);
     this.#takeAnswer(null);
+    this.#onHeard();
   }
+}
+
+/** Wait for a promise, but not longer. */
+async function within(milliseconds: number, promise: Promise<void>): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
 }

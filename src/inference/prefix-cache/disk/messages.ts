@@ -17,7 +17,6 @@ export type ToThread =
   /** Say which blocks are missing; `write` then refers to blocks of these tokens. */
   | { readonly kind: "plan"; readonly salt: string; readonly tokens: Int32Array }
   | { readonly kind: "write"; readonly blockIndex: number; readonly payload: Uint8Array }
-  | { readonly kind: "counts"; readonly id: number }
   | { readonly kind: "close" };
 
 export type FromThread =
@@ -25,4 +24,5 @@ export type FromThread =
   | { readonly kind: "loadEnd"; readonly id: number }
   | { readonly kind: "planned"; readonly missing: readonly number[] }
   | { readonly kind: "written"; readonly isStored: boolean }
-  | { readonly kind: "counts"; readonly id: number; readonly counts: StoreCounts };
+  /** Comes at the start and whenever they changed. */
+  | { readonly kind: "counts"; readonly counts: StoreCounts };

@@ -13,6 +13,10 @@ function post(message: FromThread, transfer: ArrayBuffer[] = []): void {
   port.postMessage(message, transfer);
 }
 
+function postCounts(): void {
+  post({ kind: "counts", counts: store.counts });
+}
+
 function load(message: Extract<ToThread, { kind: "load" }>): void {
   let index = 0;
   for (const key of store.keys(message.salt, message.tokens)) {
@@ -21,6 +25,7 @@ function load(message: Extract<ToThread, { kind: "load" }>): void {
     if (payload === null) break;
     post({ kind: "block", id: message.id, payload }, [payload.buffer]);
   }
+  postCounts();
   post({ kind: "loadEnd", id: message.id });
 }
 
@@ -30,14 +35,15 @@ function plan(message: Extract<ToThread, { kind: "plan" }>): void {
   post({ kind: "planned", missing });
 }
 
+postCounts();
 port.on("message", (message: ToThread) => {
   if (message.kind === "load") load(message);
   else if (message.kind === "plan") plan(message);
-  else if (message.kind === "counts") {
-    post({ kind: "counts", id: message.id, counts: store.counts });
-  } else if (message.kind === "write") {
+  else if (message.kind === "write") {
     const key = planned[message.blockIndex];
     assert(key !== undefined, `block ${message.blockIndex} was not planned`);
-    post({ kind: "written", isStored: store.store(key, message.payload) });
+    const isStored = store.store(key, message.payload);
+    postCounts();
+    post({ kind: "written", isStored });
   } else port.close();
 });
