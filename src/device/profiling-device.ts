@@ -4,7 +4,7 @@
  * For devices whose launches are done when they return; the price is one clock reading a launch.
  */
 import type { CpuMemory } from "./cpu/memory.ts";
-import type { Device } from "./device.ts";
+import type { Device, LaunchList } from "./device.ts";
 import type { KernelReport } from "./program.ts";
 
 export class ProfilingDevice implements Device {
@@ -24,8 +24,26 @@ export class ProfilingDevice implements Device {
   }
 
   launch(key: string, slots: readonly number[], numTasks: number): void {
+    this.#time(key, () => this.#device.launch(key, slots, numTasks));
+  }
+
+  together(work: () => void): void {
+    this.#device.together(work);
+  }
+
+  /** A replay is timed as a whole. */
+  record(work: () => void): LaunchList {
+    const list = this.#device.record(work);
+    return {
+      numLaunches: list.numLaunches,
+      replay: () => this.#time("launch list", () => list.replay()),
+      [Symbol.dispose]: () => list[Symbol.dispose](),
+    };
+  }
+
+  #time(key: string, run: () => void): void {
     const start = performance.now();
-    this.#device.launch(key, slots, numTasks);
+    run();
     const elapsed = (performance.now() - start) / 1000;
     this.#seconds.set(key, (this.#seconds.get(key) ?? 0) + elapsed);
   }

@@ -18,7 +18,6 @@ import type { Block } from "../model/block.ts";
 import type { Model } from "../model/model.ts";
 import type { RmsNorm } from "../model/norm.ts";
 import type { Pass } from "../model/pass.ts";
-import type { RotaryPositions } from "../model/rope.ts";
 import { WeightGradQueue } from "../model/weight-grad-queue.ts";
 import { Arena, type ArenaMark } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -27,7 +26,15 @@ import { fillFrom, view } from "../tensor/view.ts";
 import { absorbedAttention } from "./absorbed-attention.ts";
 import { blocksFor, LatentBlocks } from "./latent-blocks.ts";
 import { LatentCache } from "./latent-cache.ts";
-import { type LatentPass, planLatentPass, type SequenceTokens } from "./latent-pass.ts";
+import {
+  allocateInputs,
+  fillInputs,
+  type InputShape,
+  type LatentPass,
+  type PassInputs,
+  type SequenceTokens,
+} from "./latent-pass.ts";
+import { type PassArenas, RecordedPasses } from "./recorded-passes.ts";
 
 /** New tokens of one sequence. Each cache is in a pass at most once. */
 export interface Feed {
@@ -63,6 +70,26 @@ export interface DraftFeed {
 
 /** Rows of logits that exist on the device at once. */
 const LOGIT_ROWS = 64;
+/** Passes over more tokens are not recorded: they take long enough without. */
+const RECORDED_TOKENS = 32;
+
+interface PassCall {
+  readonly sequences: readonly SequenceTokens[];
+  readonly tokens: Int32Array;
+  /** Rows of logits of each sequence, from its end. */
+  readonly wanted: readonly number[];
+}
+
+interface PassPlaces {
+  readonly inputs: PassInputs;
+  readonly logits: readonly Tensor<FloatType>[];
+  readonly hidden: Tensor<FloatType>;
+}
+
+/** Positions that a pass needs tables for. */
+function endOf(sequences: readonly SequenceTokens[]): number {
+  return Math.max(...sequences.map(({ position, count }) => position + count));
+}
 
 export class Decoder {
   readonly model: Model;
@@ -70,6 +97,7 @@ export class Decoder {
   readonly #device: Device;
   readonly #kept: Arena;
   #keptMark: ArenaMark | null = null;
+  readonly #recorded: RecordedPasses<PassPlaces>;
   /** Layers want one; nothing is put into it. */
   readonly #weightGrads: WeightGradQueue;
 
@@ -83,6 +111,7 @@ export class Decoder {
     this.blocks = new LatentBlocks(new Arena(device.memory, "latent blocks"), model, numBlocks);
     this.#device = device;
     this.#kept = new Arena(device.memory, "final hidden states");
+    this.#recorded = new RecordedPasses(device);
     this.#weightGrads = new WeightGradQueue(device, new Arena(device.memory, "no gradients"));
   }
 
@@ -99,21 +128,99 @@ export class Decoder {
   /** One pass over all feeds; advances the caches. */
   forwardKeeping(feeds: readonly Feed[]): PassResult {
     const sequences = this.#layOut(feeds);
+    const wanted = sequences.map(
+      ({ count }, index) => ({ none: 0, last: 1, all: count })[feeds[index]!.logits],
+    );
+    const tokens = Int32Array.from(feeds.flatMap((feed) => [...feed.tokens]));
+    const shape = this.#shapeOf(sequences);
+    const key = this.#keyOf(sequences, shape, wanted);
+    const result =
+      key !== null && this.#recorded.hasSeen(key)
+        ? this.#forwardRecorded(key, shape, { sequences, tokens, wanted })
+        : this.#forwardOnce(shape, { sequences, tokens, wanted });
+    for (const { cache, count } of sequences) cache.advance(count);
+    return result;
+  }
+
+  #forwardOnce(shape: InputShape, call: PassCall): PassResult {
     const { saved, scratch } = this.model.arenas;
     using _saved = saved.mark();
     using _scratch = scratch.mark();
-    const [pass, latents] = this.#openPass(sequences);
-    const tokens = Int32Array.from(feeds.flatMap((feed) => [...feed.tokens]));
-    const x = this.#embed(pass, tokens);
-    for (const block of this.model.layers.blocks) this.#runBlock(pass, latents, block, x);
-    for (const { cache, count } of sequences) cache.advance(count);
-    const logits = feeds.map((feed, index) => {
-      const { firstToken, count } = sequences[index]!;
-      const wanted = { none: 0, last: 1, all: count }[feed.logits];
-      const rows = sliceRows(x, firstToken + count - wanted, firstToken + count);
-      return this.#computeLogits(pass, this.model.layers.norm, rows);
-    });
+    const inputs = allocateInputs(saved, shape);
+    fillInputs(inputs, shape, call);
+    const pass = this.#openPass({ saved, scratch }, inputs, call.sequences);
+    const x = this.#runLayers(pass, inputs);
+    const logits = this.#wantedRows(x, call).map((rows) =>
+      this.#computeLogits(pass, this.model.layers.norm, rows),
+    );
     return { logits, hidden: this.#keepHidden(pass, x) };
+  }
+
+  /** The same launches, recorded or replayed. */
+  #forwardRecorded(key: string, shape: InputShape, call: PassCall): PassResult {
+    const { vocabSize, hiddenDim } = this.model.config;
+    const { floatType, layers } = this.model;
+    const { logits, hidden } = this.#recorded.run(key, {
+      open: ({ saved }) => ({
+        inputs: allocateInputs(saved, shape),
+        hidden: saved.allocate(floatType, [call.tokens.length, hiddenDim]),
+        logits: call.wanted.map((rows) => saved.allocate(floatType, [rows, vocabSize])),
+      }),
+      fill: ({ inputs }) => fillInputs(inputs, shape, call),
+      launch: (places, arenas) => {
+        const pass = this.#openPass(arenas, places.inputs, call.sequences);
+        const x = this.#runLayers(pass, places.inputs);
+        this.#wantedRows(x, call).forEach((rows, index) => {
+          if (rows.rows === 0) return;
+          const normed = layers.norm.compute(pass, arenas.scratch, rows);
+          layers.head.forward(pass, normed, places.logits[index]!);
+        });
+        layers.norm.forward(pass, x, places.hidden);
+      },
+    });
+    return { logits: logits.map((tensor) => Float32Array.from(view(tensor))), hidden };
+  }
+
+  #shapeOf(sequences: readonly SequenceTokens[]): InputShape {
+    const { numHeads, maxPositionEmbeddings } = this.model.config;
+    const blocks = Math.max(...sequences.map(({ cache }) => cache.blocks.length));
+    // Wider tables than needed, so that a longer sequence seldom has another shape.
+    const tableColumns = Math.min(
+      2 ** Math.ceil(Math.log2(blocks)),
+      blocksFor(maxPositionEmbeddings),
+    );
+    const counts = sequences.map(({ count }) => count);
+    return { counts, tableColumns, numHeads, numThreads: this.#device.numThreads };
+  }
+
+  /** What the launches of a pass depend on; null if it is not to be recorded. */
+  #keyOf(
+    sequences: readonly SequenceTokens[],
+    { counts, tableColumns }: InputShape,
+    wanted: readonly number[],
+  ): string | null {
+    const numTokens = counts.reduce((sum, count) => sum + count, 0);
+    // Under such a recipe, what is quantised depends on values that the launching thread reads.
+    const looksAtValues = this.model.recipe.outlierFactor !== 0;
+    if (numTokens > RECORDED_TOKENS || looksAtValues) return null;
+    const { cosTable } = this.model.ropeTables.atLeast(endOf(sequences));
+    return [counts, wanted, tableColumns, cosTable.byteOffset].join(":");
+  }
+
+  #wantedRows(x: Tensor<FloatType>, { sequences, wanted }: PassCall): Tensor<FloatType>[] {
+    return sequences.map(({ firstToken, count }, index) => {
+      const end = firstToken + count;
+      return sliceRows(x, end - wanted[index]!, end);
+    });
+  }
+
+  #runLayers(pass: Pass, inputs: PassInputs): Tensor<FloatType> {
+    const { embedding, blocks } = this.model.layers;
+    const numTokens = inputs.tokens.columns;
+    const x = pass.saved.allocate(pass.floatType, [numTokens, this.model.config.hiddenDim]);
+    embedding.forward(pass, inputs.tokens, x);
+    for (const block of blocks) this.#runBlock(pass, inputs, block, x);
+    return x;
   }
 
   /**
@@ -133,7 +240,11 @@ export class Decoder {
     const { saved, scratch } = this.model.arenas;
     using _saved = saved.mark();
     using _scratch = scratch.mark();
-    const [pass, latents] = this.#openPass(sequences);
+    const shape = this.#shapeOf(sequences);
+    const inputs = allocateInputs(saved, shape);
+    const nextTokens = Int32Array.from(feeds.flatMap((feed) => [...feed.nextTokens]));
+    fillInputs(inputs, shape, { sequences, tokens: nextTokens });
+    const pass = this.#openPass({ saved, scratch }, inputs, sequences);
     const rows = feeds.flatMap(({ firstRow, nextTokens }) =>
       Array.from(nextTokens, (_, index) => firstRow + index),
     );
@@ -141,13 +252,8 @@ export class Decoder {
     fillFrom(index, rows);
     const before = saved.allocate(pass.floatType, [numTokens, hidden.columns]);
     gatherRows(this.#device, { src: hidden, index, out: before });
-    const tokens = saved.allocate("i32", [1, numTokens]);
-    fillFrom(
-      tokens,
-      feeds.flatMap(({ nextTokens }) => [...nextTokens]),
-    );
-    const x = module.join(pass, { hidden: before, tokens });
-    this.#runBlock(pass, latents, module.block, x);
+    const x = module.join(pass, { hidden: before, tokens: inputs.tokens });
+    this.#runBlock(pass, inputs, module.block, x);
     return sequences.map(({ firstToken, count }, index) => {
       const end = firstToken + count;
       const wanted = sliceRows(x, feeds[index]!.logits ? end - 1 : end, end);
@@ -190,11 +296,13 @@ export class Decoder {
     );
   }
 
-  #openPass(sequences: readonly SequenceTokens[]): [Pass, LatentPass] {
-    const { floatType, computeType, arenas, config } = this.model;
-    const { saved, scratch } = arenas;
-    const numTokens = sequences.reduce((sum, { count }) => sum + count, 0);
-    const pass: Pass = {
+  #openPass(
+    { saved, scratch }: PassArenas,
+    { ofTokens, ofHeads }: PassInputs,
+    sequences: readonly SequenceTokens[],
+  ): Pass {
+    const { floatType, computeType, ropeTables } = this.model;
+    return {
       device: this.#device,
       floatType,
       computeType,
@@ -202,40 +310,11 @@ export class Decoder {
       scratch,
       weightGrads: this.#weightGrads,
       numSequences: 1,
-      seqLength: numTokens,
-      positions: this.#positionsOf(sequences, numTokens),
+      seqLength: ofTokens.columns,
+      positions: { ...ropeTables.atLeast(endOf(sequences)), ofTokens, ofHeads },
       attention: "exact",
       balanceScale: 0,
     };
-    const { numThreads } = this.#device;
-    const options = { numHeads: config.numHeads, numThreads };
-    return [pass, planLatentPass(saved, sequences, options)];
-  }
-
-  #positionsOf(sequences: readonly SequenceTokens[], numTokens: number): RotaryPositions {
-    const { numHeads } = this.model.config;
-    const { saved } = this.model.arenas;
-    const end = Math.max(...sequences.map(({ position, count }) => position + count));
-    const ofTokens = saved.allocate("i32", [1, numTokens]);
-    const ofHeads = saved.allocate("i32", [1, numTokens * numHeads]);
-    const [tokens, heads] = [view(ofTokens), view(ofHeads)];
-    for (const { firstToken, count, position } of sequences) {
-      for (let index = 0; index < count; index++) {
-        const row = firstToken + index;
-        tokens[row] = position + index;
-        heads.fill(position + index, row * numHeads, (row + 1) * numHeads);
-      }
-    }
-    return { ...this.model.ropeTables.atLeast(end), ofTokens, ofHeads };
-  }
-
-  #embed(pass: Pass, values: Int32Array): Tensor<FloatType> {
-    const tokens = pass.saved.allocate("i32", [1, values.length]);
-    fillFrom(tokens, values);
-    const { embedding } = this.model.layers;
-    const x = pass.saved.allocate(pass.floatType, [values.length, this.model.config.hiddenDim]);
-    embedding.forward(pass, tokens, x);
-    return x;
   }
 
   /** `x` through one block, in place. */

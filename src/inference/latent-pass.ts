@@ -1,8 +1,11 @@
 /**
- * @file Where the tokens of a pass stand: their positions, their places among the latent blocks,
- * and what attention over them is divided into. The same for all layers.
+ * @file What a pass is told of its tokens: which they are, their positions, their places among the
+ * latent blocks, and what attention over them is divided into. The same for all layers.
+ *
+ * Allocated by shape and filled for each pass, so that a recorded pass finds new tokens where the
+ * ones before stood.
  */
-import { floorDiv } from "../base/integers.ts";
+import { ceilDiv, floorDiv } from "../base/integers.ts";
 import {
   LATENT_BLOCK_TOKENS,
   planLatentTiles,
@@ -10,7 +13,7 @@ import {
 } from "../kernels/latent-attention/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { fillFrom } from "../tensor/view.ts";
+import { fillFrom, view } from "../tensor/view.ts";
 import type { LatentCache } from "./latent-cache.ts";
 
 /** The next `count` positions of a cache, from `position` on, as rows from `firstToken` on. */
@@ -24,41 +27,93 @@ export interface SequenceTokens {
 export interface LatentPass {
   /** Row of each token among the rows of all blocks, [1, T]. */
   readonly places: Tensor<"i32">;
-  /** Blocks of each sequence, [S, blocks of the longest]. */
+  /** Blocks of each sequence, [S, blocks of the longest or more]. */
   readonly tables: Tensor<"i32">;
   readonly tiles: Tensor<"i32">;
 }
 
-/** The pass over these sequences, whose blocks are reserved. */
-export function planLatentPass(
-  arena: Arena,
-  sequences: readonly SequenceTokens[],
-  options: { readonly numHeads: number; readonly numThreads: number },
-): LatentPass {
-  const placesOf = ({ cache, count, position }: SequenceTokens): number[] =>
-    Array.from({ length: count }, (_, index) => {
-      const block = cache.blocks[floorDiv(position + index, LATENT_BLOCK_TOKENS)]!;
-      return block * LATENT_BLOCK_TOKENS + ((position + index) % LATENT_BLOCK_TOKENS);
-    });
-  const places = sequences.flatMap(placesOf);
-  const most = Math.max(...sequences.map(({ cache }) => cache.blocks.length));
-  const tables = sequences.flatMap(({ cache }) =>
-    Array.from({ length: most }, (_, index) => cache.blocks[index] ?? 0),
+/** All that a pass over some tokens reads of them. */
+export interface PassInputs extends LatentPass {
+  readonly tokens: Tensor<"i32">;
+  /** Position of each token, [1, T]. */
+  readonly ofTokens: Tensor<"i32">;
+  /** Position of each head of each token, [1, T·H]. */
+  readonly ofHeads: Tensor<"i32">;
+}
+
+export interface InputShape {
+  readonly counts: readonly number[];
+  /** Blocks that a sequence may have. */
+  readonly tableColumns: number;
+  readonly numHeads: number;
+  readonly numThreads: number;
+}
+
+/** Memory for the inputs of passes of a shape. */
+export function allocateInputs(arena: Arena, shape: InputShape): PassInputs {
+  const { counts, tableColumns, numHeads } = shape;
+  const numTokens = counts.reduce((sum, count) => sum + count, 0);
+  const row = (columns: number): Tensor<"i32"> => arena.allocate("i32", [1, columns]);
+  const numTiles = ceilDiv(
+    tilesOf(
+      counts.map(() => 0),
+      shape,
+    ).length,
+    TILE_COLUMNS.length,
   );
-  const tiles = planLatentTiles(sequences, options);
   return {
-    places: integers(arena, [1, places.length], places),
-    tables: integers(arena, [sequences.length, most], tables),
-    tiles: integers(arena, [tiles.length / TILE_COLUMNS.length, TILE_COLUMNS.length], tiles),
+    tokens: row(numTokens),
+    ofTokens: row(numTokens),
+    ofHeads: row(numTokens * numHeads),
+    places: row(numTokens),
+    tables: arena.allocate("i32", [counts.length, tableColumns]),
+    tiles: arena.allocate("i32", [numTiles, TILE_COLUMNS.length]),
   };
 }
 
-function integers(
-  arena: Arena,
-  shape: readonly number[],
-  values: readonly number[],
-): Tensor<"i32"> {
-  const tensor = arena.allocate("i32", shape);
-  fillFrom(tensor, values);
-  return tensor;
+/** Fill them for tokens of sequences of that shape, whose blocks are reserved. */
+export function fillInputs(
+  inputs: PassInputs,
+  shape: InputShape,
+  pass: { readonly sequences: readonly SequenceTokens[]; readonly tokens: Int32Array },
+): void {
+  const { sequences, tokens } = pass;
+  const { numHeads } = shape;
+  fillFrom(inputs.tokens, tokens);
+  const [positions, heads, places] = [
+    view(inputs.ofTokens),
+    view(inputs.ofHeads),
+    view(inputs.places),
+  ];
+  const tables = view(inputs.tables);
+  sequences.forEach(({ cache, firstToken, count, position: first }, sequence) => {
+    for (let index = 0; index < count; index++) {
+      const [row, position] = [firstToken + index, first + index];
+      positions[row] = position;
+      heads.fill(position, row * numHeads, (row + 1) * numHeads);
+      const block = cache.blocks[floorDiv(position, LATENT_BLOCK_TOKENS)]!;
+      places[row] = block * LATENT_BLOCK_TOKENS + (position % LATENT_BLOCK_TOKENS);
+    }
+    const start = sequence * shape.tableColumns;
+    tables.fill(0, start, start + shape.tableColumns);
+    tables.set(cache.blocks, start);
+  });
+  fillFrom(
+    inputs.tiles,
+    tilesOf(
+      sequences.map(({ position }) => position),
+      shape,
+    ),
+  );
+}
+
+/** How many and how long they are depends on the shape alone. */
+function tilesOf(positions: readonly number[], shape: InputShape): number[] {
+  let firstToken = 0;
+  const sequences = shape.counts.map((count, index) => {
+    const sequence = { firstToken, count, position: positions[index]! };
+    firstToken += count;
+    return sequence;
+  });
+  return planLatentTiles(sequences, shape);
 }

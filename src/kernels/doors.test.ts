@@ -155,7 +155,6 @@ describe("a choice of experts", () => {
       choice,
       offsets: arena.allocate("i32", [1, 4]),
       tokenOfRow: arena.allocate("i32", [1, numRows]),
-      rankOfRow: arena.allocate("i32", [1, numRows]),
       rowOfChoice: arena.allocate("i32", [choice.rows, choice.columns]),
     });
   };

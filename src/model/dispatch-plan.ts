@@ -16,8 +16,6 @@ export interface DispatchPlan {
   readonly offsets: Tensor<"i32">;
   /** [1, R] */
   readonly tokenOfRow: Tensor<"i32">;
-  /** token · K + rank, [1, R]: where the row's weight stands in the [T·K] weights. */
-  readonly choiceOfRow: Tensor<"i32">;
   /** [T, K] */
   readonly rowOfChoice: Tensor<"i32">;
 }
@@ -28,21 +26,13 @@ export function makeDispatchPlan(
   choice: Tensor<"i32">,
   numExperts: number,
 ): DispatchPlan {
-  const { saved, scratch, device } = pass;
+  const { saved, device } = pass;
   const { rows: numTokens, columns: numChosen } = choice;
-  const numRows = numTokens * numChosen;
   const offsets = saved.allocate("i32", [1, numExperts + 1]);
-  const tokenOfRow = saved.allocate("i32", [1, numRows]);
-  const choiceOfRow = saved.allocate("i32", [1, numRows]);
+  const tokenOfRow = saved.allocate("i32", [1, numTokens * numChosen]);
   const rowOfChoice = saved.allocate("i32", [numTokens, numChosen]);
-  using _mark = scratch.mark();
-  const rankOfRow = scratch.allocate("i32", [1, numRows]);
-  planDispatch(device, { choice, offsets, tokenOfRow, rankOfRow, rowOfChoice });
-  const tokens = view(tokenOfRow);
-  const ranks = view(rankOfRow);
-  const choices = view(choiceOfRow);
-  for (let row = 0; row < numRows; row++) choices[row] = tokens[row]! * numChosen + ranks[row]!;
-  return { offsets, tokenOfRow, choiceOfRow, rowOfChoice };
+  planDispatch(device, { choice, offsets, tokenOfRow, rowOfChoice });
+  return { offsets, tokenOfRow, rowOfChoice };
 }
 
 /** Tokens that chose each expert. */

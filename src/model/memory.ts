@@ -167,7 +167,7 @@ class Widths {
   #routingBytes(): number {
     const { numRoutedExperts, numExpertsPerToken: chosen } = this.#config;
     const gate = numRoutedExperts * this.#f + chosen * (INTEGER_BYTES + this.#f);
-    return gate + chosen * (3 * INTEGER_BYTES + this.#f);
+    return gate + chosen * (2 * INTEGER_BYTES + this.#f);
   }
 
   scratch(numTokens: number): number {

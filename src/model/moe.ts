@@ -12,14 +12,14 @@
  * The weight multiplies the activation instead of the expert's output: the down product is linear,
  * so the sum is the same, and its gradient Σ_i dh · silu(gate) · up needs no expert output, which
  * is therefore never kept. Saved: gateUp (K·2I) and, under a scaled recipe, x (D), as the recipe
- * caches them; w (K), the gate's scores and choice, the plan (3K integers). Recomputed in backward:
+ * caches them; w (K), the gate's scores and choice, the plan (2K integers). Recomputed in backward:
  * the gathered rows (K·D) and the activation (K·I), both one pass over what is there. Scaled rows
  * are dispatched as codes and scales; the shared experts read the same codes. Source: DeepSeek-V3
  * report §2.1.2, §3.2.3.
  */
 import { defined } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
-import { combineRows, gatherRows } from "../kernels/gather/contract.ts";
+import { combineRows, gatherRows, scatterRows } from "../kernels/gather/contract.ts";
 import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -100,7 +100,8 @@ export class MoeLayer {
     const plan = makeDispatchPlan(pass, gate.choice, this.gate.rule.numExperts);
     const numRows = plan.tokenOfRow.columns;
     const rowWeight = saved.allocate(floatType, [numRows, 1]);
-    gatherRows(device, { src: asColumn(gate.weight), index: plan.choiceOfRow, out: rowWeight });
+    const rowOfChoice = reshape(plan.rowOfChoice, [1, numRows]);
+    scatterRows(device, { x: asColumn(gate.weight), index: rowOfChoice, out: rowWeight });
     using _mark = scratch.mark();
     const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
     const rule = recipe.tensors.swigluInput;

@@ -78,7 +78,8 @@ export class RopeTableCache {
   /** Tables of at least `numPositions` rows. */
   atLeast(numPositions: number): RopeTables {
     if (this.#tables === null || this.#tables.cosTable.rows < numPositions) {
-      const rows = roundUp(numPositions, 256);
+      // Twice as many as before, at least: old tables stay where they are.
+      const rows = Math.max(roundUp(numPositions, 256), 2 * (this.#tables?.cosTable.rows ?? 0));
       this.#tables = makeRopeTables(this.#arena, this.#config, rows, this.#floatType);
     }
     return this.#tables;

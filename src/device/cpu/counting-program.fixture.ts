@@ -1,4 +1,4 @@
-/** @file A program for the device's own tests: one kernel that counts each task, one that fails. */
+/** @file A program for the device's own tests: kernels that count, add and fail. */
 import { InvariantError } from "../../base/errors.ts";
 import type { KernelBody, Program, ThreadContext } from "../program.ts";
 
@@ -49,9 +49,35 @@ function failOnLauncher(context: ThreadContext): KernelBody {
   };
 }
 
+/** Fails on any thread once the i32 at its slot is set. */
+function failWhenSet(context: ThreadContext): KernelBody {
+  return (slots) => {
+    if (context.memory.i32[slots[0]! / 4] !== 0) throw new InvariantError("broken when set");
+  };
+}
+
+/** Adds 1 to the i32 of each task, without an atomic operation. */
+function add(context: ThreadContext): KernelBody {
+  return (slots, firstTask, endTask) => {
+    const words = context.memory.i32;
+    for (let task = firstTask; task < endTask; task++) words[slots[0]! / 4 + task]! += 1;
+  };
+}
+
+/** Adds the sum of as many i32 as its second slot says to the i32 at its third. */
+function sum(context: ThreadContext): KernelBody {
+  return (slots) => {
+    const words = context.memory.i32;
+    const first = slots[0]! / 4;
+    const values = words.subarray(first, first + slots[1]!);
+    words[slots[2]! / 4]! += values.reduce((total, value) => total + value, 0);
+  };
+}
+
 export function createProgram(context: ThreadContext): Program {
-  const bodies = [count(context), failOnWorkers(context), failOnLauncher(context)];
-  const keys = ["count/i32", "failOnWorkers/i32", "failOnLauncher/i32"];
+  const kernels = { count, failOnWorkers, failOnLauncher, failWhenSet, add, sum };
+  const bodies = Object.values(kernels).map((create) => create(context));
+  const keys = Object.keys(kernels).map((name) => `${name}/i32`);
   return {
     keys,
     body: (keyIndex) => bodies[keyIndex]!,

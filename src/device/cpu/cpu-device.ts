@@ -9,7 +9,7 @@ import { Worker } from "node:worker_threads";
 import { assert, defined, InvariantError, OperationalError } from "../../base/errors.ts";
 import { isIntegerIn } from "../../base/integers.ts";
 import { siblingModule } from "../../base/modules.ts";
-import { type Device, MAX_SLOTS } from "../device.ts";
+import { type Device, type LaunchList, MAX_SLOTS } from "../device.ts";
 import {
   type CreateProgram,
   KERNEL_CHOICES,
@@ -19,6 +19,7 @@ import {
   type Span,
 } from "../program.ts";
 import { Job } from "./job.ts";
+import { BoundList, ListPlaces, listBytes, type RecordedLaunch, writeList } from "./launch-list.ts";
 import { CpuMemory } from "./memory.ts";
 import { createNativeRuntime } from "./native.ts";
 import type { WorkerStart } from "./worker.ts";
@@ -127,6 +128,12 @@ class CpuDevice implements Device {
   readonly #job: Job;
   readonly #workers: readonly Worker[];
   readonly #keyIndex: ReadonlyMap<string, number>;
+  readonly #places: ListPlaces;
+  #recording: RecordedLaunch[] | null = null;
+  #numLists = 0;
+  /** Of the launches that run together now; 0: none do. */
+  #togetherId = 0;
+  #numTogether = 0;
 
   constructor(
     memory: CpuMemory,
@@ -140,6 +147,7 @@ class CpuDevice implements Device {
     this.#program = program;
     this.#job = job;
     this.#workers = workers;
+    this.#places = new ListPlaces(memory);
     this.#keyIndex = new Map(program.keys.map((key, index) => [key, index]));
   }
 
@@ -152,20 +160,73 @@ class CpuDevice implements Device {
     assert(slots.length <= MAX_SLOTS, `${key}: ${slots.length} slots; at most ${MAX_SLOTS}`);
     if (numTasks === 0) return;
     const body = this.#program.body(keyIndex);
+    const grain = Math.max(1, Math.floor(numTasks / (this.numThreads * CLAIMS_PER_THREAD)));
+    this.#recording?.push({ keyIndex, slots, numTasks, grain, togetherId: this.#togetherId });
     this.#job.slots.set(slots);
     if (numTasks === 1 || this.#workers.length === 0) {
       body(this.#job.slots, 0, numTasks);
       return;
     }
-    const grain = Math.max(1, Math.floor(numTasks / (this.numThreads * CLAIMS_PER_THREAD)));
     this.#job.open(keyIndex, numTasks, grain);
+    this.#runAndClose(key, () => this.#job.work(body));
+  }
+
+  together(work: () => void): void {
+    assert(this.#togetherId === 0, "launches together are not nested");
+    this.#togetherId = ++this.#numTogether;
+    try {
+      work();
+    } finally {
+      this.#togetherId = 0;
+    }
+  }
+
+  record(work: () => void): LaunchList {
+    assert(this.#recording === null, "one recording at a time");
+    const launches: RecordedLaunch[] = [];
+    this.#recording = launches;
+    try {
+      work();
+    } finally {
+      this.#recording = null;
+    }
+    const place = this.#places.take(listBytes(launches));
+    writeList(this.memory, place.byteOffset, { id: ++this.#numLists, launches });
+    const list = new BoundList(this.memory, place.byteOffset, this.#program);
+    return {
+      numLaunches: launches.length,
+      replay: () => this.#replay(list, place.byteOffset),
+      [Symbol.dispose]: place.release,
+    };
+  }
+
+  #replay(list: BoundList, byteOffset: number): void {
+    assert(this.#recording === null, "a launch list is not replayed into another");
+    if (this.#workers.length === 0) {
+      list.runAlone();
+      return;
+    }
+    list.reset();
+    this.#job.openList(byteOffset);
+    this.#runAndClose("a launch list", () => {
+      try {
+        list.lead();
+      } catch (error) {
+        list.abort();
+        throw error;
+      }
+    });
+  }
+
+  /** The launcher's part of an open job; a worker's failure is thrown. */
+  #runAndClose(what: string, run: () => void): void {
     let failure: string | null = null;
     try {
-      this.#job.work(body);
+      run();
     } finally {
       failure = this.#job.close();
     }
-    if (failure !== null) throw new InvariantError(`${key} failed on a worker thread: ${failure}`);
+    if (failure !== null) throw new InvariantError(`${what} failed on a worker thread: ${failure}`);
   }
 
   async synchronize(): Promise<void> {}

@@ -10,6 +10,8 @@
 
 import { MAX_SLOTS } from "../device.ts";
 import type { KernelBody } from "../program.ts";
+import type { BoundList } from "./launch-list.ts";
+import { LOST_AFTER_MS, pause, SPINS } from "./spin.ts";
 
 const SEQUENCE = 0;
 const OPEN = 1;
@@ -26,13 +28,8 @@ const FAILURE_BYTES = 1024;
 const SLOTS_OFFSET = NUM_WORDS * 4;
 const FAILURE_OFFSET = SLOTS_OFFSET + MAX_SLOTS * 8;
 
-/** About 100 µs of `Atomics.pause` on current processors. */
-const SPINS = 3000;
-/** A thread that died inside a task never leaves it; no task takes nearly this long. */
-const LOST_AFTER_MS = 10 * 60_000;
-
-const pause: () => void =
-  (Atomics as unknown as { pause?: () => void }).pause?.bind(Atomics) ?? ((): void => {});
+/** In place of a kernel's number: a launch list, whose place stands where tasks are counted. */
+const LIST_KEY = -1;
 
 /** The shared words of one device's job, seen from any thread. */
 export class Job {
@@ -56,6 +53,11 @@ export class Job {
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, SEQUENCE, 1);
     if (Atomics.load(words, SLEEPERS) > 0) Atomics.notify(words, SEQUENCE);
+  }
+
+  /** Launcher: publish a launch list that is ready to be replayed. */
+  openList(byteOffset: number): void {
+    this.open(LIST_KEY, byteOffset, 0);
   }
 
   /** Any thread that has joined: claim and run tasks until none is left. */
@@ -91,7 +93,10 @@ export class Job {
   }
 
   /** Worker: sleep until there is a job or the end; runs every job it can join. */
-  serve(bodyOf: (keyIndex: number) => KernelBody): void {
+  serve(
+    bodyOf: (keyIndex: number) => KernelBody,
+    listAt: (byteOffset: number) => Pick<BoundList, "follow" | "abort">,
+  ): void {
     const words = this.#words;
     let seen = 0;
     for (;;) {
@@ -99,12 +104,23 @@ export class Job {
       if (Atomics.load(words, STOP) !== 0) return;
       Atomics.add(words, ACTIVE, 1);
       try {
-        if (Atomics.load(words, OPEN) !== 0) this.work(bodyOf(words[KEY]!));
+        if (Atomics.load(words, OPEN) === 0) continue;
+        if (words[KEY] === LIST_KEY) this.#follow(listAt(words[NUM_TASKS]!));
+        else this.work(bodyOf(words[KEY]!));
       } catch (error) {
         this.#fail(error);
       } finally {
         if (Atomics.sub(words, ACTIVE, 1) === 1) Atomics.notify(words, ACTIVE);
       }
+    }
+  }
+
+  #follow(list: Pick<BoundList, "follow" | "abort">): void {
+    try {
+      list.follow();
+    } catch (error) {
+      this.#fail(error);
+      list.abort();
     }
   }
 

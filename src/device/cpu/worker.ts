@@ -6,6 +6,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../base/errors.ts";
 import type { CreateProgram, KernelChoice, Span } from "../program.ts";
 import { Job } from "./job.ts";
+import { BoundLists } from "./launch-list.ts";
 import { CpuMemory } from "./memory.ts";
 import { createNativeRuntime } from "./native.ts";
 
@@ -24,9 +25,10 @@ export interface WorkerStart {
 
 const start = workerData as WorkerStart;
 const { createProgram } = (await import(start.programUrl)) as { createProgram: CreateProgram };
+const memory = CpuMemory.attach(start.wasm, start.baseAddress);
 const program = createProgram(
   {
-    memory: CpuMemory.attach(start.wasm, start.baseAddress),
+    memory,
     threadIndex: start.threadIndex,
     scratch: start.scratch,
     argumentBlock: start.argumentBlock,
@@ -35,4 +37,8 @@ const program = createProgram(
   start.choice,
 );
 defined(parentPort, "parentPort").postMessage("ready");
-new Job(start.job).serve((keyIndex) => program.body(keyIndex));
+const lists = new BoundLists(memory, program);
+new Job(start.job).serve(
+  (keyIndex) => program.body(keyIndex),
+  (byteOffset) => lists.at(byteOffset),
+);

@@ -4,7 +4,6 @@
  *
  *     offsets_G1      first row of each expert; the last entry is T·K
  *     tokenOfRow_R    token of each row; R = T·K, rows of one expert in the order of their tokens
- *     rankOfRow_R     which of the token's K choices the row is
  *     rowOfChoice_TK  the row of each choice
  *
  * A counting sort, stable in the tokens, on one thread: two passes over T·K numbers. No two
@@ -23,7 +22,6 @@ export const PLAN_DISPATCH_SLOTS = [
   "choice",
   "offsets",
   "tokenOfRow",
-  "rankOfRow",
   "rowOfChoice",
 ] as const;
 export const PLAN_DISPATCH_AT: Record<(typeof PLAN_DISPATCH_SLOTS)[number], number> =
@@ -33,20 +31,18 @@ export interface PlanDispatchCall {
   readonly choice: Tensor<"i32">;
   readonly offsets: Tensor<"i32">;
   readonly tokenOfRow: Tensor<"i32">;
-  readonly rankOfRow: Tensor<"i32">;
   readonly rowOfChoice: Tensor<"i32">;
 }
 
 /** Sort the choices [T, K] by expert. */
 export function planDispatch(device: Device, call: PlanDispatchCall): void {
-  const { choice, offsets, tokenOfRow, rankOfRow, rowOfChoice } = call;
+  const { choice, offsets, tokenOfRow, rowOfChoice } = call;
   const { rows: tokens, columns: chosen } = choice;
   const experts = offsets.columns - 1;
   assert(experts >= 1, `planDispatch: offsets hold ${offsets.columns} entries; at least 2`);
   assertMatrix(device, "planDispatch choice", choice, ["i32"], tokens, chosen);
   assertMatrix(device, "planDispatch offsets", offsets, ["i32"], 1, experts + 1);
   assertMatrix(device, "planDispatch tokenOfRow", tokenOfRow, ["i32"], 1, tokens * chosen);
-  assertMatrix(device, "planDispatch rankOfRow", rankOfRow, ["i32"], 1, tokens * chosen);
   assertMatrix(device, "planDispatch rowOfChoice", rowOfChoice, ["i32"], tokens, chosen);
   assert(isContiguous(choice) && isContiguous(rowOfChoice), "planDispatch: contiguous operands");
   assertIndexes("planDispatch choice", choice, 0, experts);
@@ -59,7 +55,6 @@ export function planDispatch(device: Device, call: PlanDispatchCall): void {
       choice.byteOffset,
       offsets.byteOffset,
       tokenOfRow.byteOffset,
-      rankOfRow.byteOffset,
       rowOfChoice.byteOffset,
     ],
     1,

@@ -11,11 +11,7 @@ export function createReferencePlanDispatch(_variant: string, context: ThreadCon
     const experts = slot(slots, AT.experts);
     const numRows = slot(slots, AT.tokens) * chosen;
     const [choice, offsets] = [at("choice"), at("offsets")];
-    const [tokenOfRow, rankOfRow, rowOfChoice] = [
-      at("tokenOfRow"),
-      at("rankOfRow"),
-      at("rowOfChoice"),
-    ];
+    const [tokenOfRow, rowOfChoice] = [at("tokenOfRow"), at("rowOfChoice")];
     const next = new Int32Array(experts + 1);
     for (let index = 0; index < numRows; index++) {
       next[words[choice + index]! + 1]!++;
@@ -24,9 +20,7 @@ export function createReferencePlanDispatch(_variant: string, context: ThreadCon
     words.set(next, offsets);
     for (let index = 0; index < numRows; index++) {
       const row = next[words[choice + index]!]!++;
-      const token = Math.floor(index / chosen);
-      words[tokenOfRow + row] = token;
-      words[rankOfRow + row] = index - token * chosen;
+      words[tokenOfRow + row] = Math.floor(index / chosen);
       words[rowOfChoice + index] = row;
     }
   };

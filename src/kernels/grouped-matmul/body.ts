@@ -40,8 +40,10 @@ function runRowsTask(
   const firstOffset = slot(slots, AT.groupOffsets) / 4;
   let blocksLeft = floorDiv(task, numColumnBlocks);
   const column = (task - blocksLeft * numColumnBlocks) * columnBlock;
+  const numGroups = slot(slots, AT.numGroups);
   let group = 0;
   for (; ; group++) {
+    if (group === numGroups) return;
     const blocks = ceilDiv(
       offsets[firstOffset + group + 1]! - offsets[firstOffset + group]!,
       rowBlock,

@@ -13,7 +13,7 @@
  * overlaps no input; `a` may be `b`.
  */
 import { assert } from "../../base/errors.ts";
-import { ceilDiv, divExact } from "../../base/integers.ts";
+import { ceilDiv, divExact, floorDiv } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertOffsets, assertOperand } from "../door.ts";
@@ -70,19 +70,19 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
   for (const [name, tensor] of Object.entries({ a, b, out })) {
     assertOperand(device, `groupedMatmul ${name}`, tensor);
   }
-  const bounds = assertOffsets("groupedMatmul offsets", offsets, a.rows);
+  assertOffsets("groupedMatmul offsets", offsets, a.rows);
   const isTn = transposition === "tn";
-  const meanRows = ceilDiv(bounds.total, numGroups);
+  const meanRows = ceilDiv(a.rows, numGroups);
   const { rowBlock, columnBlock } = planBlocks({
     rows: isTn ? shape.rows : Math.max(1, meanRows),
     columns: shape.columns,
     depth: isTn ? meanRows : shape.depth,
     numThreads: device.numThreads,
-    batchCount: numGroups,
+    batchCount: isTn ? numGroups : Math.min(numGroups, Math.max(1, a.rows)),
   });
   const numRowBlocks = isTn
     ? numGroups * ceilDiv(shape.rows, rowBlock)
-    : bounds.sizes.reduce((sum, rows) => sum + ceilDiv(rows, rowBlock), 0);
+    : mostRowBlocks(a.rows, numGroups, rowBlock);
   device.launch(
     `groupedMatmul/${transposition}.${a.dtype}`,
     [
@@ -105,6 +105,15 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
     ],
     numRowBlocks * ceilDiv(shape.columns, columnBlock),
   );
+}
+
+/**
+ * Blocks of rows that groups of any sizes can have. The sizes are looked at by the tasks alone, so
+ * that a launch can be recorded and replayed with others; a task beyond the last block does
+ * nothing.
+ */
+export function mostRowBlocks(rows: number, numGroups: number, rowBlock: number): number {
+  return Math.min(rows, numGroups) + floorDiv(rows, rowBlock);
 }
 
 interface GroupShape {

@@ -19,22 +19,22 @@ export function groupedScaledMatmulBody(
 ): KernelBody {
   return (slots, firstTask, endTask) => {
     for (let task = firstTask; task < endTask; task++) {
-      multiply(
+      const block =
         transposition === "tn"
           ? weightGradBlock(slots, task, context)
-          : rowsBlock(slots, task, transposition, context),
-      );
+          : rowsBlock(slots, task, transposition, context);
+      if (block !== null) multiply(block);
     }
   };
 }
 
-/** nt and nn: the task is a block of rows of one group by a block of columns. */
+/** nt and nn: the task is a block of rows of one group by a block of columns; null: of none. */
 function rowsBlock(
   slots: Float64Array,
   task: number,
   transposition: Transposition,
   context: ThreadContext,
-): ScaledBlock {
+): ScaledBlock | null {
   const columns = slot(slots, AT.columns);
   const rowBlock = slot(slots, AT.rowBlock);
   const columnBlock = slot(slots, AT.columnBlock);
@@ -43,8 +43,10 @@ function rowsBlock(
   const firstOffset = slot(slots, AT.groupOffsets) / 4;
   let blocksLeft = floorDiv(task, numColumnBlocks);
   const column = (task - blocksLeft * numColumnBlocks) * columnBlock;
+  const numGroups = slot(slots, AT.numGroups);
   let group = 0;
   for (; ; group++) {
+    if (group === numGroups) return null;
     const rows = offsets[firstOffset + group + 1]! - offsets[firstOffset + group]!;
     const blocks = ceilDiv(rows, rowBlock);
     if (blocksLeft < blocks) break;

@@ -22,6 +22,7 @@ import type { Device } from "../../device/device.ts";
 import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertOffsets } from "../door.ts";
+import { mostRowBlocks } from "../grouped-matmul/contract.ts";
 import { slotIndex } from "../kernel.ts";
 import { planBlocks } from "../matmul/blocks.ts";
 import { assertRowGroups } from "../quantize-tiles/bands.ts";
@@ -100,20 +101,20 @@ export function groupedScaledMatmul(device: Device, call: GroupedScaledMatmulCal
   const shape = isTn ? weightGradShape(call) : rowsShape(call, numGroups);
   const outRows = isTn ? shape.rows * numGroups : a.rows;
   assertMatrix(device, "groupedScaledMatmul out", out, ["f32"], outRows, shape.columns);
-  const bounds = assertOffsets("groupedScaledMatmul offsets", offsets, a.rows);
+  assertOffsets("groupedScaledMatmul offsets", offsets, a.rows);
   // Along the tokens of a group of any length, only a tile of the whole matrix cuts nothing.
   const pieceDepth = pieceDepthOf(call, isTn ? a.rows : shape.depth);
-  const meanRows = ceilDiv(bounds.total, numGroups);
+  const meanRows = ceilDiv(a.rows, numGroups);
   const { rowBlock, columnBlock } = planBlocks({
     rows: isTn ? shape.rows : Math.max(1, meanRows),
     columns: shape.columns,
     depth: isTn ? meanRows : shape.depth,
     numThreads: device.numThreads,
-    batchCount: numGroups,
+    batchCount: isTn ? numGroups : Math.min(numGroups, Math.max(1, a.rows)),
   });
   const numRowBlocks = isTn
     ? numGroups * ceilDiv(shape.rows, rowBlock)
-    : bounds.sizes.reduce((sum, rows) => sum + ceilDiv(rows, rowBlock), 0);
+    : mostRowBlocks(a.rows, numGroups, rowBlock);
   device.launch(
     `groupedScaledMatmul/${variantOf(call)}`,
     [

@@ -22,6 +22,8 @@ const MAX_ROW_BLOCK = 768;
 const MAX_COLUMN_BLOCK = 4096;
 /** Fewer multiply-adds (about 5 µs of one core) are not worth waking another thread for. */
 const MIN_TASK_WORK = 2 ** 18;
+/** Fewer rows take as long as this many: they wait for the other operand to come from memory. */
+const MEMORY_BOUND_ROWS = 16;
 const TASKS_PER_THREAD = 2;
 
 /** Blocks for a product of rows × columns × depth, done `batchCount` times by `numThreads`. */
@@ -36,7 +38,8 @@ export function planBlocks(product: {
   assert(isIntegerIn(rows, 0, 2 ** 40), `rows (${rows}) must be a whole number`);
   assert(isIntegerIn(columns, 0, 2 ** 40), `columns (${columns}) must be a whole number`);
   assert(isIntegerIn(numThreads, 1, 2 ** 16), `numThreads (${numThreads}) must be at least 1`);
-  const mostTasks = Math.max(1, Math.floor((rows * columns * depth) / MIN_TASK_WORK));
+  const work = Math.max(rows, MEMORY_BOUND_ROWS) * columns * depth;
+  const mostTasks = Math.max(1, Math.floor(work / MIN_TASK_WORK));
   const share = ceilDiv(numThreads * TASKS_PER_THREAD, Math.max(1, batchCount));
   const wanted = numThreads === 1 ? 1 : Math.min(share, mostTasks);
   let best: BlockPlan | undefined;

@@ -1,0 +1,48 @@
+/**
+ * @file Under every recipe, tokens have the same bits in passes that are replayed as in those that
+ * are run once.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Random } from "../src/base/random.ts";
+import { Decoder } from "../src/inference/decoder.ts";
+import { openCpuDevice } from "../src/kernels/cpu.ts";
+import { Model } from "../src/model/model.ts";
+import { presetConfig } from "../src/model/presets.ts";
+import { PRECISION_RECIPES } from "../src/training/recipe/recipes.ts";
+
+const NUM_TOKENS = 140;
+
+for (const [name, precision] of Object.entries(PRECISION_RECIPES)) {
+  test(`replayed and single passes give the same bits: ${name}`, async () => {
+    await using device = await openCpuDevice({ numThreads: 2 });
+    const config = { ...presetConfig("tiny", 300), numLayers: 2 };
+    const model = new Model(device, config, { precision, seed: 3, gradients: false });
+    model.parameters.refreshCompute();
+    const decoder = new Decoder(device, model);
+    const random = new Random(7, name);
+    const texts = [0, 1].map(() =>
+      Int32Array.from({ length: NUM_TOKENS }, () => random.below(300)),
+    );
+    const whole = texts.map((tokens) => {
+      const cache = decoder.openCache();
+      return decoder.forward([{ cache, tokens, logits: "all" }])[0]!;
+    });
+    // Beyond one block of latents, whose tables grow; in steps of one, two and three tokens.
+    const caches = texts.map(() => decoder.openCache());
+    for (let at = 0; at < NUM_TOKENS; ) {
+      const count = Math.min(1 + (Math.floor(at / 20) % 3), NUM_TOKENS - at);
+      const feeds = texts.map((tokens, index) => ({
+        cache: caches[index]!,
+        tokens: tokens.subarray(at, at + count),
+        logits: "all" as const,
+      }));
+      const logits = decoder.forward(feeds);
+      for (const [index, rows] of logits.entries()) {
+        const expected = whole[index]!.subarray(at * 300, (at + count) * 300);
+        assert.deepEqual(rows, expected, `text ${index}, tokens from ${at} on`);
+      }
+      at += count;
+    }
+  });
+}
