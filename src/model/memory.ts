@@ -180,8 +180,8 @@ class Widths {
     // A module's head and its backward stand on the gradient of its norm.
     const duringModule = moduleHead + Math.max(moduleJoin, this.#blockScratch());
     const head = logits + numTokens * (aroundHead + moduleHead);
-    const main = hiddenDim * this.#c + this.#blockScratch();
-    return Math.max(head, numTokens * Math.max(main, duringModule + hiddenDim * this.#c));
+    const blocks = Math.max(this.#blockScratch(), duringModule + hiddenDim * this.#c);
+    return Math.max(head, numTokens * blocks);
   }
 
   /** The larger of forward and backward of the largest half of a block. */

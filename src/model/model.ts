@@ -27,11 +27,12 @@ import type {
 } from "./model-types.ts";
 import { MtpModule } from "./mtp.ts";
 import { RmsNorm } from "./norm.ts";
+import { arithmeticOf, openPass, type PassFrame } from "./open-pass.ts";
 import { declareBuffers } from "./parameter-declarations.ts";
-import { type ComputeType, computeTypeOf, ParameterSet } from "./parameters.ts";
+import { type ComputeType, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
-import { type PrecisionRecipe, plainRecipe, validateRecipe } from "./precision-recipe.ts";
-import { makePositions, RopeTableCache } from "./rope.ts";
+import type { PrecisionRecipe } from "./precision-recipe.ts";
+import { RopeTableCache } from "./rope.ts";
 import { findBrokenStream } from "./stream-check.ts";
 import { type ModelLayers, runEvaluation, runTrainingPass } from "./training-pass.ts";
 import type { WeightFormat } from "./weight-format.ts";
@@ -60,20 +61,16 @@ export class Model implements TrainableModel {
   readonly ropeTables: RopeTableCache;
   /** A schedule may defer it; a step ends with it empty all the same. */
   readonly weightGrads: WeightGradQueue;
-  readonly #device: Device;
+  readonly #frame: PassFrame;
 
   /** Allocates the parameters and, given a seed, initialises them. */
   constructor(device: Device, config: ModelConfig, options: ModelOptions) {
     this.config = validateConfig(config);
-    this.recipe = recipeOf(options);
-    this.floatType = options.floatType ?? "f32";
-    this.computeType = computeTypeOf(this.recipe);
-    assert(
-      this.computeType === this.floatType || this.floatType === "f32",
-      `the recipe ${this.recipe.name} goes with f32, not with ${this.floatType}`,
-    );
-    this.attention = options.attention ?? (this.computeType === "bf16" ? "bf16" : "exact");
-    this.#device = device;
+    const arithmetic = arithmeticOf(options);
+    this.recipe = arithmetic.recipe;
+    this.floatType = arithmetic.floatType;
+    this.computeType = arithmetic.computeType;
+    this.attention = arithmetic.attention;
     const arena = (name: string): Arena => new Arena(device.memory, name);
     this.arenas = {
       model: arena("model"),
@@ -100,6 +97,7 @@ export class Model implements TrainableModel {
     this.moeLayerIndices = moeLayerIndices(config);
     this.layers = makeLayers(config, this.parameters, biases);
     this.ropeTables = new RopeTableCache(this.arenas.model, config, this.floatType);
+    this.#frame = { ...arithmetic, device, config, ropeTables: this.ropeTables };
     this.weightGrads = new WeightGradQueue(device, this.arenas.weightGrads);
   }
 
@@ -125,41 +123,10 @@ export class Model implements TrainableModel {
   }
 
   #openPass(batch: Batch, balanceScale: number): Pass {
-    const { numSequences, seqLength, tokens } = batch;
-    const { numHeads, numMtpModules, maxPositionEmbeddings } = this.config;
-    assert(numSequences >= 1 && seqLength >= 1, "a batch has at least one position");
-    assert(
-      seqLength <= maxPositionEmbeddings,
-      `seqLength (${seqLength}) must be at most maxPositionEmbeddings (${maxPositionEmbeddings})`,
-    );
-    const rowLength = seqLength + 1 + numMtpModules;
-    assert(
-      tokens.length === numSequences * rowLength,
-      `a batch of ${numSequences}×${seqLength} has ${numSequences * rowLength} tokens ` +
-        `(${numMtpModules} MTP modules), not ${tokens.length}`,
-    );
     const { saved, scratch } = this.arenas;
-    const tables = this.ropeTables.atLeast(seqLength);
-    return {
-      device: this.#device,
-      floatType: this.floatType,
-      computeType: this.computeType,
-      attention: this.attention,
-      saved,
-      scratch,
-      weightGrads: this.weightGrads,
-      numSequences,
-      seqLength,
-      positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
-      balanceScale,
-    };
+    const memory = { saved, scratch, weightGrads: this.weightGrads };
+    return openPass(this.#frame, memory, batch, balanceScale);
   }
-}
-
-/** A plain recipe named with f64 as float type is the one that rounds nothing. */
-function recipeOf({ precision, floatType }: ModelOptions): PrecisionRecipe {
-  if (typeof precision !== "string") return validateRecipe(precision);
-  return plainRecipe(precision === "f32" && floatType === "f64" ? "f64" : precision);
 }
 
 /** A bias for each layer: zeros, to be moved by training where the method has one. */

@@ -76,6 +76,25 @@ export interface ParameterSetOptions {
   readonly gradients: boolean;
   /** What is kept instead of master values, to infer alone; master values if left out. */
   readonly weights?: WeightFormat | undefined;
+  /** Of all the model's, those that are held here; all if left out. */
+  readonly part?: ParameterPart;
+}
+
+/** A rank's share of a model's parameters. */
+export interface ParameterPart {
+  readonly names: ReadonlySet<string>;
+  /**
+   * Held, but moved by the optimizer of another rank; they stand behind the others in both spans.
+   */
+  readonly copies: ReadonlySet<string>;
+}
+
+/** What the optimizer of this rank moves, as the spans it lies in. */
+export interface OwnParameters {
+  /** In the order of the forward pass. */
+  readonly list: readonly Parameter[];
+  readonly decayed: FlatSpan;
+  readonly undecayed: FlatSpan;
 }
 
 /** Parameters start on cache lines even as bf16; zeros fill the gaps. */
@@ -83,11 +102,12 @@ const ALIGNMENT_ELEMENTS = 32;
 /** Spans are whole rows of this many elements, so that row kernels can share them out. */
 const SPAN_ROW_ELEMENTS = 1024;
 
-export class ParameterSet {
+export class ParameterSet implements OwnParameters {
   /** In the order of the forward pass. */
   readonly list: readonly Parameter[];
   /** null in a set that is only to infer. */
   readonly #spans: { readonly decayed: FlatSpan; readonly undecayed: FlatSpan } | null;
+  readonly #own: OwnParameters | null;
   readonly #device: Device;
   readonly #byName: ReadonlyMap<string, Parameter>;
   /** Values that have bf16 copies, and the copies. */
@@ -103,7 +123,7 @@ export class ParameterSet {
     if (weights === undefined) {
       const computeType = computeTypeOf(recipe);
       const floatType = computeType === "bf16" ? "f32" : computeType;
-      const layout = layOut(config, computeType);
+      const layout = layOut(config, computeType, options.part);
       const span = (elements: number): FlatSpan => {
         const allocate = (): Tensor<FloatType> => arena.allocateZeros(floatType, [1, elements]);
         return spanOf(allocate, options.gradients);
@@ -117,12 +137,29 @@ export class ParameterSet {
         : this.#makePlain(arena, layout, recipe);
       this.list = list.map(({ parameter }) => parameter);
       this.#rounded = list.flatMap(({ rounded }) => (rounded === undefined ? [] : [rounded]));
+      this.#own = this.#ownOf(layout, options.part?.copies);
     } else {
       this.#spans = null;
+      this.#own = null;
       this.list = storeParameters(arena, config, { recipe, weights });
       this.#rounded = [];
     }
     this.#byName = new Map(this.list.map((parameter) => [parameter.name, parameter]));
+  }
+
+  #ownOf(layout: Layout, copies: ReadonlySet<string> | undefined): OwnParameters {
+    if (copies === undefined || copies.size === 0) return this;
+    const { decayed, undecayed } = this;
+    return {
+      list: this.list.filter(({ name }) => !copies.has(name)),
+      decayed: beginningOf(decayed, layout.ownElements.decayed),
+      undecayed: beginningOf(undecayed, layout.ownElements.undecayed),
+    };
+  }
+
+  /** Without the copies; the set itself if it holds none. Asserts that there are master values. */
+  get own(): OwnParameters {
+    return defined(this.#own, "master values (a model made to infer has none)");
   }
 
   /** The matrices. Asserts that there are master values. */
@@ -280,32 +317,50 @@ interface Layout {
   readonly places: readonly Place[];
   readonly decayedElements: number;
   readonly undecayedElements: number;
+  /** Of each span, how much the optimizer moves here. */
+  readonly ownElements: Readonly<Record<"decayed" | "undecayed", number>>;
   /** First decayed element that products read. */
   readonly roundedStart: number;
 }
 
 /**
  * The embedding table comes first and, unless it is the head too, is left out of the bf16 copies:
- * rows are looked up from the values themselves.
+ * rows are looked up from the values themselves. (Among copies of other ranks' parameters it may
+ * stand elsewhere and is rounded for nothing.)
  */
-function layOut(config: ModelConfig, computeType: ComputeType): Layout {
+function layOut(config: ModelConfig, computeType: ComputeType, part?: ParameterPart): Layout {
   const ends = { decayed: 0, undecayed: 0 };
   let roundedStart = 0;
-  const places = declareParameters(config).map((declaration): Place => {
-    const part = declaration.role === "norm" ? "undecayed" : "decayed";
-    const start = ends[part];
-    const [rows, columns] = declaration.shape;
-    ends[part] = roundUp(start + rows * columns, ALIGNMENT_ELEMENTS);
-    if (declaration.role === "embedding") {
-      ends[part] = roundUp(ends[part], SPAN_ROW_ELEMENTS);
-      if (!config.tieWordEmbeddings) roundedStart = ends[part];
+  const starts = new Map<string, number>();
+  const place = ({ name, role, shape }: ParameterDeclaration): void => {
+    const span = role === "norm" ? "undecayed" : "decayed";
+    const start = ends[span];
+    const [rows, columns] = shape;
+    ends[span] = roundUp(start + rows * columns, ALIGNMENT_ELEMENTS);
+    if (role === "embedding") {
+      ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
+      if (!config.tieWordEmbeddings && start === 0) roundedStart = ends[span];
     }
-    return { declaration, start };
-  });
+    starts.set(name, start);
+  };
+  const close = (): { decayed: number; undecayed: number } => {
+    ends.decayed = roundUp(ends.decayed, SPAN_ROW_ELEMENTS);
+    ends.undecayed = roundUp(ends.undecayed, SPAN_ROW_ELEMENTS);
+    return { ...ends };
+  };
+  const held = declareParameters(config).filter(({ name }) => part?.names.has(name) ?? true);
+  const isCopy = ({ name }: ParameterDeclaration): boolean => part?.copies.has(name) ?? false;
+  for (const declaration of held) if (!isCopy(declaration)) place(declaration);
+  const ownElements = close();
+  for (const declaration of held) if (isCopy(declaration)) place(declaration);
+  close();
   return {
-    places,
-    decayedElements: roundUp(ends.decayed, SPAN_ROW_ELEMENTS),
-    undecayedElements: roundUp(ends.undecayed, SPAN_ROW_ELEMENTS),
+    places: held.map((declaration) => {
+      return { declaration, start: defined(starts.get(declaration.name), "a start") };
+    }),
+    decayedElements: ends.decayed,
+    undecayedElements: ends.undecayed,
+    ownElements,
     roundedStart: computeType === "bf16" ? roundedStart : 0,
   };
 }
@@ -368,6 +423,15 @@ function spanOf(allocate: () => Tensor<FloatType>, withGradients: boolean): Flat
     values,
     get gradients(): Tensor<FloatType> {
       return defined(gradients, "memory for gradients (ModelOptions.gradients)");
+    },
+  };
+}
+
+function beginningOf(span: FlatSpan, elements: number): FlatSpan {
+  return {
+    values: flatSlice(span.values, 0, [1, elements]),
+    get gradients(): Tensor<FloatType> {
+      return flatSlice(span.gradients, 0, [1, elements]);
     },
   };
 }

@@ -17,6 +17,7 @@ export {
 export { type MovePlan, planMoves } from "./expert/placement/plan-moves.ts";
 export { type Mesh, type MeshShape, meshShape, openMesh } from "./mesh.ts";
 export type { Action } from "./pipeline/action.ts";
+export { BoundaryPool } from "./pipeline/executor/boundary-pool.ts";
 export { type PipelineRun, runSchedule } from "./pipeline/executor/run-schedule.ts";
 export type { Boundary, Stage, Work } from "./pipeline/executor/stage.ts";
 export { formatCsv, formatText, parseSchedule } from "./pipeline/notation.ts";

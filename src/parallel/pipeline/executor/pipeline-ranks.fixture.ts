@@ -1,14 +1,14 @@
 /** @file Ranks that run a schedule over toy stages and tell what came of it. */
 import { openCpuDevice } from "../../../kernels/cpu.ts";
-import { makeTensor } from "../../../tensor/tensor.ts";
+import { makeTensor, type Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { Communicator, Operation } from "../../communicator/communicator.ts";
 import type { RankContext } from "../../communicator/rank-program.ts";
 import type { Direction } from "../layout.ts";
 import { makeSchedule, type ScheduleKind } from "../schedules/kinds.ts";
 import type { TimedAction } from "../simulate.ts";
+import { BoundaryPool } from "./boundary-pool.ts";
 import { runSchedule } from "./run-schedule.ts";
-import { sumCopies } from "./sum-copies.ts";
 import { COLUMNS, ROWS, ToyStage } from "./toy-stage.fixture.ts";
 
 export interface PipelineInput {
@@ -52,14 +52,14 @@ export async function runRank(context: RankContext): Promise<PipelineReport> {
     return made;
   };
   const now = (): number => performance.timeOrigin + performance.now();
-  const boundary = { dtype: "f32", shape: [ROWS, COLUMNS] } as const;
-  const timed = runSchedule({ schedule, communicator: world, stageFor, boundary, memory, now });
+  const boundaries = new BoundaryPool(memory, { dtype: "f32", shape: [ROWS, COLUMNS] });
+  const timed = runSchedule({ schedule, communicator: world, stageFor, boundaries, now });
   const held = [...stages].toSorted(([a], [b]) => Number.parseInt(a, 10) - Number.parseInt(b, 10));
-  sumCopies(
-    layout,
-    world,
-    held.map(([, { gradient }]) => gradient),
-  );
+  if (layout.directions.length > 1)
+    addCopies(
+      world,
+      held.map(([, { gradient }]) => gradient),
+    );
   return {
     losses: held.flatMap(([, { losses }]) => [...losses]),
     gradients: held.map(([key, { gradient }]) => [
@@ -68,6 +68,13 @@ export async function runRank(context: RankContext): Promise<PipelineReport> {
     ]),
     timed,
   };
+}
+
+/** Ranks r and P−1−r hold the same two stages; each adds the other's gradients to its own. */
+function addCopies(world: Communicator, gradients: readonly Tensor[]): void {
+  const { rank, size } = world;
+  const pair = world.split(Math.min(rank, size - 1 - rank), rank, "copies");
+  for (const gradient of gradients) pair?.allReduce(gradient, gradient, "sum").wait();
 }
 
 /** Some communication of a stage beside the pipeline's: a message to itself. */

@@ -7,15 +7,12 @@
  * sent when it has arrived. Between stages of the same rank the output is the next stage's input.
  */
 import { assert, defined } from "../../../base/errors.ts";
-import type { CpuMemory } from "../../../device/cpu/memory.ts";
-import { DTYPE_BYTES } from "../../../tensor/dtype.ts";
-import { makeTensor, type Tensor } from "../../../tensor/tensor.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
 import {
   type Communicator,
   type Operation,
   USER_CHANNELS,
 } from "../../communicator/communicator.ts";
-import { Scratch } from "../../communicator/scratch.ts";
 import { type Action, type Chunk, type ChunkAction, partsOf } from "../action.ts";
 import {
   type Direction,
@@ -27,8 +24,9 @@ import {
 } from "../layout.ts";
 import type { Schedule } from "../schedules/schedule.ts";
 import type { TimedAction } from "../simulate.ts";
+import type { BoundaryPool } from "./boundary-pool.ts";
 import { runAlone, runInterleaved } from "./interleave.ts";
-import type { Boundary, Stage, Work } from "./stage.ts";
+import type { Stage, Work } from "./stage.ts";
 
 /** Actions whose messages are received before their turn. */
 const LOOKAHEAD = 2;
@@ -39,8 +37,8 @@ export interface PipelineRun {
   readonly communicator: Communicator;
   /** This rank's copy of a stage; in a bidirectional pipeline each direction has its own. */
   readonly stageFor: (stage: number, direction: Direction) => Stage;
-  readonly boundary: Boundary;
-  readonly memory: CpuMemory;
+  /** Kept from step to step, so that the second one asks for no memory. */
+  readonly boundaries: BoundaryPool;
   /** Milliseconds on a clock that all ranks share. */
   readonly now: () => number;
 }
@@ -73,7 +71,7 @@ class RankRun {
   constructor(run: PipelineRun) {
     this.#run = run;
     this.#actions = defined(run.schedule.ranks[run.communicator.rank], "this rank's actions");
-    this.#pool = new BoundaryPool(run.memory, run.boundary);
+    this.#pool = run.boundaries;
   }
 
   run(): TimedAction[] {
@@ -217,32 +215,4 @@ function keyOf(content: Message["content"], boundary: number, { microBatch }: Ch
 
 function chunkKey({ stage, microBatch }: Chunk): string {
   return `${stage}.${microBatch}`;
-}
-
-/** Tensors of the boundary's shape. */
-class BoundaryPool {
-  readonly #scratch: Scratch;
-  readonly #memory: CpuMemory;
-  readonly #boundary: Boundary;
-  readonly #bytes: number;
-  numTaken = 0;
-
-  constructor(memory: CpuMemory, boundary: Boundary) {
-    this.#scratch = new Scratch(memory);
-    this.#memory = memory;
-    this.#boundary = boundary;
-    const elements = boundary.shape.reduce((product, dimension) => product * dimension, 1);
-    this.#bytes = elements * DTYPE_BYTES[boundary.dtype];
-  }
-
-  take(): Tensor {
-    this.numTaken++;
-    const { dtype, shape } = this.#boundary;
-    return makeTensor(this.#memory, dtype, shape, this.#scratch.take(this.#bytes));
-  }
-
-  giveBack({ byteOffset }: Tensor): void {
-    this.numTaken--;
-    this.#scratch.giveBack(byteOffset, this.#bytes);
-  }
 }

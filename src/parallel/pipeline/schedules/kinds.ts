@@ -44,6 +44,10 @@ const plainBubble = ({ numRanks }: ScheduleRequest, { F, B }: ActionCosts): numb
 const pairedBubble = (half: number, costs: ActionCosts): number =>
   (half - 1) * (costs["F&B"] + costs.B - 3 * costs.W);
 
+function mustBe(wanted: string): string {
+  return `the number of micro-batches must be ${wanted}`;
+}
+
 export const SCHEDULES: Readonly<Record<ScheduleKind, ScheduleDescription>> = {
   gpipe: {
     make: gpipe,
@@ -62,7 +66,7 @@ export const SCHEDULES: Readonly<Record<ScheduleKind, ScheduleDescription>> = {
   interleaved: {
     make: interleaved,
     refuse: ({ numRanks, numMicroBatches }) =>
-      numMicroBatches % numRanks === 0 ? null : "a multiple of the ranks",
+      numMicroBatches % numRanks === 0 ? null : mustBe("a multiple of the ranks"),
     bubble: plainBubble,
     activations: ({ numRanks, numMicroBatches, numStagesPerRank }) =>
       Math.min(numStagesPerRank * numRanks + numRanks - 1, numStagesPerRank * numMicroBatches),
@@ -78,9 +82,11 @@ export const SCHEDULES: Readonly<Record<ScheduleKind, ScheduleDescription>> = {
   dualpipe: {
     make: dualPipe,
     refuse: ({ numRanks, numMicroBatches }) => {
-      if (numRanks % 2 !== 0) return "an even number, over an even number of ranks";
+      if (numRanks % 2 !== 0) {
+        return "the number of ranks must be even; 1f1b, zb1p and dualpipev take any";
+      }
       const fits = numMicroBatches % 2 === 0 && numMicroBatches >= 2 * numRanks;
-      return fits ? null : `an even number, at least twice the ranks (${2 * numRanks})`;
+      return fits ? null : mustBe(`an even number, at least twice the ranks (${2 * numRanks})`);
     },
     bubble: ({ numRanks }, costs) => pairedBubble(numRanks / 2, costs),
     activations: ({ numRanks }) => numRanks + 1,
@@ -89,7 +95,7 @@ export const SCHEDULES: Readonly<Record<ScheduleKind, ScheduleDescription>> = {
   dualpipev: {
     make: dualPipeV,
     refuse: ({ numRanks, numMicroBatches }) =>
-      numMicroBatches >= 2 * numRanks ? null : `at least twice the ranks (${2 * numRanks})`,
+      numMicroBatches >= 2 * numRanks ? null : mustBe(`at least twice the ranks (${2 * numRanks})`),
     bubble: ({ numRanks }, costs) => pairedBubble(numRanks, costs),
     activations: ({ numRanks }) => 2 * numRanks + 1,
     parameterCopies: 1,
@@ -98,13 +104,12 @@ export const SCHEDULES: Readonly<Record<ScheduleKind, ScheduleDescription>> = {
 
 /** The schedule of this kind and size; a size it does not admit is refused with what it admits. */
 export function makeSchedule(kind: ScheduleKind, size: ScheduleRequest): Schedule {
-  const wanted = SCHEDULES[kind].refuse(size);
-  if (wanted !== null) {
+  const problem = SCHEDULES[kind].refuse(size);
+  if (problem !== null) {
     const { numRanks, numMicroBatches } = size;
     throw new OperationalError(
       "parallel.schedule",
-      `${kind} over ${numRanks} ranks with ${numMicroBatches} micro-batches: ` +
-        `the number of micro-batches must be ${wanted}`,
+      `${kind} over ${numRanks} ranks with ${numMicroBatches} micro-batches: ${problem}`,
     );
   }
   return SCHEDULES[kind].make(size);
