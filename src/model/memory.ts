@@ -175,13 +175,13 @@ class Widths {
     const chunkRows = Math.min(numTokens, headChunkRows(vocabSize));
     const logits = chunkRows * vocabSize * (this.#f + (this.#c < this.#f ? this.#c : 0));
     const aroundHead = hiddenDim * this.#c + 2 * this.#f;
-    const moduleHead = numMtpModules === 0 ? 0 : hiddenDim * this.#f;
-    const moduleJoin = numMtpModules === 0 ? 0 : 4 * hiddenDim * this.#f;
+    const block = this.#blockScratch();
+    if (numMtpModules === 0) return Math.max(logits + numTokens * aroundHead, numTokens * block);
     // A module's head and its backward stand on the gradient of its norm.
-    const duringModule = moduleHead + Math.max(moduleJoin, this.#blockScratch());
+    const moduleHead = hiddenDim * this.#f;
+    const duringModule = moduleHead + Math.max(4 * hiddenDim * this.#f, block);
     const head = logits + numTokens * (aroundHead + moduleHead);
-    const blocks = Math.max(this.#blockScratch(), duringModule + hiddenDim * this.#c);
-    return Math.max(head, numTokens * blocks);
+    return Math.max(head, numTokens * (duringModule + hiddenDim * this.#c));
   }
 
   /** The larger of forward and backward of the largest half of a block. */
