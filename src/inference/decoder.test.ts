@@ -10,6 +10,7 @@ import { openCpuDevice } from "../kernels/cpu.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Model } from "../model/model.ts";
 import type { Precision } from "../model/model-types.ts";
+import { SPAN_NAMES } from "../model/parameters.ts";
 import { randomBatch, TINY } from "../model/test-support.ts";
 import { decodeBf16, encodeBf16 } from "../numerics/bf16.ts";
 import { mismatch, type Tolerance, toleranceFor } from "../numerics/tolerance.ts";
@@ -57,7 +58,8 @@ const VARIANTS: Readonly<Record<string, ModelConfig>> = {
 
 /** As after loading a BF16 checkpoint: the master values are those that products read. */
 function roundValues({ parameters }: Model): void {
-  for (const { values } of [parameters.decayed, parameters.undecayed]) {
+  for (const name of SPAN_NAMES) {
+    const { values } = parameters[name];
     const codes = new Uint16Array(values.columns);
     const all = view(values as Tensor<"f32">);
     encodeBf16(Float32Array.from(all), codes);

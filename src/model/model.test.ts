@@ -9,6 +9,7 @@ import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import { Model } from "./model.ts";
 import type { Batch, ModelOptions, StepOptions, StepResult } from "./model-types.ts";
+import { SPAN_NAMES } from "./parameters.ts";
 import { openReferenceDevice, randomBatch, TINY } from "./test-support.ts";
 
 const CONFIG: ModelConfig = {
@@ -203,7 +204,8 @@ for (const [name, overrides] of Object.entries({
 function descend(model: Model, batch: Batch, rate: number): number {
   model.parameters.zeroGradients();
   const { loss } = model.forwardBackward(batch, { ...STEP, zLoss: 0 });
-  for (const { values, gradients } of [model.parameters.decayed, model.parameters.undecayed]) {
+  for (const name of SPAN_NAMES) {
+    const { values, gradients } = model.parameters[name];
     const gradient = view(gradients);
     view(values).forEach((value, index, all) => {
       all[index] = value - rate * gradient[index]!;

@@ -10,25 +10,31 @@ import { view } from "../tensor/view.ts";
 import { validateConfig } from "./config.ts";
 import { countParameters } from "./counts.ts";
 import { Model } from "./model.ts";
+import { SPAN_NAMES } from "./parameters.ts";
 import { fillNormal, openReferenceDevice, randomBatch, TINY } from "./test-support.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 
 const CONFIG = { ...TINY, numMtpModules: 1 };
 
-test("the two flat spans hold every parameter once, and zeros between them", async () => {
+test("the flat spans hold every parameter once, and zeros between them", async () => {
   await using device = await openReferenceDevice();
   const { parameters } = new Model(device, CONFIG, { precision: "f32", seed: 1 });
-  const spans = [view(parameters.decayed.values), view(parameters.undecayed.values)];
+  const spans = SPAN_NAMES.map((name) => view(parameters[name].values));
   for (const { value } of parameters.list) view(value).fill(1);
   const ones = spans.map((span) => Array.from(span).reduce((sum, x) => sum + x, 0));
   const counts = countParameters(CONFIG);
-  assert.equal(ones[0]! + ones[1]!, counts.total);
+  assert.equal(ones[0]! + ones[1]! + ones[2]!, counts.total);
   assert.equal(parameters.numParameters, counts.total);
   assert.ok(parameters.list.every(({ role, decays }) => decays === (role !== "norm")));
   const gains = parameters.list.filter(({ decays }) => !decays);
   assert.equal(
     ones[1],
     gains.reduce((sum, { value }) => sum + elementCount(value), 0),
+  );
+  const experts = parameters.list.filter(({ role }) => role === "experts");
+  assert.equal(
+    ones[2],
+    experts.reduce((sum, { value }) => sum + elementCount(value), 0),
   );
 });
 

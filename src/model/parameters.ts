@@ -2,8 +2,9 @@
  * @file The parameters of a model in one span of device memory, their gradients in a second one
  * beside it.
  *
- * The span has two parts, decayed (matrices) and undecayed (norm gains), so that the optimizer, the
- * gradient norm, the EMA and the averaging over ranks each run over two flat tensors. What products
+ * The span has three parts: undecayed (norm gains), experts (the routed ones, whose copies over
+ * ranks are others than the rest's) and decayed (all other matrices), so that the optimizer, the
+ * gradient norm, the EMA and the sums over ranks each run over three flat tensors. What products
  * read is made anew by `refreshCompute` after each change of the values: with bf16 products a third
  * span of rounded copies; under a scaled recipe FP8 codes and scales of the matrices, and bf16
  * copies of the few others that products read.
@@ -84,17 +85,25 @@ export interface ParameterSetOptions {
 export interface ParameterPart {
   readonly names: ReadonlySet<string>;
   /**
-   * Held, but moved by the optimizer of another rank; they stand behind the others in both spans.
+   * Held, but moved by the optimizer of another rank; they stand behind the others in every span.
    */
   readonly copies: ReadonlySet<string>;
 }
 
 /** What the optimizer of this rank moves, as the spans it lies in. */
-export interface OwnParameters {
+export interface OwnParameters extends Readonly<Record<SpanName, FlatSpan>> {
   /** In the order of the forward pass. */
   readonly list: readonly Parameter[];
-  readonly decayed: FlatSpan;
-  readonly undecayed: FlatSpan;
+}
+
+/** The parts of a set; the last is empty in a dense model. */
+export const SPAN_NAMES = ["decayed", "undecayed", "experts"] as const;
+export type SpanName = (typeof SPAN_NAMES)[number];
+
+/** The part a parameter lies in. */
+export function spanNameOf({ role }: Pick<Parameter, "role">): SpanName {
+  if (role === "experts") return "experts";
+  return role === "norm" ? "undecayed" : "decayed";
 }
 
 /** Parameters start on cache lines even as bf16; zeros fill the gaps. */
@@ -106,12 +115,12 @@ export class ParameterSet implements OwnParameters {
   /** In the order of the forward pass. */
   readonly list: readonly Parameter[];
   /** null in a set that is only to infer. */
-  readonly #spans: { readonly decayed: FlatSpan; readonly undecayed: FlatSpan } | null;
+  readonly #spans: Readonly<Record<SpanName, FlatSpan>> | null;
   readonly #own: OwnParameters | null;
   readonly #device: Device;
   readonly #byName: ReadonlyMap<string, Parameter>;
   /** Values that have bf16 copies, and the copies. */
-  readonly #rounded: readonly { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> }[];
+  readonly #rounded: readonly Rounded[];
 
   /**
    * Allocates from `arena`, which must outlive the set. Values are zero until `initialize` or a
@@ -123,14 +132,16 @@ export class ParameterSet implements OwnParameters {
     if (weights === undefined) {
       const computeType = computeTypeOf(recipe);
       const floatType = computeType === "bf16" ? "f32" : computeType;
-      const layout = layOut(config, computeType, options.part);
-      const span = (elements: number): FlatSpan => {
-        const allocate = (): Tensor<FloatType> => arena.allocateZeros(floatType, [1, elements]);
+      const layout = layOut(config, options.part);
+      const span = (name: SpanName): FlatSpan => {
+        const shape = [1, layout.elements[name]];
+        const allocate = (): Tensor<FloatType> => arena.allocateZeros(floatType, shape);
         return spanOf(allocate, options.gradients);
       };
       this.#spans = {
-        decayed: span(layout.decayedElements),
-        undecayed: span(layout.undecayedElements),
+        decayed: span("decayed"),
+        undecayed: span("undecayed"),
+        experts: span("experts"),
       };
       const list = isScaledRecipe(recipe)
         ? layout.places.map((place) => this.#makeScaled(arena, place, config, recipe))
@@ -149,11 +160,12 @@ export class ParameterSet implements OwnParameters {
 
   #ownOf(layout: Layout, copies: ReadonlySet<string> | undefined): OwnParameters {
     if (copies === undefined || copies.size === 0) return this;
-    const { decayed, undecayed } = this;
+    const own = (name: SpanName): FlatSpan => beginningOf(this[name], layout.ownElements[name]);
     return {
       list: this.list.filter(({ name }) => !copies.has(name)),
-      decayed: beginningOf(decayed, layout.ownElements.decayed),
-      undecayed: beginningOf(undecayed, layout.ownElements.undecayed),
+      decayed: own("decayed"),
+      undecayed: own("undecayed"),
+      experts: own("experts"),
     };
   }
 
@@ -162,7 +174,7 @@ export class ParameterSet implements OwnParameters {
     return defined(this.#own, "master values (a model made to infer has none)");
   }
 
-  /** The matrices. Asserts that there are master values. */
+  /** The matrices outside of routed experts. Asserts that there are master values. */
   get decayed(): FlatSpan {
     return defined(this.#spans, "master values (a model made to infer has none)").decayed;
   }
@@ -172,23 +184,35 @@ export class ParameterSet implements OwnParameters {
     return defined(this.#spans, "master values (a model made to infer has none)").undecayed;
   }
 
-  /** One span of bf16 copies, if products are in bf16. */
+  /** The routed experts. Asserts that there are master values. */
+  get experts(): FlatSpan {
+    return defined(this.#spans, "master values (a model made to infer has none)").experts;
+  }
+
+  /** A span of bf16 copies for each span of matrices, if products are in bf16. */
   #makePlain(arena: Arena, layout: Layout, recipe: PrecisionRecipe): Made[] {
-    const { roundedStart, decayedElements, places } = layout;
-    let rounded: Made["rounded"];
+    const { roundedStart, elements, places } = layout;
+    const copies = new Map<SpanName, Rounded>();
     if (computeTypeOf(recipe) === "bf16") {
-      const elements = decayedElements - roundedStart;
-      const from = flatSlice(this.decayed.values, roundedStart, [1, elements]);
-      rounded = { from: inRows(from), to: inRows(arena.allocateZeros("bf16", [1, elements])) };
+      for (const name of ["decayed", "experts"] as const) {
+        const count = elements[name] - roundedStart[name];
+        const from = flatSlice(this[name].values, roundedStart[name], [1, count]);
+        const to = arena.allocateZeros("bf16", [1, count]);
+        copies.set(name, { from: inRows(from), to: inRows(to) });
+      }
     }
-    const copies = rounded === undefined ? undefined : flat(rounded.to);
-    return places.map(({ declaration, start }, index): Made => {
-      const value = this.#valueOf(declaration, start);
-      const hasCopy = copies !== undefined && declaration.role !== "norm" && start >= roundedStart;
-      const compute = hasCopy ? flatSlice(copies, start - roundedStart, declaration.shape) : value;
+    const unlisted = new Set(copies.keys());
+    return places.map(({ declaration, start }): Made => {
+      const name = spanNameOf(declaration);
+      const rounded = copies.get(name);
+      const begin = start - roundedStart[name];
+      const compute =
+        rounded !== undefined && begin >= 0
+          ? flatSlice(flat(rounded.to), begin, declaration.shape)
+          : this.#valueOf(declaration, start);
       const parameter = this.#makeParameter({ declaration, start }, { compute, recipe });
-      // The span is rounded as a whole: it is listed once.
-      return { parameter, rounded: index === 0 ? rounded : undefined };
+      // A span is rounded as a whole: it is listed once.
+      return { parameter, rounded: unlisted.delete(name) ? rounded : undefined };
     });
   }
 
@@ -217,8 +241,8 @@ export class ParameterSet implements OwnParameters {
     return { parameter, rounded: { from: value, to: copy } };
   }
 
-  #valueOf({ role, shape }: ParameterDeclaration, start: number): Tensor<FloatType> {
-    return flatSlice((role === "norm" ? this.undecayed : this.decayed).values, start, shape);
+  #valueOf(declaration: ParameterDeclaration, start: number): Tensor<FloatType> {
+    return flatSlice(this[spanNameOf(declaration)].values, start, declaration.shape);
   }
 
   #makeParameter(
@@ -231,7 +255,7 @@ export class ParameterSet implements OwnParameters {
   ): Parameter {
     const { name, shape, role } = declaration;
     const decays = role !== "norm";
-    const span = decays ? this.decayed : this.undecayed;
+    const span = this[spanNameOf(declaration)];
     const value = this.#valueOf(declaration, start);
     return {
       name,
@@ -278,7 +302,7 @@ export class ParameterSet implements OwnParameters {
   }
 
   zeroGradients(): void {
-    for (const { gradients } of [this.decayed, this.undecayed]) view(gradients).fill(0);
+    for (const name of SPAN_NAMES) view(this[name].gradients).fill(0);
   }
 
   /** Number of parameters, padding not counted. */
@@ -301,10 +325,16 @@ function fillNormal(values: Float32Array | Float64Array, random: Random, std: nu
   }
 }
 
+/** Values and their bf16 copies, as rows. */
+interface Rounded {
+  readonly from: Tensor<FloatType>;
+  readonly to: Tensor<"bf16">;
+}
+
 /** A parameter, and the values that are rounded for it. */
 interface Made {
   readonly parameter: Parameter;
-  readonly rounded?: { readonly from: Tensor<FloatType>; readonly to: Tensor<"bf16"> } | undefined;
+  readonly rounded?: Rounded | undefined;
 }
 
 interface Place {
@@ -315,12 +345,11 @@ interface Place {
 
 interface Layout {
   readonly places: readonly Place[];
-  readonly decayedElements: number;
-  readonly undecayedElements: number;
+  readonly elements: Readonly<Record<SpanName, number>>;
   /** Of each span, how much the optimizer moves here. */
-  readonly ownElements: Readonly<Record<"decayed" | "undecayed", number>>;
-  /** First decayed element that products read. */
-  readonly roundedStart: number;
+  readonly ownElements: Readonly<Record<SpanName, number>>;
+  /** First element of each span that bf16 products read a copy of. */
+  readonly roundedStart: Readonly<Record<SpanName, number>>;
 }
 
 /**
@@ -328,24 +357,24 @@ interface Layout {
  * rows are looked up from the values themselves. (Among copies of other ranks' parameters it may
  * stand elsewhere and is rounded for nothing.)
  */
-function layOut(config: ModelConfig, computeType: ComputeType, part?: ParameterPart): Layout {
-  const ends = { decayed: 0, undecayed: 0 };
-  let roundedStart = 0;
+function layOut(config: ModelConfig, part?: ParameterPart): Layout {
+  const ends: Record<SpanName, number> = { decayed: 0, undecayed: 0, experts: 0 };
+  let lookedUp = 0;
   const starts = new Map<string, number>();
-  const place = ({ name, role, shape }: ParameterDeclaration): void => {
-    const span = role === "norm" ? "undecayed" : "decayed";
+  const place = (declaration: ParameterDeclaration): void => {
+    const { name, role, shape } = declaration;
+    const span = spanNameOf(declaration);
     const start = ends[span];
     const [rows, columns] = shape;
     ends[span] = roundUp(start + rows * columns, ALIGNMENT_ELEMENTS);
     if (role === "embedding") {
       ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
-      if (!config.tieWordEmbeddings && start === 0) roundedStart = ends[span];
+      if (!config.tieWordEmbeddings && start === 0) lookedUp = ends[span];
     }
     starts.set(name, start);
   };
-  const close = (): { decayed: number; undecayed: number } => {
-    ends.decayed = roundUp(ends.decayed, SPAN_ROW_ELEMENTS);
-    ends.undecayed = roundUp(ends.undecayed, SPAN_ROW_ELEMENTS);
+  const close = (): Record<SpanName, number> => {
+    for (const span of SPAN_NAMES) ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
     return { ...ends };
   };
   const held = declareParameters(config).filter(({ name }) => part?.names.has(name) ?? true);
@@ -353,15 +382,14 @@ function layOut(config: ModelConfig, computeType: ComputeType, part?: ParameterP
   for (const declaration of held) if (!isCopy(declaration)) place(declaration);
   const ownElements = close();
   for (const declaration of held) if (isCopy(declaration)) place(declaration);
-  close();
+  const elements = close();
   return {
     places: held.map((declaration) => {
       return { declaration, start: defined(starts.get(declaration.name), "a start") };
     }),
-    decayedElements: ends.decayed,
-    undecayedElements: ends.undecayed,
+    elements,
     ownElements,
-    roundedStart: computeType === "bf16" ? roundedStart : 0,
+    roundedStart: { decayed: lookedUp, undecayed: elements.undecayed, experts: 0 },
   };
 }
 
@@ -380,10 +408,13 @@ export function parameterBytes(
   recipe: PrecisionRecipe,
 ): { readonly values: number; readonly gradients: number; readonly compute: number } {
   const computeType = computeTypeOf(recipe);
-  const layout = layOut(config, computeType);
-  const elements = layout.decayedElements + layout.undecayedElements;
+  const layout = layOut(config);
+  const elements = SPAN_NAMES.reduce((sum, name) => sum + layout.elements[name], 0);
   const values = elements * DTYPE_BYTES[computeType === "bf16" ? "f32" : computeType];
-  const rounded = layout.decayedElements - layout.roundedStart;
+  const rounded = SPAN_NAMES.reduce(
+    (sum, name) => sum + layout.elements[name] - layout.roundedStart[name],
+    0,
+  );
   const plain = computeType === "bf16" ? rounded * DTYPE_BYTES.bf16 : 0;
   const compute = isScaledRecipe(recipe) ? scaledComputeBytes(config, recipe) : plain;
   return { values, gradients: values, compute };

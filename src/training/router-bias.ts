@@ -56,22 +56,6 @@ export function maxVio(load: ArrayLike<number>): number {
   return mean === 0 ? 0 : Math.max(...Array.from(load)) / mean - 1;
 }
 
-/** Loads of several micro-batches added up, layer by layer. */
-export function addExpertLoads(
-  total: readonly Int32Array[] | undefined,
-  load: readonly Int32Array[],
-): readonly Int32Array[] {
-  if (total === undefined) return load.map((layer) => layer.slice());
-  assert(total.length === load.length, "micro-batches have the same MoE layers");
-  for (const [layer, values] of load.entries()) {
-    const target = total[layer]!;
-    for (let expert = 0; expert < values.length; expert++) {
-      target[expert] = target[expert]! + values[expert]!;
-    }
-  }
-  return total;
-}
-
 function sum(load: ArrayLike<number>): number {
   let total = 0;
   for (let expert = 0; expert < load.length; expert++) total += load[expert]!;

@@ -8,13 +8,15 @@
  * clock or on what the machine is doing: two trainers with equal state go on to the same bits.
  * run/train-run.ts gives it a run folder.
  */
-import { assert } from "../base/errors.ts";
+import { defined } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
 import type { StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
 import { Arena } from "../tensor/arena.ts";
 import { type Position, progressAt, type RunPlan, sequencesAt } from "./budget.ts";
 import type { BatchLoader, LoaderState } from "./data/batches.ts";
+import { alone, type Replicas } from "./data-parallel/replicas.ts";
+import { type CutRule, type ReplicaGroups, ShardedReplicas } from "./data-parallel/zero.ts";
 import { ParameterAverage } from "./ema/ema.ts";
 import {
   EMPTY_TREND,
@@ -24,11 +26,11 @@ import {
   nonFiniteGradientError,
   nonFiniteLossError,
 } from "./health.ts";
-import { AdamW, type MomentOptions } from "./optimizer/adamw.ts";
-import { clipScale, gradientNorm } from "./optimizer/clip.ts";
-import { Muon } from "./optimizer/muon.ts";
+import { AdamW, type MomentOptions, nearestRow } from "./optimizer/adamw.ts";
+import { clipScale, squaredNorm } from "./optimizer/clip.ts";
+import { Muon, nearestMatrix } from "./optimizer/muon.ts";
 import type { Optimizer } from "./optimizer/optimizer.ts";
-import { addExpertLoads, extendRecentLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
+import { extendRecentLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
 import {
   type LearningRateSchedule,
   learningRateAt,
@@ -36,6 +38,8 @@ import {
   switchedValueAt,
 } from "./schedule.ts";
 import type { TrainingSettings } from "./settings.ts";
+import type { StateSpans } from "./spans.ts";
+import { meanResult } from "./step-means.ts";
 
 /** What a step was; `step` counts from 0. */
 export interface StepOutcome {
@@ -73,6 +77,8 @@ export interface TrainerParts {
   readonly model: TrainableModel;
   readonly loader: BatchLoader;
   readonly settings: TrainingSettings;
+  /** The ranks that train together, each with a trainer; left out where there is one. */
+  readonly ranks?: ReplicaGroups;
 }
 
 export class Trainer implements AsyncDisposable {
@@ -86,6 +92,8 @@ export class Trainer implements AsyncDisposable {
   readonly #loader: BatchLoader;
   readonly #settings: TrainingSettings;
   readonly #schedule: LearningRateSchedule;
+  readonly #replicas: Replicas;
+  readonly #arena: Arena;
   readonly #scratch: Arena;
   #position: Position = { step: 0, tokens: 0 };
   #trend: LossTrend = EMPTY_TREND;
@@ -95,7 +103,8 @@ export class Trainer implements AsyncDisposable {
     parts: TrainerParts,
     optimizer: Optimizer,
     average: ParameterAverage | undefined,
-    scratch: Arena,
+    replicas: Replicas,
+    arenas: { readonly arena: Arena; readonly scratch: Arena },
   ) {
     this.model = parts.model;
     this.optimizer = optimizer;
@@ -104,23 +113,27 @@ export class Trainer implements AsyncDisposable {
     this.#loader = parts.loader;
     this.#settings = parts.settings;
     this.#schedule = makeSchedule(parts.settings.learningRate);
-    this.#scratch = scratch;
+    this.#replicas = replicas;
+    this.#arena = arenas.arena;
+    this.#scratch = arenas.scratch;
   }
 
   /** A trainer at step 0 of the model's present parameters. */
   static async start(parts: TrainerParts): Promise<Trainer> {
     const { device, model, settings } = parts;
-    const { parameters } = model;
     const arena = new Arena(device.memory, "optimizer");
     const scratch = new Arena(device.memory, "optimizer scratch");
+    const replicas = openReplicas(parts, scratch);
+    const { part } = replicas;
+    const { config } = model;
     const optimizer =
       settings.optimizer.name === "muon"
-        ? new Muon(device, { state: arena, scratch }, model, settings.optimizer)
-        : new AdamW(device, arena, parameters, settings.optimizer, momentsOf(settings));
+        ? new Muon(device, { state: arena, scratch }, { config, part }, settings.optimizer)
+        : new AdamW(device, arena, part, settings.optimizer, momentsOf(settings));
     const { decay } = settings.average;
     const average =
-      decay > 0 ? await ParameterAverage.start(parameters, arena, { decay }) : undefined;
-    return new Trainer(parts, optimizer, average, scratch);
+      decay > 0 ? await ParameterAverage.start(part.spans, arena, { decay }) : undefined;
+    return new Trainer(parts, optimizer, average, replicas, { arena, scratch });
   }
 
   /** Steps taken and tokens consumed. */
@@ -137,6 +150,37 @@ export class Trainer implements AsyncDisposable {
       trend: this.#trend,
       recentLoads: this.#recentLoads,
     };
+  }
+
+  /** Bytes of this rank's moments and average. */
+  get stateBytes(): number {
+    return this.#arena.liveBytes;
+  }
+
+  /** Collective: moments and average of all parameters, whichever rank keeps them. */
+  gatherStates(): readonly StateSpans[] {
+    return this.#states().map((state) => this.#replicas.gatherState(state));
+  }
+
+  /** Take this rank's part of what trainers of any number of ranks have gathered. */
+  takeStates(whole: readonly StateSpans[]): void {
+    for (const [index, state] of this.#states().entries()) {
+      this.#replicas.takeState(defined(whole[index], `the state ${state.kind}`), state);
+    }
+  }
+
+  /** Collective: the average in place of the parameters; doing it twice restores both. */
+  exchangeAverage(): void {
+    defined(this.average, "an average").exchange();
+    this.#replicas.gatherValues();
+    this.model.parameters.refreshCompute();
+  }
+
+  #states(): readonly StateSpans[] {
+    this.average?.finish();
+    return this.average === undefined
+      ? this.optimizer.state
+      : [...this.optimizer.state, this.average.state];
   }
 
   /** Go on from `state`; the tensors were filled by the caller. */
@@ -159,6 +203,7 @@ export class Trainer implements AsyncDisposable {
     const numSequences = sequencesAt(this.#settings.batch, tokens);
     model.parameters.zeroGradients();
     const result = this.#accumulateGradients(numSequences, progress);
+    this.#replicas.sumGradients();
     const gradNorm = this.#checkedNorm(result.loss);
     const learningRate = learningRateAt(this.#schedule, { step, progress });
     this.average?.finish();
@@ -167,6 +212,7 @@ export class Trainer implements AsyncDisposable {
       gradientScale: clipScale(gradNorm, this.#settings.optimizer.clipNorm),
       step: step + 1,
     });
+    this.#replicas.gatherValues();
     model.parameters.refreshCompute();
     const speed = switchedValueAt(this.#settings.biasSpeed, progress);
     updateRouterBiases(model, result.expertLoad, speed);
@@ -194,7 +240,8 @@ export class Trainer implements AsyncDisposable {
 
   /** The global gradient norm, which is finite. */
   #checkedNorm(loss: number): number {
-    const gradNorm = gradientNorm(this.#device, this.#scratch, this.model.parameters);
+    const square = squaredNorm(this.#device, this.#scratch, this.#replicas.part);
+    const gradNorm = Math.sqrt(this.#replicas.sum(Float64Array.of(square))[0]!);
     if (!Number.isFinite(gradNorm)) {
       throw nonFiniteGradientError(this.model, this.#position.step, { loss, gradNorm });
     }
@@ -215,8 +262,12 @@ export class Trainer implements AsyncDisposable {
       lossScale: 1 / numMicroBatches,
     };
     const results: StepResult[] = [];
+    const { rank, size } = this.#replicas;
     for (let index = 0; index < numMicroBatches; index++) {
+      // Every rank draws all, so that the loader's state is that of one process.
       const { tokens } = this.#loader.next(batch.microBatch);
+      if (index % size !== rank) continue;
+      this.#replicas.tick();
       const { microBatch: sequences } = batch;
       const part = { tokens, numSequences: sequences, seqLength: data.sequenceLength };
       const result = this.model.forwardBackward(part, options);
@@ -226,7 +277,7 @@ export class Trainer implements AsyncDisposable {
       }
       results.push(result);
     }
-    return meanResult(results);
+    return meanResult(this.model, this.#replicas, { results, numMicroBatches });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -240,21 +291,12 @@ function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
   return { format: recipe.stochasticRounding ? "bf16.stochastic" : "bf16", seed };
 }
 
-/** Means of the losses, sums of the loads. */
-function meanResult(results: readonly StepResult[]): StepResult {
-  const [first] = results;
-  assert(first !== undefined, "a step has at least one micro-batch");
-  const mean = (read: (result: StepResult) => number): number =>
-    results.reduce((sum, result) => sum + read(result), 0) / results.length;
-  const expertLoad = results.reduce<readonly Int32Array[] | undefined>(
-    (total, result) => addExpertLoads(total, result.expertLoad),
-    undefined,
-  );
-  return {
-    loss: mean((result) => result.loss),
-    mtpLosses: first.mtpLosses.map((_, index) => mean((result) => result.mtpLosses[index]!)),
-    balanceLoss: mean((result) => result.balanceLoss),
-    objective: mean((result) => result.objective),
-    expertLoad: expertLoad ?? [],
-  };
+function openReplicas({ model, settings, ranks }: TrainerParts, scratch: Arena): Replicas {
+  if (ranks === undefined) return alone(model.parameters.own);
+  const nearestCut: CutRule =
+    settings.optimizer.name === "muon"
+      ? (span, element) =>
+          nearestMatrix({ config: model.config, parameters: model.parameters.own }, span, element)
+      : nearestRow;
+  return new ShardedReplicas(ranks, model.parameters.own, { nearestCut, scratch });
 }

@@ -13,8 +13,9 @@ import { type Preset, presetConfig } from "../../model/presets.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { flopsPerToken } from "../../training/flops.ts";
 import { AdamW, type MomentFormat } from "../../training/optimizer/adamw.ts";
-import { clipScale, gradientNorm } from "../../training/optimizer/clip.ts";
+import { clipScale, squaredNorm } from "../../training/optimizer/clip.ts";
 import { PRECISION_RECIPES, type RecipeName } from "../../training/recipe/recipes.ts";
+import { wholeOf } from "../../training/spans.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 import { median } from "./timing.ts";
@@ -140,11 +141,12 @@ export function timeTraining(
   const arena = new Arena(device.memory, "optimizer");
   const hyper = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
   const format = { format: moments, seed: SEED };
-  const optimizer = new AdamW(device, arena, model.parameters, hyper, format);
+  const whole = wholeOf(model.parameters);
+  const optimizer = new AdamW(device, arena, whole, hyper, format);
   const takeStep = (step: number): void => {
     model.parameters.zeroGradients();
     model.forwardBackward(batch, options);
-    const norm = gradientNorm(device, arena, model.parameters);
+    const norm = Math.sqrt(squaredNorm(device, arena, whole));
     optimizer.update({ learningRate: 1e-4, gradientScale: clipScale(norm, 1), step });
     model.parameters.refreshCompute();
   };

@@ -43,6 +43,8 @@ export interface AdamwCall {
   readonly secondMoment: Tensor<MomentType>;
   /** Makes the rounding of bf16 moments stochastic; spans of one step have different seeds. */
   readonly roundingSeed?: number;
+  /** Where a part of a span stands in it, for its rounding: a multiple of SPAN_COLUMNS; 0. */
+  readonly firstElement?: number;
   readonly learningRate: number;
   readonly beta1: number;
   readonly beta2: number;
@@ -83,7 +85,7 @@ export function adamw(device: Device, call: AdamwCall): void {
   }
   assertDtypes(call);
   assert(step >= 1, `adamw: step (${step}) starts at 1`);
-  const { roundingSeed } = call;
+  const { roundingSeed, firstElement = 0 } = call;
   const variant = roundingSeed === undefined ? firstMoment.dtype : "bf16.stochastic";
   const secondCorrection = Math.sqrt(1 - call.beta2 ** step);
   // m̂/(√v̂ + ε) = m·(√c2/c1) / (√v + ε·√c2)
@@ -101,7 +103,9 @@ export function adamw(device: Device, call: AdamwCall): void {
         stepLength,
         call.epsilon * secondCorrection,
         1 - call.learningRate * call.weightDecay,
-        ...(roundingSeed === undefined ? [] : roundingScalars(roundingSeed, step, start)),
+        ...(roundingSeed === undefined
+          ? []
+          : roundingScalars(roundingSeed, step, firstElement + start)),
       ],
     });
   }

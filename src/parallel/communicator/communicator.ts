@@ -52,10 +52,21 @@ export interface Communicator {
   /** One operation of all that `issue` issues on this communicator. */
   group(issue: () => void): Operation;
   allToAll(call: AllToAll): Operation;
-  /** `source` has the elements of `target` once for each rank; this rank's part is reduced. */
-  reduceScatter(source: Tensor, target: Tensor, reduction: Reduction): Operation;
-  /** `target` has the elements of `source` once for each rank. */
-  allGather(source: Tensor, target: Tensor): Operation;
+  /**
+   * `source` has a part for each rank, this rank's is reduced into `target`: parts of as many
+   * elements as `target` has, or of `counts`. The target may be its own place in the source.
+   */
+  reduceScatter(
+    source: Tensor,
+    target: Tensor,
+    reduction: Reduction,
+    counts?: readonly number[],
+  ): Operation;
+  /**
+   * `target` takes a part from each rank, of as many elements as `source` has, or of `counts`. The
+   * source may be its own place in the target.
+   */
+  allGather(source: Tensor, target: Tensor, counts?: readonly number[]): Operation;
   /** In place where `source` and `target` are the same. */
   allReduce(source: Tensor, target: Tensor, reduction: Reduction): Operation;
   broadcast(tensor: Tensor, root: number): Operation;

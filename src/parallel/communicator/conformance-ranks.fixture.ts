@@ -174,6 +174,20 @@ const CASES: Readonly<Record<string, Case>> = {
     world.allGather(mine, whole).wait();
     expect(whole, (index) => sum + size * (index % 11), "the whole");
   },
+  "parts may differ, be empty, and stand in their places already": ({ world, make, expect }) => {
+    const { rank, size } = world;
+    // Rank 0 has nothing; the last has more than one round.
+    const counts = Array.from({ length: size }, (_, index) => index * 150_000);
+    const before = (index: number): number => counts.slice(0, index).reduce((a, b) => a + b, 0);
+    const all = make("f32", before(size), (index) => rank + (index % 11));
+    const byteOffset = all.byteOffset + 4 * before(rank);
+    const mine = makeTensor(all.memory, "f32", [counts[rank]!], byteOffset);
+    world.reduceScatter(all, mine, "sum", counts).wait();
+    const sum = (size * (size - 1)) / 2;
+    expect(mine, (index) => sum + size * ((before(rank) + index) % 11), "the share");
+    world.allGather(mine, all, counts).wait();
+    expect(all, (index) => sum + size * (index % 11), "the whole");
+  },
   "collectives under way together do not mistake each other": ({ world, make, expect }) => {
     const { rank, size } = world;
     const count = 90_000;

@@ -116,13 +116,17 @@ class MemberCommunicator implements Communicator {
     return this.#exchange("exchange", sends, receives);
   }
 
-  reduceScatter(source: Tensor, target: Tensor, reduction: Reduction): Operation {
-    const count = elementCount(target);
-    this.#assertTimes(target, source);
+  reduceScatter(
+    source: Tensor,
+    target: Tensor,
+    reduction: Reduction,
+    counts: readonly number[] = this.#equalParts(target),
+  ): Operation {
+    this.#assertParts(target, source, counts);
     const call = {
       dtype: source.dtype,
       source: this.#partOf(source).byteOffset,
-      shares: this.#membership.members.map(() => count),
+      shares: counts,
       target: this.#partOf(target).byteOffset,
       reduction,
     };
@@ -130,10 +134,13 @@ class MemberCommunicator implements Communicator {
     return this.#issued(this.#membership.engine.start(this.#turns.add(rounds)));
   }
 
-  allGather(source: Tensor, target: Tensor): Operation {
-    this.#assertTimes(source, target);
+  allGather(
+    source: Tensor,
+    target: Tensor,
+    counts: readonly number[] = this.#equalParts(source),
+  ): Operation {
+    this.#assertParts(source, target, counts);
     const part = this.#partOf(source);
-    const counts = this.#membership.members.map(() => elementCount(source));
     const receives = this.#split(target, counts, "the gathered counts");
     return this.#exchange(
       "exchange",
@@ -288,9 +295,17 @@ class MemberCommunicator implements Communicator {
     return parts;
   }
 
-  #assertTimes(part: Tensor, whole: Tensor): void {
+  /** A part like this one from every rank. */
+  #equalParts(part: Tensor): number[] {
+    return this.#membership.members.map(() => elementCount(part));
+  }
+
+  #assertParts(part: Tensor, whole: Tensor, counts: readonly number[]): void {
     assert(part.dtype === whole.dtype, `${part.dtype} and ${whole.dtype}`);
-    const expected = elementCount(part) * this.size;
+    assert(counts.length === this.size, `${counts.length} counts for ${this.size} ranks`);
+    const mine = counts[this.rank];
+    assert(elementCount(part) === mine, `${elementCount(part)} elements of a part, not ${mine}`);
+    const expected = counts.reduce((sum, count) => sum + count, 0);
     assert(elementCount(whole) === expected, `${elementCount(whole)} elements, not ${expected}`);
   }
 }

@@ -9,20 +9,25 @@ import { ParameterAverage } from "./ema.ts";
 
 const SEED = 7;
 
-function makeValues(lengths: { decayed: number; undecayed: number }) {
+function makeValues(lengths: { decayed: number; undecayed: number; experts: number }) {
   const arena = new Arena(CpuMemory.create(null), "test");
   const span = (length: number) => {
     const values = arena.allocate("f32", [1, length]);
     return { values, gradients: values };
   };
-  return { arena, decayed: span(lengths.decayed), undecayed: span(lengths.undecayed) };
+  return {
+    arena,
+    decayed: span(lengths.decayed),
+    undecayed: span(lengths.undecayed),
+    experts: span(lengths.experts),
+  };
 }
 
 test("the average equals the serial computation to the bit, whatever the timing", async () => {
-  const values = makeValues({ decayed: 5000, undecayed: 77 });
+  const values = makeValues({ decayed: 5000, undecayed: 77, experts: 300 });
   const random = new Random(SEED);
   const move = (): void => {
-    for (const { values: tensor } of [values.decayed, values.undecayed]) {
+    for (const { values: tensor } of [values.decayed, values.undecayed, values.experts]) {
       const elements = view(tensor);
       for (let index = 0; index < elements.length; index++) elements[index] = random.normal();
     }
@@ -45,7 +50,7 @@ test("the average equals the serial computation to the bit, whatever the timing"
 });
 
 test("a trainer that comes back too early waits, and the wait is counted", async () => {
-  const values = makeValues({ decayed: 3_000_000, undecayed: 8 });
+  const values = makeValues({ decayed: 3_000_000, undecayed: 8, experts: 0 });
   view(values.decayed.values).fill(1);
   await using average = await ParameterAverage.start(values, values.arena, { decay: 0.5 });
   view(values.decayed.values).fill(2);
@@ -59,7 +64,7 @@ test("a trainer that comes back too early waits, and the wait is counted", async
 });
 
 test("exchanging twice restores the parameters and the average", async () => {
-  const values = makeValues({ decayed: 64, undecayed: 8 });
+  const values = makeValues({ decayed: 64, undecayed: 8, experts: 8 });
   view(values.decayed.values).fill(1);
   await using average = await ParameterAverage.start(values, values.arena, { decay: 0.5 });
   view(values.decayed.values).fill(3);

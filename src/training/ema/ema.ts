@@ -13,10 +13,10 @@
 import { Worker } from "node:worker_threads";
 import { assert, InvariantError } from "../../base/errors.ts";
 import { siblingModule } from "../../base/modules.ts";
-import type { ParameterSet } from "../../model/parameters.ts";
+import { type ParameterSet, SPAN_NAMES, type SpanName } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { view } from "../../tensor/view.ts";
-import { allocateState, SPAN_NAMES, type SpanName, type StateSpans } from "../spans.ts";
+import { allocateState, type StateSpans } from "../spans.ts";
 import {
   type AverageControl,
   type AverageWorkerStart,

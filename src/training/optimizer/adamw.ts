@@ -1,15 +1,15 @@
 /**
- * @file AdamW over all parameters: two launches, one for the span that decays and one for the norm
- * gains, that do not.
+ * @file AdamW over a part of the parameters, or all: a launch for each span; matrices decay, norm
+ * gains do not.
  *
  * The rule is the kernel's (kernels/adamw). Moments have the parameters' dtype, or are bf16.
  */
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
-import { adamw } from "../../kernels/adamw/contract.ts";
-import type { ParameterSet } from "../../model/parameters.ts";
+import { adamw, SPAN_COLUMNS } from "../../kernels/adamw/contract.ts";
+import { SPAN_NAMES, type SpanName } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import { allocateState, SPAN_NAMES, type StateSpans } from "../spans.ts";
+import { allocateState, type OptimizerPart, type StateSpans } from "../spans.ts";
 import type { Optimizer, OptimizerUpdate } from "./optimizer.ts";
 
 export interface AdamWSettings {
@@ -50,10 +50,15 @@ export function roundingOf(
   return { roundingSeed: new Random(seed, `moments ${tensorNumber}`).uint32() };
 }
 
+/** Where shares of a span may begin, near `element`: at rows of the kernels. */
+export function nearestRow(_span: SpanName, element: number): number {
+  return Math.round(element / SPAN_COLUMNS) * SPAN_COLUMNS;
+}
+
 export class AdamW implements Optimizer {
   readonly state: readonly StateSpans[];
   readonly #device: Device;
-  readonly #parameters: ParameterSet;
+  readonly #part: OptimizerPart;
   readonly #settings: AdamWSettings;
   readonly #firstMoment: StateSpans;
   readonly #secondMoment: StateSpans;
@@ -63,17 +68,17 @@ export class AdamW implements Optimizer {
   constructor(
     device: Device,
     arena: Arena,
-    parameters: ParameterSet,
+    part: OptimizerPart,
     settings: AdamWSettings,
     moments: MomentOptions = EXACT_MOMENTS,
   ) {
     this.#device = device;
-    this.#parameters = parameters;
+    this.#part = part;
     this.#settings = settings;
     this.#moments = moments;
     const dtype = momentType(moments.format);
-    this.#firstMoment = allocateState(parameters, arena, "firstMoment", dtype);
-    this.#secondMoment = allocateState(parameters, arena, "secondMoment", dtype);
+    this.#firstMoment = allocateState(part.spans, arena, "firstMoment", dtype);
+    this.#secondMoment = allocateState(part.spans, arena, "secondMoment", dtype);
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
@@ -81,15 +86,16 @@ export class AdamW implements Optimizer {
     const { beta1, beta2, epsilon, weightDecay } = this.#settings;
     for (const [number, span] of SPAN_NAMES.entries()) {
       adamw(this.#device, {
-        parameter: this.#parameters[span].values,
-        gradient: this.#parameters[span].gradients,
+        parameter: this.#part.spans[span].values,
+        gradient: this.#part.spans[span].gradients,
         firstMoment: this.#firstMoment[span],
         secondMoment: this.#secondMoment[span],
         beta1,
         beta2,
         epsilon,
-        weightDecay: span === "decayed" ? weightDecay : 0,
+        weightDecay: span === "undecayed" ? 0 : weightDecay,
         ...roundingOf(this.#moments, number),
+        firstElement: this.#part.first[span],
         ...update,
       });
     }

@@ -1,23 +1,21 @@
 /**
  * @file The global gradient norm, and the factor that brings it down to a limit.
  *
- *     norm = √ Σ g²  over all parameters        scale = min(1, limit ÷ norm)
+ *     norm = √ Σ g²  over all parameters, part by part        scale = min(1, limit ÷ norm)
  *
  * The factor is not applied here: the optimizer multiplies by it while it reads the gradients.
  */
 import type { Device } from "../../device/device.ts";
 import { sumSquares } from "../../kernels/adamw/contract.ts";
-import type { ParameterSet } from "../../model/parameters.ts";
+import { SPAN_NAMES } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import { SPAN_NAMES } from "../spans.ts";
+import type { OptimizerPart } from "../spans.ts";
 
-/** The Euclidean norm of all gradients together; not finite if any gradient is not. */
-export function gradientNorm(device: Device, arena: Arena, parameters: ParameterSet): number {
+/** The squares of a part's gradients, added up; not finite if any gradient is not. */
+export function squaredNorm(device: Device, arena: Arena, { spans }: OptimizerPart): number {
   let total = 0;
-  for (const span of SPAN_NAMES) {
-    total += sumSquares(device, { x: parameters[span].gradients, arena });
-  }
-  return Math.sqrt(total);
+  for (const name of SPAN_NAMES) total += sumSquares(device, { x: spans[name].gradients, arena });
+  return total;
 }
 
 /** What to multiply gradients of this norm by; a limit of 0 never clips. */

@@ -10,8 +10,8 @@
  * factor makes the update's root mean square that of AdamW, whose learning rate and weight decay it
  * therefore shares (Moonlight §2.2). One matrix is one projection: fused gate and up rows are two,
  * and every expert has its own. Embedding, head, gate and norm gains stay with AdamW. Needs f32
- * parameters. The second moment spans all parameters, so that both optimizers have one state
- * format; the part of it that belongs to matrices stays zero.
+ * parameters. It moves a part of them, which cuts no matrix. The second moment spans all of it, so
+ * that both optimizers have one state format; the part of it that belongs to matrices stays zero.
  *
  * Sources: K. Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training (Moonlight,
  * 2025).
@@ -22,11 +22,23 @@ import type { Device } from "../../device/device.ts";
 import { accumulate, lerp } from "../../kernels/accumulate/contract.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
 import type { ModelConfig } from "../../model/config.ts";
-import type { Parameter, ParameterSet } from "../../model/parameters.ts";
+import {
+  type OwnParameters,
+  type Parameter,
+  type SpanName,
+  spanNameOf,
+} from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { reshape, type Tensor } from "../../tensor/tensor.ts";
-import { view } from "../../tensor/view.ts";
-import { allocateState, type StateSpans, type StateType, stateSlice } from "../spans.ts";
+import {
+  allocateState,
+  elementOf,
+  flatSlice,
+  type OptimizerPart,
+  type ParameterPiece,
+  type StateSpans,
+  type StateType,
+} from "../spans.ts";
 import type { AdamWSettings } from "./adamw.ts";
 import { orthogonalize } from "./newton-schulz.ts";
 import type { Optimizer, OptimizerUpdate } from "./optimizer.ts";
@@ -36,6 +48,8 @@ export interface MuonSettings extends AdamWSettings {
   readonly momentum: number;
 }
 
+type MuonModel = { readonly config: ModelConfig; readonly parameters: OwnParameters };
+
 /** Root mean square of an AdamW update, as Moonlight measured it. */
 const UPDATE_RMS = 0.2;
 
@@ -43,7 +57,7 @@ export class Muon implements Optimizer {
   readonly state: readonly StateSpans[];
   readonly #device: Device;
   readonly #scratch: Arena;
-  readonly #parameters: ParameterSet;
+  readonly #part: OptimizerPart;
   readonly #settings: MuonSettings;
   readonly #config: ModelConfig;
   /** The momentum of matrices, the first moment of the rest. */
@@ -55,60 +69,91 @@ export class Muon implements Optimizer {
   constructor(
     device: Device,
     arenas: { readonly state: Arena; readonly scratch: Arena },
-    model: { readonly config: ModelConfig; readonly parameters: ParameterSet },
+    of: { readonly config: ModelConfig; readonly part: OptimizerPart },
     settings: MuonSettings,
   ) {
     this.#device = device;
     this.#scratch = arenas.scratch;
-    this.#parameters = model.parameters;
-    this.#config = model.config;
+    this.#part = of.part;
+    this.#config = of.config;
     this.#settings = settings;
-    this.#firstMoment = allocateState(model.parameters, arenas.state, "firstMoment");
-    this.#secondMoment = allocateState(model.parameters, arenas.state, "secondMoment");
+    this.#firstMoment = allocateState(of.part.spans, arenas.state, "firstMoment");
+    this.#secondMoment = allocateState(of.part.spans, arenas.state, "secondMoment");
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
   update(update: OptimizerUpdate): void {
-    for (const parameter of this.#parameters.list) {
-      if (isOrthogonalized(parameter)) this.#updateMatrices(parameter, update);
-      else this.#updateByAdamW(parameter, update);
+    for (const piece of this.#part.pieces) {
+      if (isOrthogonalized(piece.parameter)) this.#updateMatrices(piece, update);
+      else this.#updateByAdamW(piece, update);
     }
   }
 
-  #updateMatrices(parameter: Parameter, { learningRate, gradientScale }: OptimizerUpdate): void {
+  #updateMatrices(piece: ParameterPiece, { learningRate, gradientScale }: OptimizerUpdate): void {
     const { momentum, weightDecay } = this.#settings;
-    const value = asF32(parameter.value);
-    const [rows, columns] = parameter.shape;
-    const count = matricesIn(parameter, this.#config);
-    const factor = UPDATE_RMS * Math.sqrt(Math.max(divExact(rows, count), columns));
-    const moment = asF32(stateSlice(this.#parameters, parameter, this.#firstMoment));
+    const { parameter, numElements } = piece;
+    const columns = parameter.shape[1];
+    const matrixRows = divExact(parameter.shape[0], matricesIn(parameter, this.#config));
+    const count = divExact(numElements, matrixRows * columns);
+    const shape = [count * matrixRows, columns];
+    const { value, gradient, firstMoment } = this.#slices(piece);
+    const x = reshape(asF32(value), shape);
+    const moment = reshape(asF32(firstMoment), shape);
+    const factor = UPDATE_RMS * Math.sqrt(Math.max(matrixRows, columns));
     using _mark = this.#scratch.mark();
-    const direction = this.#scratch.allocateZeros("f32", [rows, columns]);
-    accumulate(this.#device, { x: parameter.gradient, scale: gradientScale, out: direction });
+    const direction = this.#scratch.allocateZeros("f32", shape);
+    accumulate(this.#device, { x: reshape(gradient, shape), scale: gradientScale, out: direction });
     lerp(this.#device, { x: direction, weight: 1 - momentum, out: moment });
     lerp(this.#device, { x: moment, weight: momentum, out: direction });
     orthogonalize(this.#device, { x: direction, count, arena: this.#scratch });
     // Decay joins the direction first: η(factor·NS + λW) = η·factor·(NS + W·λ/factor).
-    accumulate(this.#device, { x: value, scale: weightDecay / factor, out: direction });
-    accumulate(this.#device, { x: direction, scale: -learningRate * factor, out: value });
+    accumulate(this.#device, { x, scale: weightDecay / factor, out: direction });
+    accumulate(this.#device, { x: direction, scale: -learningRate * factor, out: x });
   }
 
-  #updateByAdamW(parameter: Parameter, update: OptimizerUpdate): void {
+  #updateByAdamW(piece: ParameterPiece, update: OptimizerUpdate): void {
     const { beta1, beta2, epsilon, weightDecay } = this.#settings;
-    const slice = (state: StateSpans): Tensor<StateType> =>
-      flat(stateSlice(this.#parameters, parameter, state));
+    const { value, gradient, firstMoment, secondMoment } = this.#slices(piece);
     adamw(this.#device, {
-      parameter: flat(parameter.value),
-      gradient: flat(parameter.gradient),
-      firstMoment: slice(this.#firstMoment),
-      secondMoment: slice(this.#secondMoment),
+      parameter: value,
+      gradient,
+      firstMoment,
+      secondMoment,
       beta1,
       beta2,
       epsilon,
-      weightDecay: parameter.decays ? weightDecay : 0,
+      weightDecay: piece.parameter.decays ? weightDecay : 0,
       ...update,
     });
   }
+
+  /** A piece's elements in one row. */
+  #slices({ parameter, place, numElements }: ParameterPiece) {
+    const name = spanNameOf(parameter);
+    const { values, gradients } = this.#part.spans[name];
+    return {
+      value: flatSlice(values, place, numElements),
+      gradient: flatSlice(gradients, place, numElements),
+      firstMoment: flatSlice(this.#firstMoment[name], place, numElements),
+      secondMoment: flatSlice(this.#secondMoment[name], place, numElements),
+    };
+  }
+}
+
+/** Where shares of a span may begin, near `element`: not within a matrix. */
+export function nearestMatrix(
+  { parameters, config }: MuonModel,
+  span: SpanName,
+  element: number,
+): number {
+  const around = parameters.list.findLast(
+    (parameter) => spanNameOf(parameter) === span && elementOf(parameters, parameter) <= element,
+  );
+  if (around === undefined || !isOrthogonalized(around)) return element;
+  const first = elementOf(parameters, around);
+  const count = matricesIn(around, config);
+  const each = divExact(around.shape[0], count) * around.shape[1];
+  return first + each * Math.min(count, Math.round((element - first) / each));
 }
 
 /** Whether Muon, not AdamW, moves the parameter. */
@@ -123,10 +168,6 @@ export function matricesIn(
 ): number {
   const perPlace = parameter.name.endsWith(".gateUp") ? 2 : 1;
   return perPlace * (parameter.role === "experts" ? config.numRoutedExperts : 1);
-}
-
-function flat<D extends StateType>(tensor: Tensor<D>): Tensor<D> {
-  return reshape(tensor, [1, view(tensor).length]);
 }
 
 function asF32(tensor: Tensor<StateType>): Tensor<"f32"> {

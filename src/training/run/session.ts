@@ -266,15 +266,12 @@ export class Session {
 
   /** Validation with the averaged parameters in place of the last ones. */
   #evaluateAverage(): ValidationResult | undefined {
-    const { average, model } = this.#trainer;
-    if (average === undefined) return undefined;
-    average.exchange();
-    model.parameters.refreshCompute();
+    if (this.#trainer.average === undefined) return undefined;
+    this.#trainer.exchangeAverage();
     try {
       return this.#evaluate("average");
     } finally {
-      average.exchange();
-      model.parameters.refreshCompute();
+      this.#trainer.exchangeAverage();
     }
   }
 

@@ -1,0 +1,107 @@
+/**
+ * @file Training on several ranks is training on one: the same losses, norms and parameters within
+ * the tolerance of sums in another order, an n-th of the optimizer's memory, and states that go
+ * over to any other number of ranks.
+ */
+import assert from "node:assert/strict";
+import { before, test } from "node:test";
+import { difference } from "../../numerics/tolerance.ts";
+import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
+import type { TrainerInput, TrainerReport, TrainerRun } from "./trainer-ranks.fixture.ts";
+
+/** Six micro-batches a step: four ranks have one or two each. */
+const ADAMW = ["batch.sequences=6", "batch.rampFrom=6", "batch.microBatch=1"];
+const MUON = [...ADAMW, "optimizer.name=muon"];
+const ROUNDED = [...ADAMW, "recipe.tensors.moment.format=bf16", "recipe.stochasticRounding=true"];
+const STEPS = 3;
+
+const RUNS: readonly TrainerRun[] = [
+  { dp: 1, settings: ADAMW, steps: STEPS },
+  { dp: 2, settings: ADAMW, steps: STEPS },
+  { dp: 3, settings: ADAMW, steps: STEPS },
+  { dp: 4, settings: ADAMW, steps: STEPS },
+  { dp: 1, settings: MUON, steps: STEPS },
+  { dp: 3, settings: MUON, steps: STEPS },
+  { dp: 1, settings: ROUNDED, steps: STEPS },
+  { dp: 2, settings: ROUNDED, steps: STEPS },
+  // The first is on two ranks; the others go on from it.
+  { dp: 2, settings: ADAMW, steps: 2, from: 1 },
+  { dp: 1, settings: ADAMW, steps: 2, from: 1 },
+  { dp: 4, settings: ADAMW, steps: 2, from: 1 },
+  { dp: 2, settings: ADAMW, steps: STEPS + 2 },
+];
+
+/** By run, then by rank. */
+let reports: (readonly (TrainerReport | null)[])[];
+
+before(async () => {
+  const program = new URL("./trainer-ranks.fixture.ts", import.meta.url);
+  const input: TrainerInput = { runs: RUNS };
+  const ranks = (await runOnThreads({ numRanks: 4, program, input })) as (TrainerReport | null)[][];
+  reports = RUNS.map((_, run) => ranks.map((rank) => rank[run]!));
+});
+
+function reportOf(run: number, rank = 0): TrainerReport {
+  const report = reports[run]![rank];
+  assert.ok(report, `run ${run} on rank ${rank}`);
+  return report;
+}
+
+/** What a run has computed, against another. */
+function assertClose(run: number, expected: number): void {
+  const [actual, reference] = [reportOf(run), reportOf(expected)];
+  const what = `run ${run} against ${expected}`;
+  assert.equal(actual.outcomes.length, reference.outcomes.length);
+  for (const [step, outcome] of actual.outcomes.entries()) {
+    const { loss, gradNorm, mtpLosses, expertLoad } = reference.outcomes[step]!;
+    assertRelative(outcome.loss, loss, 1e-5, `${what}, loss of step ${step}`);
+    assertRelative(outcome.mtpLosses[0]!, mtpLosses[0]!, 1e-5, `${what}, MTP loss of step ${step}`);
+    assertRelative(outcome.gradNorm, gradNorm, 1e-4, `${what}, norm of step ${step}`);
+    if (step === 0) assert.deepEqual(outcome.expertLoad, expertLoad, what);
+  }
+  const gap = difference(actual.values, reference.values);
+  assert.ok(gap < 1e-6, `${what}: parameters differ by ${gap}`);
+}
+
+function assertRelative(actual: number, expected: number, error: number, what: string): void {
+  assert.ok(Math.abs(actual / expected - 1) < error, `${what}: ${actual}, not ${expected}`);
+}
+
+test("two, three and four ranks train as one, with AdamW, Muon and rounded moments", () => {
+  for (const run of [1, 2, 3]) assertClose(run, 0);
+  assertClose(5, 4);
+  assertClose(7, 6);
+});
+
+test("all ranks hold the same and tell the same; equal runs have equal bits", () => {
+  for (const [run, { dp }] of RUNS.entries()) {
+    const numTrained = Math.floor(4 / dp) * dp;
+    for (let rank = 1; rank < numTrained; rank++) {
+      // Beyond the first group: the same layout on other ranks, another time.
+      const { values, outcomes, state } = reportOf(run, rank);
+      assert.deepEqual(outcomes, reportOf(run).outcomes, `run ${run}, rank ${rank}`);
+      assert.deepEqual(values, reportOf(run).values, `run ${run}, rank ${rank}`);
+      assert.deepEqual(state, reportOf(run).state, `run ${run}, rank ${rank}`);
+    }
+  }
+});
+
+test("each of n ranks keeps an n-th of the moments and of the average", () => {
+  const share = (run: number, alone: number): number =>
+    Math.max(...reports[run]!.map((report) => (report === null ? 0 : report.stateBytes))) /
+    reportOf(alone).stateBytes;
+  for (const run of [1, 2, 3]) {
+    const exact = 1 / RUNS[run]!.dp;
+    assert.ok(Math.abs(share(run, 0) - exact) < 0.05, `${share(run, 0)} of ${exact}`);
+  }
+  // Muon's shares end between matrices.
+  assert.ok(share(5, 4) < 0.45, `${share(5, 4)}`);
+});
+
+test("a state of two ranks goes on, on one and on four ranks, and on two to the bit", () => {
+  for (const run of [9, 10]) assertClose(run, 8);
+  const uninterrupted = reportOf(11);
+  assert.deepEqual(reportOf(8).outcomes, uninterrupted.outcomes.slice(STEPS));
+  assert.deepEqual(reportOf(8).values, uninterrupted.values);
+  assert.deepEqual(reportOf(8).state, uninterrupted.state);
+});

@@ -1,0 +1,54 @@
+/**
+ * @file What the ranks of a run do together in an optimizer step: the seam between the trainer and
+ * data parallelism.
+ *
+ * Each rank computes the gradients of its own micro-batches, then, in this order: `sumGradients`,
+ * `sum` for the norm, the optimizer over `part`, `gatherValues`. A rank alone does nothing of that.
+ */
+import { type OwnParameters, SPAN_NAMES } from "../../model/parameters.ts";
+import { view } from "../../tensor/view.ts";
+import { type OptimizerPart, type StateSpans, wholeOf } from "../spans.ts";
+
+export interface Replicas {
+  /**
+   * Ranks that share the micro-batches of a step: this one takes every `size`-th from `rank` on.
+   */
+  readonly rank: number;
+  readonly size: number;
+  /** What this rank's optimizer moves. */
+  readonly part: OptimizerPart;
+  /**
+   * Collective: afterwards the part's gradients are the sums of all ranks'; others' are anything.
+   */
+  sumGradients(): void;
+  /** Collective: afterwards every parameter's value is that of the rank that moved it. */
+  gatherValues(): void;
+  /** Collective: element by element over the ranks, in their order. */
+  sum(values: Float64Array): Float64Array;
+  /** Collective: the state of all parameters, from each rank's part of it. */
+  gatherState(part: StateSpans): StateSpans;
+  /** Fill this rank's part from a state of all parameters. */
+  takeState(whole: StateSpans, part: StateSpans): void;
+  /** A sign of life, where a rank computes for long while others may wait. */
+  tick(): void;
+}
+
+/** Copy a state's values into another of the same parameters. */
+function copyState(from: StateSpans, to: StateSpans): void {
+  for (const span of SPAN_NAMES) view(to[span]).set(view(from[span]));
+}
+
+/** One rank, which moves all parameters. */
+export function alone(parameters: OwnParameters): Replicas {
+  return {
+    rank: 0,
+    size: 1,
+    part: wholeOf(parameters),
+    sumGradients: () => {},
+    gatherValues: () => {},
+    sum: (values) => values,
+    gatherState: (state) => state,
+    takeState: copyState,
+    tick: () => {},
+  };
+}
