@@ -60,9 +60,8 @@ export async function answer(
     for await (const [job, event] of events) await send(shape.take(job, event));
     await send(shape.end());
   } catch (error) {
-    const failure = failureOf(error);
-    await send([shape.failure(failure ?? INTERNAL_FAILURE)]);
-    if (failure === undefined) throw error;
+    await send([shape.failure(failureOf(error) ?? INTERNAL_FAILURE)]);
+    throw error;
   } finally {
     stream.end();
   }

@@ -41,6 +41,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   "serving.rate": { status: 429, type: "rate_limit_error", code: "rate_limit_exceeded" },
   "serving.draining": { status: 503, type: "overloaded_error", code: "draining" },
   "serving.memory": { status: 507, type: "insufficient_memory_error", code: "memory" },
+  "serving.loading": { status: 503, type: "overloaded_error", code: "model_loading" },
   "serving.busy": { status: 503, type: "overloaded_error", code: "server_overloaded" },
   "engine.busy": { status: 503, type: "overloaded_error", code: "engine_overloaded" },
   "engine.deadline": { status: 504, type: "timeout_error", code: "deadline_exceeded" },

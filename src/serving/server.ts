@@ -237,7 +237,12 @@ export class ApiServer implements AsyncDisposable {
     if (!response.headersSent && !response.destroyed) {
       this.#sendFailure(response, known ?? INTERNAL_FAILURE, dialect);
     } else response.end();
-    if (known !== undefined && error instanceof OperationalError) return error.code;
+    if (known !== undefined && error instanceof OperationalError) {
+      if (error.code === "engine.closed" && !this.#ending.signal.aborted) {
+        void this.#options.models.revive();
+      }
+      return error.code;
+    }
     return error instanceof Error ? (error.stack ?? error.message) : String(error);
   }
 

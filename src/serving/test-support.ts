@@ -1,6 +1,8 @@
 /** @file A server of a fake engine on a port of the system's choice, and requests to it. */
 import { request as httpRequest } from "node:http";
+import { connect } from "node:net";
 import { fileURLToPath } from "node:url";
+import { Random } from "../base/random.ts";
 import type { EngineRequest } from "../inference/engine/api.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { readTokenizer } from "../training/run/checkpoint.ts";
@@ -152,6 +154,42 @@ export function raw({ port, method = "GET", path, headers = {}, body }: RawReque
     request.on("error", reject);
     request.end(body);
   });
+}
+
+export interface Drops {
+  readonly count: number;
+  readonly atOnce: number;
+  readonly seed: number;
+  /** A connection is dropped after at most so long. */
+  readonly waitMsMax: number;
+}
+
+/** Connections that send a request, whole or cut anywhere, and are dropped. */
+export async function dropConnections(
+  port: number,
+  request: string,
+  { count, atOnce, seed, waitMsMax }: Drops,
+): Promise<void> {
+  const random = new Random(seed, "drops");
+  const drop = (): Promise<void> =>
+    new Promise((resolve) => {
+      const cut = random.below(3) === 0 ? random.below(request.length) : request.length;
+      const waitMs = random.below(waitMsMax);
+      const socket = connect(port, "127.0.0.1");
+      socket.on("error", () => {});
+      socket.on("close", () => resolve());
+      socket.write(request.slice(0, cut));
+      setTimeout(() => socket.destroy(), waitMs);
+    });
+  for (let done = 0; done < count; done += atOnce) {
+    await Promise.all(Array.from({ length: atOnce }, drop));
+  }
+}
+
+/** Timers and sockets that keep this process alive. */
+export function heldResources(): number {
+  const kinds = ["Timeout", "TCPSocketWrap"];
+  return process.getActiveResourcesInfo().filter((kind) => kinds.includes(kind)).length;
 }
 
 /** Waits until something holds; fails by the test's own timeout if it never does. */

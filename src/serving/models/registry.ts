@@ -4,10 +4,11 @@
  * Models are named by the operator; a request can name one of them or an alias, never a path. A
  * model's engine is opened by what the server was given for it, after the memory it needs was held
  * against what the machine has. Loading twice is one load; a model in use may be unloaded, its
- * requests then end with `engine.closed`.
+ * requests then end with `engine.closed`. A model whose engine died is loaded again, unless it dies
+ * again and again.
  */
 import { OperationalError } from "../../base/errors.ts";
-import type { Engine } from "../../inference/engine/api.ts";
+import type { Engine, EngineRequest } from "../../inference/engine/api.ts";
 import type { ChatFormat } from "../chat/conversation.ts";
 
 export interface ModelDeclaration {
@@ -34,8 +35,11 @@ export interface ModelLoader {
 
 export interface ModelStatus {
   readonly id: string;
-  readonly state: "unloaded" | "loading" | "loaded";
+  /** failed: its engine died, and loading it again did not help. */
+  readonly state: "unloaded" | "loading" | "loaded" | "failed";
   readonly estimatedBytes: number;
+  /** How often its engine has died. */
+  readonly deaths: number;
 }
 
 interface Entry {
@@ -43,7 +47,15 @@ interface Entry {
   readonly estimatedBytes: number;
   loading: Promise<ServedModel> | undefined;
   model: ServedModel | undefined;
+  /** Its engine died and it could not be loaded again. */
+  hasFailed: boolean;
+  /** Times of `performance.now()` at which its engine was found dead. */
+  readonly deaths: number[];
 }
+
+/** By feel: what dies more often than this will do so for ever, and loading costs the others. */
+const DEATHS_MAX = 3;
+const DEATHS_WINDOW_MS = 600_000;
 
 const NAME = /^[\w][\w.:-]{0,127}$/;
 /** A path to nowhere is allowed in a name by some clients: `org/model`. */
@@ -67,7 +79,7 @@ export class ModelRegistry implements AsyncDisposable {
         throw new OperationalError("serving.model", `two models are named ${declaration.id}`);
       }
       const estimatedBytes = loader.estimateBytes(declaration.path);
-      const state = { loading: undefined, model: undefined };
+      const state = { loading: undefined, model: undefined, hasFailed: false, deaths: [] };
       this.#entries.set(declaration.id, { declaration, estimatedBytes, ...state });
     }
     for (const [alias, id] of aliases) {
@@ -83,10 +95,11 @@ export class ModelRegistry implements AsyncDisposable {
   }
 
   list(): readonly ModelStatus[] {
-    return [...this.#entries.values()].map(({ declaration, estimatedBytes, loading, model }) => ({
-      id: declaration.id,
-      state: model !== undefined ? "loaded" : loading !== undefined ? "loading" : "unloaded",
-      estimatedBytes,
+    return [...this.#entries.values()].map((entry) => ({
+      id: entry.declaration.id,
+      state: stateOf(entry),
+      estimatedBytes: entry.estimatedBytes,
+      deaths: entry.deaths.length,
     }));
   }
 
@@ -99,6 +112,9 @@ export class ModelRegistry implements AsyncDisposable {
     const entry = this.#entry(name);
     if (entry.model !== undefined) return entry.model;
     const { id } = entry.declaration;
+    if (entry.loading !== undefined) {
+      throw new OperationalError("serving.loading", `the model ${id} is being loaded; come again`);
+    }
     throw new OperationalError("serving.model", `the model ${id} is not loaded`, {
       param: "model",
     });
@@ -112,10 +128,14 @@ export class ModelRegistry implements AsyncDisposable {
   async load(name: string): Promise<ServedModel> {
     const entry = this.#entry(name);
     if (entry.model !== undefined) return entry.model;
-    entry.loading ??= this.#open(entry).finally(() => {
+    return await (entry.loading ?? this.#noteLoading(entry, this.#open(entry)));
+  }
+
+  #noteLoading(entry: Entry, opening: Promise<ServedModel>): Promise<ServedModel> {
+    entry.loading = opening.finally(() => {
       entry.loading = undefined;
     });
-    return await entry.loading;
+    return entry.loading;
   }
 
   async unload(name: string): Promise<void> {
@@ -123,8 +143,30 @@ export class ModelRegistry implements AsyncDisposable {
     await entry.loading?.catch(() => {});
     const { model } = entry;
     entry.model = undefined;
-    await model?.format.close();
-    await model?.engine.close();
+    entry.hasFailed = false;
+    if (model !== undefined) await closeModel(model);
+  }
+
+  /** Load models again whose engines have died. To be called when one refused as if closed. */
+  async revive(): Promise<void> {
+    await Promise.all([...this.#entries.values()].map((entry) => this.#reviveIfDead(entry)));
+  }
+
+  async #reviveIfDead(entry: Entry): Promise<void> {
+    const { model } = entry;
+    if (model === undefined || (await isAlive(model.engine)) || entry.model !== model) return;
+    const now = performance.now();
+    entry.model = undefined;
+    entry.deaths.push(now);
+    const isHopeless =
+      entry.deaths.filter((time) => time > now - DEATHS_WINDOW_MS).length > DEATHS_MAX;
+    entry.hasFailed = isHopeless;
+    if (isHopeless) return await closeModel(model);
+    const opening = closeModel(model).then(() => this.#open(entry));
+    this.#noteLoading(entry, opening);
+    await opening.catch(() => {
+      entry.hasFailed = true;
+    });
   }
 
   async #open(entry: Entry): Promise<ServedModel> {
@@ -139,6 +181,7 @@ export class ModelRegistry implements AsyncDisposable {
       );
     }
     entry.model = await this.#loader.open(entry.declaration);
+    entry.hasFailed = false;
     return entry.model;
   }
 
@@ -158,6 +201,41 @@ export class ModelRegistry implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#entries.keys()].map((id) => this.unload(id)));
+  }
+}
+
+function stateOf({ model, loading, hasFailed }: Entry): ModelStatus["state"] {
+  if (model !== undefined) return "loaded";
+  return loading !== undefined ? "loading" : hasFailed ? "failed" : "unloaded";
+}
+
+async function closeModel({ format, engine }: ServedModel): Promise<void> {
+  await format.close();
+  await engine.close();
+}
+
+/** Whether an engine takes a request: the shortest there is. */
+async function isAlive(engine: Engine): Promise<boolean> {
+  const request: EngineRequest = {
+    prompt: Int32Array.of(engine.tokenizer.bosId),
+    maxTokens: 0,
+    sampling: { temperature: 0, topP: 1, topK: 0, minP: 0 },
+    adjustments: null,
+    seed: 0,
+    stopStrings: [],
+    endTokens: null,
+    topLogProbabilities: null,
+    promptLogProbabilities: false,
+    constraint: null,
+    tenant: "",
+    deadlineMs: null,
+    draft: "off",
+  };
+  try {
+    for await (const _ of engine.generate(request, new AbortController().signal)) break;
+    return true;
+  } catch (error) {
+    return !(error instanceof OperationalError && error.code === "engine.closed");
   }
 }
 

@@ -1,5 +1,6 @@
 /** @file For those who run the server: alive, ready, metrics; and the tokens of a text. */
-import type { EngineMetric } from "../../inference/engine/api.ts";
+import { OperationalError } from "../../base/errors.ts";
+import type { Engine, EngineMetric } from "../../inference/engine/api.ts";
 import { refuseField } from "../failure.ts";
 import { Fields } from "../fields.ts";
 import { expositionText, METRICS_KIND } from "../metrics.ts";
@@ -9,10 +10,11 @@ import { readTokens } from "./openai-completions.ts";
 /** The process answers. */
 export const health: Handler = async (exchange) => exchange.json(200, { status: "ok" });
 
-/** New requests are taken, and every model of the command line has its weights. */
+/** New requests are taken, and no model is being loaded or has failed. */
 export const ready: Handler = async (exchange, { models, isDraining }) => {
-  const isLoading = models.list().some(({ state }) => state === "loading");
-  const status = isDraining() ? "draining" : isLoading ? "loading" : "ready";
+  const states = models.list().map(({ state }) => state);
+  const problem = (["loading", "failed"] as const).find((state) => states.includes(state));
+  const status = isDraining() ? "draining" : (problem ?? "ready");
   exchange.json(status === "ready" ? 200 : 503, { status });
 };
 
@@ -21,14 +23,33 @@ export const metrics: Handler = async (exchange, service) => {
     service.models
       .loaded()
       .map(async ({ id, engine }) =>
-        (await engine.metrics()).map(
+        (await metricsOf(engine)).map(
           (metric): EngineMetric => ({ ...metric, labels: { model_name: id, ...metric.labels } }),
         ),
       ),
   );
-  const text = expositionText([...service.metrics.list(), ...ofEngines.flat()]);
+  const deaths = service.models.list().map(
+    ({ id, deaths: value }): EngineMetric => ({
+      kind: "counter",
+      name: "engine_deaths_total",
+      help: "Engines that died and were, or could not be, opened again.",
+      labels: { model_name: id },
+      value,
+    }),
+  );
+  const text = expositionText([...service.metrics.list(), ...deaths, ...ofEngines.flat()]);
   exchange.send(200, METRICS_KIND, text);
 };
+
+/** None of an engine that has died: the other engines' are still wanted. */
+async function metricsOf(engine: Engine): Promise<readonly EngineMetric[]> {
+  try {
+    return await engine.metrics();
+  } catch (error) {
+    if (error instanceof OperationalError) return [];
+    throw error;
+  }
+}
 
 export const tokenize: Handler = async (exchange, { models }) => {
   const fields = new Fields(await exchange.body());

@@ -3,7 +3,8 @@
  * request that has the same.
  *
  * A schema is untrusted: a thread of its own compiles it and is ended when it takes too long. At
- * most 64 are kept, the least recently used goes first.
+ * most four do so at once; others wait, no longer than one may take. At most 64 constraints are
+ * kept, the least recently used goes first.
  */
 import { Worker } from "node:worker_threads";
 import { OperationalError } from "../../../base/errors.ts";
@@ -16,6 +17,7 @@ import type { ConstraintSpec } from "../api.ts";
 
 const KEPT_MAX = 64;
 const TIME_LIMIT_MS = 5000;
+const THREADS_MAX = 4;
 
 /** What the thread answers. */
 export type CompileAnswer =
@@ -26,6 +28,8 @@ export class ConstraintCompiler {
   readonly #tokenizer: Tokenizer;
   readonly #kept = new Map<string, Constraint>();
   readonly #workers = new Set<Worker>();
+  readonly #waiting = new Set<() => void>();
+  #numThreads = 0;
   #trie: TokenTrie | null = null;
 
   constructor(tokenizer: Tokenizer) {
@@ -36,7 +40,7 @@ export class ConstraintCompiler {
     const key = JSON.stringify(spec);
     let constraint = this.#kept.get(key);
     if (constraint === undefined) {
-      const network = await this.#compileApart(spec, signal);
+      const network = await this.#inTurn(() => this.#compileApart(spec, signal));
       this.#trie ??= new TokenTrie(this.#tokenizer.vocabulary.tokenBytes);
       constraint = new Constraint(network, this.#trie);
     }
@@ -48,6 +52,37 @@ export class ConstraintCompiler {
 
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.terminate()));
+  }
+
+  /** Runs `compile` when there is a thread for it; refuses it when none becomes free in time. */
+  async #inTurn(compile: () => Promise<Network>): Promise<Network> {
+    if (this.#numThreads < THREADS_MAX) this.#numThreads++;
+    else await this.#waitForThread();
+    try {
+      return await compile();
+    } finally {
+      const [next] = this.#waiting;
+      if (next === undefined) this.#numThreads--;
+      else {
+        this.#waiting.delete(next);
+        next();
+      }
+    }
+  }
+
+  #waitForThread(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const begin = (): void => {
+        clearTimeout(timer);
+        resolve();
+      };
+      const timer = setTimeout(() => {
+        this.#waiting.delete(begin);
+        const message = "all threads that compile constraints are busy; ask again later";
+        reject(new OperationalError("engine.busy", message, { retryAfterMs: TIME_LIMIT_MS }));
+      }, TIME_LIMIT_MS);
+      this.#waiting.add(begin);
+    });
   }
 
   async #compileApart(spec: ConstraintSpec, signal: AbortSignal): Promise<Network> {
