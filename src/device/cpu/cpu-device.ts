@@ -26,8 +26,11 @@ import type { WorkerStart } from "./worker.ts";
 
 /** Packed panels of a matrix product and the score blocks of attention fit in half each. */
 const SCRATCH_BYTES = 16 * 2 ** 20;
-/** Chunks a thread claims in one launch, so that an uneven split levels out. */
-const CLAIMS_PER_THREAD = 4;
+/**
+ * Chunks a thread claims in one launch, so that an uneven split levels out, and a thread that the
+ * system interrupts delays the others by one small chunk.
+ */
+const CLAIMS_PER_THREAD = 16;
 /**
  * More threads than this would take too much of 4 GiB for their scratch, and memory bandwidth is
  * long used up.
