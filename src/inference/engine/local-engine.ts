@@ -3,7 +3,8 @@
  *
  * Requests are checked, their constraints compiled, and queued; engine-core.ts runs them. The event
  * loop has a turn between steps, so an abort ends its request within one. A failure of a step
- * itself ends the engine and everything in it.
+ * itself ends the engine and everything in it, and is thrown where nobody catches it: in a thread
+ * of its own that ends the thread, which its user notices.
  */
 import { OperationalError } from "../../base/errors.ts";
 import { LATENT_BLOCK_TOKENS } from "../../kernels/latent-attention/contract.ts";
@@ -187,8 +188,7 @@ export class LocalEngine implements Engine {
       const message = "the engine has failed; see its log";
       const died = new OperationalError("engine.closed", message, {}, failure);
       this.#core.endAll(died);
-      await this.#core.prefixes.close();
-      if (!(failure instanceof OperationalError)) throw failure;
+      throw failure;
     }
   }
 

@@ -22,17 +22,19 @@ export async function hostEngine(port: MessagePort, open: () => Promise<Engine>)
   const answer = async (id: number, work: (signal: AbortSignal) => Promise<void>) => {
     const controller = new AbortController();
     aborts.set(id, controller);
+    let failure: Failure | null = null;
     try {
       await work(controller.signal);
     } catch (error) {
-      if (!controller.signal.aborted) post({ kind: "failed", id, failure: failureOf(error) });
-    } finally {
-      aborts.delete(id);
-      post({ kind: "end", id });
+      failure = failureOf(error);
     }
+    aborts.delete(id);
+    if (failure !== null && !controller.signal.aborted) post({ kind: "failed", id, failure });
+    post({ kind: "end", id });
   };
   port.on("message", (message: ToEngine) => {
-    if (message.kind === "abort") aborts.get(message.id)?.abort();
+    if (message.kind === "ping") post({ kind: "pong" });
+    else if (message.kind === "abort") aborts.get(message.id)?.abort();
     else if (message.kind === "close") void engine.close().then(() => port.close());
     else {
       const { id } = message;
@@ -44,7 +46,7 @@ export async function hostEngine(port: MessagePort, open: () => Promise<Engine>)
 
 async function perform(
   engine: Engine,
-  message: Exclude<ToEngine, { kind: "abort" | "close" }>,
+  message: Exclude<ToEngine, { kind: "abort" | "ping" | "close" }>,
   signal: AbortSignal,
   post: (message: FromEngine) => void,
 ): Promise<void> {

@@ -20,12 +20,15 @@ export type ToEngine =
     }
   | { readonly kind: "metrics"; readonly id: number }
   | { readonly kind: "abort"; readonly id: number }
+  /** Answered between two steps. */
+  | { readonly kind: "ping" }
   | { readonly kind: "close" };
 
 export type FromEngine =
   | { readonly kind: "open"; readonly description: EngineDescription }
   | { readonly kind: "notOpened"; readonly failure: Failure }
   | { readonly kind: "event"; readonly id: number; readonly event: EngineEvent }
+  | { readonly kind: "pong" }
   | { readonly kind: "end"; readonly id: number }
   | { readonly kind: "failed"; readonly id: number; readonly failure: Failure }
   | { readonly kind: "embedding"; readonly id: number; readonly values: Float32Array }

@@ -1,6 +1,10 @@
 /**
  * @file An engine in a thread of its own, as its user sees it: HTTP stays responsive while a step
  * runs. When the thread dies, what it was doing and what comes after fail with `engine.closed`.
+ *
+ * A thread that hangs is ended: it is asked for a sign of life now and then, and answers between
+ * two steps. What is counted are questions without an answer, not time, so that a machine that
+ * slept is not taken for one that hangs.
  */
 import type { Worker } from "node:worker_threads";
 import { OperationalError } from "../../../base/errors.ts";
@@ -18,12 +22,26 @@ import type { Failure, FromEngine, ToEngine } from "./messages.ts";
 /** What a call gets back until its end. */
 type Reply = Extract<FromEngine, { kind: "event" | "embedding" | "metrics" }>;
 
+/** How a thread that hangs is noticed; by feel: no step takes a minute. */
+export interface Watch {
+  readonly pingMs: number;
+  readonly unansweredMax: number;
+}
+
+const WATCH: Watch = { pingMs: 5000, unansweredMax: 12 };
+
 /** The engine of `worker`, which runs `hostEngine`, once it is open. */
-export async function openRemoteEngine(worker: Worker, tokenizer: Tokenizer): Promise<Engine> {
+export async function openRemoteEngine(
+  worker: Worker,
+  tokenizer: Tokenizer,
+  watch: Watch = WATCH,
+): Promise<Engine> {
   const { promise, resolve, reject } = Promise.withResolvers<Engine>();
   const first = (message: FromEngine): void => {
     if (message.kind === "open") {
-      resolve(new RemoteEngine(worker, tokenizer, message.description));
+      const engine = new RemoteEngine(worker, tokenizer, message.description);
+      engine.watch(watch);
+      resolve(engine);
     } else if (message.kind === "notOpened") {
       reject(errorOf(message.failure));
     }
@@ -42,6 +60,7 @@ class RemoteEngine implements Engine {
   readonly #exited: Promise<void>;
   #nextId = 0;
   #problem: string | null = null;
+  #numUnanswered = 0;
 
   constructor(worker: Worker, tokenizer: Tokenizer, description: EngineDescription) {
     this.description = description;
@@ -55,6 +74,17 @@ class RemoteEngine implements Engine {
         resolve();
       });
     });
+  }
+
+  /** Ask for signs of life until it dies; end it when they do not come. */
+  watch({ pingMs, unansweredMax }: Watch): void {
+    const timer = setInterval(() => {
+      if (this.#numUnanswered++ < unansweredMax) return this.#post({ kind: "ping" });
+      this.#die(`it gave no sign of life for ${(pingMs * unansweredMax) / 1000} s`);
+      void this.#worker.terminate();
+    }, pingMs);
+    timer.unref();
+    void this.#exited.then(() => clearInterval(timer));
   }
 
   async *generate(request: EngineRequest, signal: AbortSignal): AsyncGenerator<EngineEvent> {
@@ -108,7 +138,8 @@ class RemoteEngine implements Engine {
   }
 
   #receive(message: FromEngine): void {
-    if (message.kind === "open" || message.kind === "notOpened") return;
+    this.#numUnanswered = 0;
+    if (!("id" in message)) return;
     const replies = this.#replies.get(message.id);
     if (message.kind === "end") {
       this.#replies.delete(message.id);
