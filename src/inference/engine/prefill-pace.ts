@@ -1,0 +1,63 @@
+/**
+ * @file How many tokens of prompts a step takes beside streams, by the time that steps took: it
+ * decides how fast a prompt is read, never which tokens come.
+ *
+ *     a step beside streams should take (1 + SHARE) times what it takes the streams alone
+ *
+ * What the streams alone take is measured in steps that read no prompt; while prompts are read, one
+ * step in 64 is given to that. What a prompt token adds follows the last few steps: it grows with
+ * the prompt's length, and falls with the chunk's, whose first tokens cost most.
+ */
+import { floorDiv } from "../../base/integers.ts";
+
+/** Streams then take 1.7 times as long, which leaves room for noise below twice. */
+const SHARE = 0.7;
+const REFRESH_STEPS = 64;
+/** Weight of the last step in what is known. */
+const WEIGHT = 1 / 4;
+/** Even where streams are so fast that any prompt slows them: it has to end sometime. */
+const CHUNK_MIN = 4;
+
+export class PrefillPace {
+  /** Milliseconds of a step without prompts, by the number of streams in it. */
+  readonly #streamsMs = new Map<number, number>();
+  /** Milliseconds that a prompt token adds. */
+  #tokenMs: number | null = null;
+  #stepsSincePlain = 0;
+
+  /** Prompt tokens for the next step beside `numStreams` >= 1 streams; 0: measure these alone. */
+  chunk(numStreams: number): number {
+    const nearest = this.#nearest(numStreams);
+    if (nearest === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
+    if (this.#tokenMs === null) return CHUNK_MIN;
+    return Math.max(CHUNK_MIN, Math.floor((SHARE * nearest) / this.#tokenMs));
+  }
+
+  /** A step over streams and prompts took so long. */
+  note(numStreams: number, promptTokens: number, milliseconds: number): void {
+    if (promptTokens === 0) {
+      this.#stepsSincePlain = 0;
+      const known = this.#streamsMs.get(numStreams) ?? milliseconds;
+      this.#streamsMs.set(numStreams, known + WEIGHT * (milliseconds - known));
+      return;
+    }
+    this.#stepsSincePlain++;
+    const alone = numStreams === 0 ? 0 : this.#nearest(numStreams);
+    if (alone === null) return;
+    // Noise may make a step shorter than one without prompts: not free all the same.
+    const added = Math.max(milliseconds - alone, milliseconds / 16) / promptTokens;
+    const known = this.#tokenMs ?? added;
+    this.#tokenMs = known + WEIGHT * (added - known);
+  }
+
+  /** Of about as many streams; null if nothing near was measured. */
+  #nearest(numStreams: number): number | null {
+    const slack = floorDiv(numStreams, 3);
+    for (let distance = 0; distance <= slack; distance++) {
+      const milliseconds =
+        this.#streamsMs.get(numStreams - distance) ?? this.#streamsMs.get(numStreams + distance);
+      if (milliseconds !== undefined) return milliseconds;
+    }
+    return null;
+  }
+}
