@@ -20,6 +20,8 @@ import type { TokenTrie } from "./token-trie.ts";
 
 const SITUATIONS_MAX = 4096;
 const ADMITTED_MAX = 2 ** 21;
+/** By feel: a few states, their calls, the map's entry. */
+const SITUATION_BYTES = 512;
 /** States looked at in one step; about a tenth of a second. */
 const WORK_MAX = 5_000_000;
 
@@ -75,6 +77,11 @@ export class Automaton {
     this.#divideBytes();
     this.#isTail = this.#findTails();
     this.#forget();
+  }
+
+  /** About how many bytes what it remembers takes; bounded by what `begin` forgets. */
+  get heldBytes(): number {
+    return this.#numAdmitted * 4 + this.#situations.length * SITUATION_BYTES;
   }
 
   /**

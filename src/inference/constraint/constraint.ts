@@ -37,6 +37,11 @@ export class Constraint {
     this.#automaton = new Automaton(network, trie);
   }
 
+  /** About how many bytes it holds now. */
+  get heldBytes(): number {
+    return this.#automaton.heldBytes;
+  }
+
   /** A text of which nothing is read yet. `endToken` ends a complete one. */
   start(endToken: number): ConstraintState {
     return ConstraintState.begin(this.#automaton, endToken);

@@ -16,9 +16,9 @@ interface Machine {
 function randomMachine(random: Random): Machine {
   const launch = 0.2 + random.uniform() * 5;
   const streamMs = 0.2 + random.uniform() * 20;
-  const tokenMs = streamMs * (0.02 + random.uniform() * 0.1);
+  const tokenMs = streamMs * (0.02 + random.uniform() * 0.06);
   const firstMs = random.uniform() * 0.2 * launch;
-  const growth = random.uniform() / 4000;
+  const growth = random.uniform() / 8192;
   return {
     stepMs: (numStreams, promptTokens, position) => {
       const first = promptTokens > 0 ? firstMs : 0;

@@ -6,7 +6,8 @@
  *
  * What the streams alone take is measured in steps that read no prompt; while prompts are read, one
  * step in 64 is given to that. What a prompt token adds follows the last few steps: it grows with
- * the prompt's length, and falls with the chunk's, whose first tokens cost most.
+ * the prompt's length, and falls with the chunk's, whose first tokens cost most. Chunks have few
+ * sizes, so that passes of the same shape come again: the decoder replays those.
  */
 import { floorDiv } from "../../base/integers.ts";
 
@@ -30,7 +31,7 @@ export class PrefillPace {
     const nearest = this.#nearest(numStreams);
     if (nearest === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
     if (this.#tokenMs === null) return CHUNK_MIN;
-    return Math.max(CHUNK_MIN, Math.floor((SHARE * nearest) / this.#tokenMs));
+    return roundDown(Math.max(CHUNK_MIN, (SHARE * nearest) / this.#tokenMs));
   }
 
   /** A step over streams and prompts took so long. */
@@ -60,4 +61,10 @@ export class PrefillPace {
     }
     return null;
   }
+}
+
+/** The next lower of 4, 6, 8, 12, 16, 24, 32 … */
+function roundDown(count: number): number {
+  const power = 2 ** Math.floor(Math.log2(count));
+  return count >= 1.5 * power ? 1.5 * power : power;
 }

@@ -3,8 +3,8 @@
  * request that has the same.
  *
  * A schema is untrusted: a thread of its own compiles it and is ended when it takes too long. At
- * most four do so at once; others wait, no longer than one may take. At most 64 constraints are
- * kept, the least recently used goes first.
+ * most four do so at once; others wait, no longer than one may take. Constraints are kept up to a
+ * number and to a size of what they remember together; the least recently used goes first.
  */
 import { Worker } from "node:worker_threads";
 import { OperationalError } from "../../../base/errors.ts";
@@ -16,6 +16,7 @@ import { TokenTrie } from "../../constraint/token-trie.ts";
 import type { ConstraintSpec } from "../api.ts";
 
 const KEPT_MAX = 64;
+const KEPT_BYTES_MAX = 64 * 2 ** 20;
 const TIME_LIMIT_MS = 5000;
 const THREADS_MAX = 4;
 
@@ -26,14 +27,16 @@ export type CompileAnswer =
 
 export class ConstraintCompiler {
   readonly #tokenizer: Tokenizer;
+  readonly #keptMax: number;
   readonly #kept = new Map<string, Constraint>();
   readonly #workers = new Set<Worker>();
   readonly #waiting = new Set<() => void>();
   #numThreads = 0;
   #trie: TokenTrie | null = null;
 
-  constructor(tokenizer: Tokenizer) {
+  constructor(tokenizer: Tokenizer, keptMax: number = KEPT_MAX) {
     this.#tokenizer = tokenizer;
+    this.#keptMax = keptMax;
   }
 
   async compile(spec: ConstraintSpec, signal: AbortSignal): Promise<Constraint> {
@@ -46,8 +49,23 @@ export class ConstraintCompiler {
     }
     this.#kept.delete(key);
     this.#kept.set(key, constraint);
-    if (this.#kept.size > KEPT_MAX) this.#kept.delete(this.#kept.keys().next().value!);
+    this.#forgetOldest();
     return constraint;
+  }
+
+  get numKept(): number {
+    return this.#kept.size;
+  }
+
+  #forgetOldest(): void {
+    let bytes = 0;
+    for (const { heldBytes } of this.#kept.values()) bytes += heldBytes;
+    for (const [key, { heldBytes }] of this.#kept) {
+      const isTooMuch = this.#kept.size > this.#keptMax || bytes > KEPT_BYTES_MAX;
+      if (!isTooMuch || this.#kept.size === 1) return;
+      this.#kept.delete(key);
+      bytes -= heldBytes;
+    }
   }
 
   async close(): Promise<void> {
@@ -99,6 +117,7 @@ export class ConstraintCompiler {
     worker.once("exit", () => giveUp("its thread ended"));
     signal.addEventListener("abort", onAbort);
     try {
+      if (signal.aborted) onAbort();
       const answer = await promise;
       if ("network" in answer) return answer.network;
       throw new OperationalError(answer.code, answer.message);
