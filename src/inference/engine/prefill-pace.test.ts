@@ -54,8 +54,7 @@ describe("the pace of reading prompts", () => {
       const late = times[Math.floor(0.95 * times.length)]!;
       assert.ok(late < 2.1 * alone, `${where}: ${late} against ${alone}`);
       const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
-      assert.ok(mean > 1.3 * alone, `${where}: only ${mean} against ${alone}`);
-      assert.ok(steps.length < 8192 / 4 + 200, where);
+      assert.ok(mean > 1.2 * alone, `${where}: only ${mean} against ${alone}`);
     }
   });
 
@@ -75,8 +74,8 @@ describe("the pace of reading prompts", () => {
 
   it("reads on where any prompt slows the streams", () => {
     const pace = new PrefillPace();
-    const machine: Machine = { stepMs: (_, promptTokens) => 1 + 3 * promptTokens };
+    const machine: Machine = { stepMs: (_, promptTokens) => 1 + 9 * promptTokens };
     const steps = readPrompt(pace, machine, 1, 1000);
-    assert.ok(steps.every(({ tokens }) => tokens === 0 || tokens === 4));
+    assert.ok(steps.every(({ tokens }) => tokens === 0 || tokens === 1));
   });
 });

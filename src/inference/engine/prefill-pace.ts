@@ -14,23 +14,23 @@ import { floorDiv } from "../../base/integers.ts";
 /** Streams then take 1.7 times as long, which leaves room for noise below twice. */
 const SHARE = 0.7;
 const REFRESH_STEPS = 64;
-/** Weight of the last step in what is known. */
-const WEIGHT = 1 / 4;
+/** How far what is known moves towards what a step took: a median, which outliers do not move. */
+const MOVE = 1.15;
 /** Even where streams are so fast that any prompt slows them: it has to end sometime. */
-const CHUNK_MIN = 4;
+const CHUNK_MIN = 1;
 
 export class PrefillPace {
   /** Milliseconds of a step without prompts, by the number of streams in it. */
   readonly #streamsMs = new Map<number, number>();
   /** Milliseconds that a prompt token adds. */
-  #tokenMs: number | null = null;
+  #tokenMs: number | undefined;
   #stepsSincePlain = 0;
 
   /** Prompt tokens for the next step beside `numStreams` >= 1 streams; 0: measure these alone. */
   chunk(numStreams: number): number {
     const nearest = this.#nearest(numStreams);
     if (nearest === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
-    if (this.#tokenMs === null) return CHUNK_MIN;
+    if (this.#tokenMs === undefined) return CHUNK_MIN;
     return roundDown(Math.max(CHUNK_MIN, (SHARE * nearest) / this.#tokenMs));
   }
 
@@ -38,8 +38,7 @@ export class PrefillPace {
   note(numStreams: number, promptTokens: number, milliseconds: number): void {
     if (promptTokens === 0) {
       this.#stepsSincePlain = 0;
-      const known = this.#streamsMs.get(numStreams) ?? milliseconds;
-      this.#streamsMs.set(numStreams, known + WEIGHT * (milliseconds - known));
+      this.#streamsMs.set(numStreams, moved(this.#streamsMs.get(numStreams), milliseconds));
       return;
     }
     this.#stepsSincePlain++;
@@ -47,8 +46,7 @@ export class PrefillPace {
     if (alone === null) return;
     // Noise may make a step shorter than one without prompts: not free all the same.
     const added = Math.max(milliseconds - alone, milliseconds / 16) / promptTokens;
-    const known = this.#tokenMs ?? added;
-    this.#tokenMs = known + WEIGHT * (added - known);
+    this.#tokenMs = moved(this.#tokenMs, added);
   }
 
   /** Of about as many streams; null if nothing near was measured. */
@@ -63,8 +61,13 @@ export class PrefillPace {
   }
 }
 
-/** The next lower of 4, 6, 8, 12, 16, 24, 32 … */
+function moved(known: number | undefined, measured: number): number {
+  if (known === undefined) return measured;
+  return measured > known ? Math.min(known * MOVE, measured) : Math.max(known / MOVE, measured);
+}
+
+/** The next lower of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32 … */
 function roundDown(count: number): number {
   const power = 2 ** Math.floor(Math.log2(count));
-  return count >= 1.5 * power ? 1.5 * power : power;
+  return power > 1 && count >= 1.5 * power ? 1.5 * power : power;
 }
