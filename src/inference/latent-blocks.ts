@@ -46,6 +46,10 @@ export class LatentBlocks {
   readonly #references: Int32Array;
   /** The last is the next to be given out. */
   readonly #free: number[];
+  /** When each was given out last, in milliseconds of the process. */
+  readonly #takenAt: Float64Array;
+  /** Told how many milliseconds a block was in use, when it becomes free. */
+  onFree: (milliseconds: number) => void = () => {};
 
   /** Allocates from `arena`, which must outlive the blocks. */
   constructor(
@@ -62,6 +66,7 @@ export class LatentBlocks {
     }));
     this.#tensors = this.#layers.flatMap(({ latents, keys }) => [latents, keys]);
     this.#references = new Int32Array(numBlocks);
+    this.#takenAt = new Float64Array(numBlocks);
     this.#free = Array.from({ length: numBlocks }, (_, index) => numBlocks - 1 - index);
   }
 
@@ -82,6 +87,7 @@ export class LatentBlocks {
     if (block === undefined) return null;
     assert(this.#references[block] === 0, `block ${block} was free and in use`);
     this.#references[block] = 1;
+    this.#takenAt[block] = performance.now();
     return block;
   }
 
@@ -99,7 +105,9 @@ export class LatentBlocks {
   release(block: number): void {
     assert(this.countReferences(block) > 0, `block ${block} was released too often`);
     this.#references[block]! -= 1;
-    if (this.#references[block] === 0) this.#free.push(block);
+    if (this.#references[block] !== 0) return;
+    this.#free.push(block);
+    this.onFree(performance.now() - this.#takenAt[block]!);
   }
 
   /** Bytes of a block in all layers. */

@@ -68,6 +68,8 @@ export class EngineCore {
     this.#decoder = decoder;
     this.#policy = policy;
     this.#options = options;
+    decoder.blocks.onFree = (milliseconds) =>
+      this.#counts.observe("kv_block_lifetime_seconds", milliseconds);
     this.prefixes = new KeptPrefixes({
       blocks: decoder.blocks,
       counts: this.#counts,

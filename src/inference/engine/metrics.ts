@@ -6,22 +6,29 @@
 import type { EngineMetric, FinishReason } from "./api.ts";
 
 const SECONDS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
+const LIFETIMES = [0.1, 1, 10, 60, 300, 900, 3600, 14_400, 86_400];
 
 class Histogram {
-  readonly #counts: number[] = SECONDS.map(() => 0);
+  readonly #upTo: readonly number[];
+  readonly #counts: number[];
   #count = 0;
   #sum = 0;
+
+  constructor(upTo: readonly number[]) {
+    this.#upTo = upTo;
+    this.#counts = upTo.map(() => 0);
+  }
 
   observe(seconds: number): void {
     this.#count++;
     this.#sum += seconds;
-    SECONDS.forEach((upTo, index) => {
+    this.#upTo.forEach((upTo, index) => {
       if (seconds <= upTo) this.#counts[index]! += 1;
     });
   }
 
   describe(name: string, help: string): EngineMetric {
-    const buckets = SECONDS.map((upTo, index) => ({ upTo, count: this.#counts[index]! }));
+    const buckets = this.#upTo.map((upTo, index) => ({ upTo, count: this.#counts[index]! }));
     buckets.push({ upTo: Number.POSITIVE_INFINITY, count: this.#count });
     return { name, help, labels: {}, kind: "histogram", buckets, sum: this.#sum };
   }
@@ -34,6 +41,7 @@ const TIMES = {
   request_queue_time_seconds: "From asking to being admitted.",
   request_prefill_time_seconds: "From being admitted to the first token.",
   request_decode_time_seconds: "From the first token to the end.",
+  kv_block_lifetime_seconds: "How long a latent block was in use, kept prefixes included.",
 } as const;
 export type TimeName = keyof typeof TIMES;
 
@@ -63,7 +71,10 @@ export interface Gauges {
 
 export class EngineCounts {
   readonly #times = new Map<string, Histogram>(
-    Object.keys(TIMES).map((name) => [name, new Histogram()]),
+    Object.keys(TIMES).map((name) => {
+      const isLifetime = name === "kv_block_lifetime_seconds";
+      return [name, new Histogram(isLifetime ? LIFETIMES : SECONDS)];
+    }),
   );
   readonly #counters = new Map<string, number>(Object.keys(COUNTERS).map((name) => [name, 0]));
   readonly #finished = new Map<FinishReason | "error", number>();

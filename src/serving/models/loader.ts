@@ -11,6 +11,7 @@ import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 import type { ChatFormat } from "../chat/conversation.ts";
 import { deepseekFormat } from "../chat/deepseek-format.ts";
 import { TemplateFormat } from "../chat/template.ts";
+import { latentCacheBytes } from "./open-engine.ts";
 import type { ModelLoader } from "./registry.ts";
 
 const CONFIG_BYTES_MAX = 32 * 2 ** 20;
@@ -27,9 +28,10 @@ export function modelLoader(openEngine: (path: string) => Promise<Engine>): Mode
   };
 }
 
-/** The parameters; the cache comes on top, bounded by the engine. */
+/** The parameters and the latent cache; what a step needs besides is small. */
 function estimateBytes(path: string): number {
-  return storedBytes(readModelConfig(resolveCheckpoint(path)));
+  const config = readModelConfig(resolveCheckpoint(path));
+  return storedBytes(config) + latentCacheBytes(config);
 }
 
 /** The checkpoint's template, or the built-in format where it has none. */

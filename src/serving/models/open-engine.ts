@@ -18,6 +18,7 @@ import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
 import { probeLatents } from "../../inference/latent-probe.ts";
 import { DiskTier } from "../../inference/prefix-cache/disk/disk-tier.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import type { Model } from "../../model/model.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { viewSpan } from "../../tensor/view.ts";
@@ -79,9 +80,7 @@ export async function openEngineHere(
     const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path), {
       weights: "bf16",
     });
-    const roomFor = Math.floor(LATENT_BYTES / latentBytesPerToken(model));
-    const cacheTokens = Math.max(model.config.maxPositionEmbeddings, roomFor);
-    const decoder = new Decoder(device, model, cacheTokens);
+    const decoder = new Decoder(device, model, cacheTokensOf(model));
     const modelHash = hashOf(model);
     const disk = await openDiskTier(settings.prefixFolder, decoder, modelHash);
     const options = disk === null ? { modelHash } : { modelHash, disk };
@@ -93,6 +92,20 @@ export async function openEngineHere(
     await device[Symbol.asyncDispose]();
     throw failure;
   }
+}
+
+type LatentKind = Parameters<typeof latentBytesPerToken>[0];
+
+/** Positions that an engine of such a model can hold. */
+function cacheTokensOf(model: LatentKind): number {
+  const roomFor = Math.floor(LATENT_BYTES / latentBytesPerToken(model));
+  return Math.max(model.config.maxPositionEmbeddings, roomFor);
+}
+
+/** Bytes that the latents of an engine take. */
+export function latentCacheBytes(config: ModelConfig): number {
+  const kind: LatentKind = { config, computeType: "bf16", floatType: "f32" };
+  return cacheTokensOf(kind) * latentBytesPerToken(kind);
 }
 
 async function openDiskTier(
