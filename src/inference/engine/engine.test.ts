@@ -237,6 +237,9 @@ describe("engine", () => {
     // A last request sees the engine through the step that ends those who left.
     await collect(engine, REQUEST);
     engine.checkIntegrity();
+    const metrics = await engine.metrics();
+    const lifetimes = metrics.find(({ name }) => name === "kv_block_lifetime_seconds");
+    assert.ok(lifetimes?.kind === "histogram" && lifetimes.buckets.at(-1)!.count > 0);
     await engine.close();
   });
 

@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
+import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
+import { readModelConfig } from "../../training/run/checkpoint.ts";
 import { TINY_CHAT } from "../test-support.ts";
-import { openEngine, openEngineHere } from "./open-engine.ts";
+import { modelLoader } from "./loader.ts";
+import { latentCacheBytes, openEngine, openEngineHere } from "./open-engine.ts";
 
 const ENV = { HADAL_THREADS: "1" };
 const NEVER = new AbortController().signal;
@@ -51,6 +54,18 @@ describe("an engine in its own thread", () => {
     await assert.rejects(refused, { code: "inference.token" });
     await here.close();
     await apart.close();
+  });
+
+  test("takes the memory for latents that its estimate has", async () => {
+    const engine = await openEngineHere(TINY_CHAT, ENV);
+    const config = readModelConfig(TINY_CHAT);
+    const perToken = latentBytesPerToken({ config, computeType: "bf16", floatType: "f32" });
+    const estimated = latentCacheBytes(config);
+    // Blocks are whole.
+    assert.ok(Math.abs(engine.description.cacheTokens * perToken - estimated) < 64 * perToken);
+    const estimate = modelLoader(openEngineHere as never).estimateBytes(TINY_CHAT);
+    assert.ok(estimate > estimated, `${estimate}`);
+    await engine.close();
   });
 
   test("drafts of a trained module stand, and change no token", async () => {
