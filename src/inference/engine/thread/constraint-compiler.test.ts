@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { trainBpe } from "../../../tokenizer/bpe-train.ts";
 import { learnedVocabulary, Tokenizer } from "../../../tokenizer/tokenizer.ts";
+import type { Constraint } from "../../constraint/constraint.ts";
 import type { ConstraintSpec } from "../api.ts";
 import { ConstraintCompiler } from "./constraint-compiler.ts";
 
@@ -18,9 +19,8 @@ function wordOf(index: number): ConstraintSpec {
 describe("the compiler of constraints", () => {
   it("keeps the last ones and gives the same object for the same constraint", async () => {
     const compiler = new ConstraintCompiler(tokenizer, 4);
-    const all = await Promise.all(
-      Array.from({ length: 7 }, (_, index) => compiler.compile(wordOf(index), NEVER)),
-    );
+    const all: Constraint[] = [];
+    for (let index = 0; index < 7; index++) all.push(await compiler.compile(wordOf(index), NEVER));
     assert.equal(compiler.numKept, 4);
     assert.equal(await compiler.compile(wordOf(6), NEVER), all[6]);
     assert.notEqual(await compiler.compile(wordOf(0), NEVER), all[0]);
