@@ -42,7 +42,7 @@ function readPrompt(pace: PrefillPace, machine: Machine, numStreams: number, len
 }
 
 describe("the pace of reading prompts", () => {
-  it("keeps steps below twice what the streams alone take, and reads as much as that allows", () => {
+  it("keeps steps below twice what streams alone take, and reads what that allows", () => {
     const random = new Random(SEED);
     for (let round = 0; round < 200; round++) {
       const machine = randomMachine(random);
