@@ -2,13 +2,13 @@
 
 export const bench = {
   name: "bench",
-  summary: "measure kernels, training or decoding, one process a variant",
-  usage: "kernels|train|decode [--against PEER]",
+  summary: "measure kernels, training, decoding or serving, one process a variant",
+  usage: "kernels|train|decode|serve [--against PEER] [--trained PATH]",
   operands: {
     what: {
       placeholder: "WHAT",
       help: "what to measure",
-      choices: ["kernels", "train", "decode"],
+      choices: ["kernels", "train", "decode", "serve"],
     },
   },
   flags: {
@@ -18,6 +18,11 @@ export const bench = {
       choices: ["torch"],
       help: "measure beside another program, processes alternating (train)",
     },
+    trained: {
+      kind: "text",
+      placeholder: "PATH",
+      help: "a run or checkpoint whose drafts are measured too (serve)",
+    },
   },
   examples: [
     { command: "hadal bench kernels", does: "medians, with their share of the measured peak" },
@@ -25,6 +30,10 @@ export const bench = {
     {
       command: "hadal bench train --against torch",
       does: "the same model's step in PyTorch: how many times its speed, and its memory",
+    },
+    {
+      command: "hadal bench serve --trained runs/first",
+      does: "streams, first tokens, long prompts, what HTTP costs; drafts with that run",
     },
   ],
 } as const;

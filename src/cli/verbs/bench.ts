@@ -1,10 +1,12 @@
-/** @file `hadal bench`: kernels, training steps and decoding, each case in a process of its own. */
+/** @file `hadal bench`: kernels, training steps, decoding, serving, in processes of their own. */
 import { loadavg } from "node:os";
 import { OperationalError } from "../../base/errors.ts";
 import { KERNEL_CASES } from "../bench/kernel-cases.ts";
 import { MODEL_CASES } from "../bench/model-cases.ts";
 import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
 import { type BenchRow, benchTable } from "../bench/row.ts";
+import { benchServe } from "../bench/serve/run.ts";
+import { serveTable } from "../bench/serve/serve-row.ts";
 import { compareWithTorch } from "../bench/torch-peer.ts";
 import type { bench } from "../declarations/bench.ts";
 import type { Run } from "../verb.ts";
@@ -12,7 +14,7 @@ import type { Run } from "../verb.ts";
 /** Above this, others use the machine and the figures say more about them. */
 const QUIET_LOAD = 1;
 
-export const run: Run<typeof bench> = async ({ what, against }, { output }) => {
+export const run: Run<typeof bench> = async ({ what, against, trained }, { output, env }) => {
   const load = loadavg()[0] ?? 0;
   if (load > QUIET_LOAD) {
     output.warn(`the machine is busy (load ${load.toFixed(1)}); read ratios, not absolutes`);
@@ -30,6 +32,16 @@ export const run: Run<typeof bench> = async ({ what, against }, { output }) => {
     output.table(benchTable(rows));
     output.result(rows);
     return;
+  }
+  if (what === "serve") {
+    const rows = await benchServe({ trained, output, env });
+    output.table(serveTable(rows));
+    output.result(rows);
+    return;
+  }
+  if (trained !== undefined) {
+    const message = `--trained ${trained} goes with serve, not with ${what}`;
+    throw new OperationalError("usage.flags", `${message}: hadal bench serve --trained ${trained}`);
   }
   const kind = what === "kernels" ? "kernels" : "model";
   const cases = chooseCases(what);

@@ -1,0 +1,88 @@
+/**
+ * @file What HTTP costs: the same answers of an engine that takes no time, over HTTP and called
+ * directly. The client's own time, in a process of its own, is in it.
+ */
+import type { Engine, EngineRequest } from "../../../inference/engine/api.ts";
+import { readTokenizer } from "../../../training/run/checkpoint.ts";
+import { median } from "../timing.ts";
+import { CompletionClient } from "./completion-client.ts";
+import { IdleEngine } from "./idle-engine.ts";
+import type { ServeRow } from "./serve-row.ts";
+import { ServerProcess } from "./server-process.ts";
+
+const REQUESTS = 2000;
+const WARM_REQUESTS = 500;
+const STREAMS = 9;
+const STREAM_TOKENS = 20_000;
+const PROMPT = Array.from({ length: 32 }, (_, index) => 300 + index);
+
+export async function measureOverhead(path: string): Promise<ServeRow[]> {
+  const tokenizer = readTokenizer(path);
+  await using server = await ServerProcess.start("./idle-server", [path]);
+  const target = { url: server.url, model: "idle", eosId: tokenizer.eosId };
+  using client = new CompletionClient(target);
+  const ask = { prompt: PROMPT, seed: 1 };
+  const requests: number[] = [];
+  for (let index = 0; index < WARM_REQUESTS + REQUESTS; index++) {
+    requests.push(await client.whole({ ...ask, maxTokens: 1 }));
+  }
+  const streams: number[] = [];
+  for (let index = 0; index <= STREAMS; index++) {
+    const start = performance.now();
+    const { completionTokens } = await client.stream({ ...ask, maxTokens: STREAM_TOKENS });
+    streams.push((performance.now() - start) / completionTokens);
+  }
+  const engine = new IdleEngine(tokenizer, 2 ** 20);
+  const [directRequest, directToken] = [
+    await timeDirect(engine, { requests: REQUESTS, tokens: 1 }),
+    (await timeDirect(engine, { requests: STREAMS, tokens: STREAM_TOKENS })) / STREAM_TOKENS,
+  ];
+  const perRequest = median(requests.slice(WARM_REQUESTS)) - directRequest;
+  const perToken = median(streams.slice(1)) - directToken;
+  return [
+    {
+      name: "HTTP, a request",
+      workload: `${REQUESTS} one after another`,
+      value: 1000 * perRequest,
+      unit: "µs",
+      note: "over the engine called directly; client included",
+    },
+    {
+      name: "HTTP, a streamed token",
+      workload: `${STREAMS} streams of ${STREAM_TOKENS}`,
+      value: 1000 * perToken,
+      unit: "µs",
+      note: "the same",
+    },
+  ];
+}
+
+/** Milliseconds a request. */
+async function timeDirect(
+  engine: Engine,
+  { requests, tokens }: { readonly requests: number; readonly tokens: number },
+): Promise<number> {
+  const request: EngineRequest = {
+    prompt: Int32Array.from(PROMPT),
+    maxTokens: tokens,
+    sampling: { temperature: 1, topP: 1, topK: 0, minP: 0 },
+    adjustments: null,
+    seed: 1,
+    stopStrings: [],
+    endTokens: null,
+    topLogProbabilities: null,
+    promptLogProbabilities: false,
+    constraint: null,
+    tenant: "bench",
+    deadlineMs: null,
+    draft: "auto",
+  };
+  const { signal } = new AbortController();
+  const times: number[] = [];
+  for (let index = 0; index < requests; index++) {
+    const start = performance.now();
+    for await (const _ of engine.generate(request, signal));
+    times.push(performance.now() - start);
+  }
+  return median(times);
+}
