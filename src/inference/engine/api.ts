@@ -134,6 +134,33 @@ export type EngineEvent =
       readonly usage: EngineUsage;
     };
 
+/** A prompt whose latent blocks another engine wants. */
+export interface PrefixRequest {
+  /** The blocks' tokens; with one token more the MTP module can read the last of them too. */
+  readonly tokens: Int32Array;
+  readonly tenant: string;
+  /** The first block that is wanted. */
+  readonly start: number;
+  /** Whether the MTP module's latents are wanted. */
+  readonly drafts: boolean;
+}
+
+export type PrefixPart =
+  /** The prompt has been read; so much of it was cached. Comes first. */
+  | { readonly kind: "read"; readonly cachedTokens: number }
+  /** What `LatentBlocks.read` gives of a block. */
+  | {
+      readonly kind: "block";
+      readonly blockIndex: number;
+      readonly payload: Uint8Array<ArrayBuffer>;
+    };
+
+/** An engine in the role of prefill: it reads prompts and gives their latents away. */
+export interface PrefixReader {
+  /** The whole blocks of a prompt, in order; fewer when memory is too short to keep them. */
+  readPrefix(request: PrefixRequest, signal: AbortSignal): AsyncIterable<PrefixPart>;
+}
+
 export interface EngineDescription {
   /** A digest of weights, configuration and tokenizer: what cached prefixes belong to. */
   readonly modelHash: string;

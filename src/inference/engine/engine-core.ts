@@ -11,7 +11,7 @@ import { assert, defined, OperationalError } from "../../base/errors.ts";
 import { view } from "../../tensor/view.ts";
 import type { Decoder, DraftFeed, PassResult } from "../decoder.ts";
 import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
-import type { EngineMetric, FinishReason } from "./api.ts";
+import type { EngineMetric, FinishReason, PrefixReader } from "./api.ts";
 import type { DraftPolicy } from "./draft-policy.ts";
 import { KeptPrefixes } from "./kept-prefixes.ts";
 import { EngineCounts } from "./metrics.ts";
@@ -27,6 +27,8 @@ export interface StepOptions {
   readonly keepsPrefixes?: boolean;
   /** Where prefixes outlive the engine; nowhere if left out. Closed by who opened it. */
   readonly disk?: DiskTier;
+  /** Reads prompts in this engine's place; the engine itself if left out. */
+  readonly reader?: PrefixReader;
   /** Whether sequences draft while it pays, always or never; the last two are for tests. */
   readonly drafting?: "auto" | "always" | "never";
 }
@@ -74,6 +76,7 @@ export class EngineCore {
       blocks: decoder.blocks,
       counts: this.#counts,
       disk: options.disk ?? null,
+      reader: options.reader ?? null,
       isOn: options.keepsPrefixes ?? true,
     });
   }
@@ -304,9 +307,11 @@ export class EngineCore {
       const isTried = drafting === "auto" && sequence.usage.draftedTokens >= DRAFTS_TRIED;
       // The module's latents have a gap from here on: this sequence does not draft again.
       if (isTried && !this.#policy.pays) sequence.drafts = false;
-      if (!sequence.drafts || sequence.end !== null || cache.length <= position) continue;
+      // A prompt that is only read is read for somebody who may draft.
+      const isOver = sequence.end !== null && sequence.request.maxTokens > 0;
+      if (!sequence.drafts || isOver || cache.length <= position) continue;
       const nextTokens = Int32Array.from(tokens.slice(position + 1, cache.length + 1));
-      if (nextTokens.length < cache.length - position) continue;
+      if (nextTokens.length === 0) continue;
       const logits = sequence.isDecoding;
       feeds.push({ sequence, cache, firstRow, position, nextTokens, logits });
     }

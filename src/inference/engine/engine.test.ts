@@ -104,12 +104,17 @@ describe("engine", () => {
     const expected: Awaited<ReturnType<typeof collect>>[] = [];
     for (const request of requests) expected.push(await collect(alone, request));
     await alone.close();
+    const reader = open({ drafting: "always", stepTokens: 50 });
+    // Holds less than is asked of it at once: what it has to let go is read by the other.
+    const smallReader = open({}, 450);
     const ways: Readonly<Record<string, [Partial<EngineOptions>, number]>> = {
       "batched, from the cache": [{ drafting: "never" }, 4000],
       "in chunks of 17, drafted": [{ drafting: "always", stepTokens: 17 }, 4000],
       preempted: [{ drafting: "never", stepTokens: 64, keepsPrefixes: false }, 450],
       "preempted, drafted, from the cache": [{ drafting: "always", stepTokens: 90 }, 450],
       "as it pays": [{ runningMax: 5 }, 1000],
+      "split, drafted, from the cache": [{ drafting: "always", reader }, 4000],
+      "split, preempted": [{ stepTokens: 64, reader: smallReader }, 450],
     };
     for (const [way, [options, cacheTokens]] of Object.entries(ways)) {
       const engine = open(options, cacheTokens);
@@ -137,6 +142,31 @@ describe("engine", () => {
       if (way.includes("drafted")) assert.ok(value("spec_decode_num_draft_tokens_total") > 0, way);
       await engine.close();
     }
+    for (const each of [reader, smallReader]) {
+      const tokensRead = (await each.metrics()).find(({ name }) => name === "prompt_tokens_total");
+      assert.ok(tokensRead?.kind === "counter" && tokensRead.value > 1000);
+      each.checkIntegrity();
+      await each.close();
+    }
+  });
+
+  it("tells what was cached apart from what was read for the request by a reader", async () => {
+    const reader = open();
+    const engine = open({ reader });
+    const prompt = Int32Array.from({ length: 200 }, (_, index) => index % 97);
+    const cachedOf = async (request: EngineRequest): Promise<number> =>
+      (await collect(engine, request)).finished.usage.cachedTokens;
+    assert.equal(await cachedOf({ ...REQUEST, prompt }), 0);
+    assert.equal(await cachedOf({ ...REQUEST, prompt }), 192);
+    assert.equal(await cachedOf({ ...REQUEST, prompt, tenant: "other" }), 0);
+    // Two blocks of it are cached, the third is read.
+    const turned = prompt.map((token, index) => (index < 150 ? token : 96 - token));
+    assert.equal(await cachedOf({ ...REQUEST, prompt: turned }), 128);
+    await reader.close();
+    // Without its reader it reads by itself.
+    assert.equal(await cachedOf({ ...REQUEST, prompt, tenant: "third" }), 0);
+    engine.checkIntegrity();
+    await engine.close();
   });
 
   it("accepts drafts: they are drawn with the number that the token will be", async () => {

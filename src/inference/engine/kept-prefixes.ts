@@ -1,30 +1,24 @@
 /**
  * @file The prefixes that an engine keeps: in memory as shared blocks, below that on a disk.
  *
- *     fetch     before a request is queued: blocks that memory lacks come from the disk
+ *     fetch     before a request is queued: blocks that memory lacks come from elsewhere
  *     adopt     at admission: the sequence takes what memory has
  *     keep      after reading and at the end: memory remembers, the disk is told, behind
  *
- * Nothing here waits for a disk while streams run: what it gives is put into memory between two
- * steps, block after block. What comes too late, or not at all, is computed. Blocks from the disk
- * have the bits that computing them gives (the disk's files are named after all that decides them),
- * so no token depends on where a block came from.
+ * What other places give is put into memory between two steps, block after block
+ * (prefix-fetch.ts).
  */
 import { floorDiv } from "../../base/integers.ts";
 import { LATENT_BLOCK_TOKENS } from "../../kernels/latent-attention/contract.ts";
 import type { LatentBlocks } from "../latent-blocks.ts";
 import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import { PrefixCache } from "../prefix-cache/prefix-cache.ts";
-import type { EngineMetric } from "./api.ts";
+import type { EngineMetric, PrefixReader } from "./api.ts";
 import { diskMetrics } from "./disk-metrics.ts";
 import type { EngineCounts } from "./metrics.ts";
+import { fetchFromDisk, fetchFromReader } from "./prefix-fetch.ts";
 import type { Sequence } from "./sequence.ts";
 
-/**
- * Time for a disk to answer, and for each block more; by feel: only one that hangs takes longer.
- */
-const LOAD_MS = 5000;
-const LOAD_MS_PER_BLOCK = 20;
 /** How long the engine's end may wait for what is to be stored. */
 const SETTLE_MS = 3000;
 
@@ -33,6 +27,8 @@ export interface PrefixParts {
   readonly counts: EngineCounts;
   /** Null: memory alone. */
   readonly disk: DiskTier | null;
+  /** Who reads prompts in this engine's place; null: nobody. */
+  readonly reader: PrefixReader | null;
   /** Whether anything is kept at all. */
   readonly isOn: boolean;
 }
@@ -52,30 +48,17 @@ export class KeptPrefixes {
     return this.#tree.numBlocks;
   }
 
-  /** Bring into memory what the disk has of a request's prompt; gives up when it is aborted. */
-  async fetch({ request }: Sequence, signal: AbortSignal): Promise<void> {
-    const { disk, isOn, blocks, counts } = this.#parts;
-    if (disk === null || !isOn || request.promptLogProbabilities) return;
-    const { prompt, tenant } = request;
+  /** Bring into memory what other places have of a request's prompt, before it is queued. */
+  async fetch(sequence: Sequence, signal: AbortSignal): Promise<void> {
+    const { isOn, blocks, disk, reader, counts } = this.#parts;
+    const { request } = sequence;
+    if (!isOn || request.promptLogProbabilities) return;
     // The last token is read in any case, and no more is fetched than the pool can hold.
-    const most = Math.min(prompt.length - 1, blocks.numBlocks * LATENT_BLOCK_TOKENS);
-    const numBlocks = floorDiv(most, LATENT_BLOCK_TOKENS);
-    const tokens = prompt.subarray(0, numBlocks * LATENT_BLOCK_TOKENS);
-    const start = this.#tree.blocksOf(tenant, tokens).length;
-    if (start === numBlocks) return;
-    counts.add("prefix_cache_disk_queries_total", (numBlocks - start) * LATENT_BLOCK_TOKENS);
-    const budget = LOAD_MS + LOAD_MS_PER_BLOCK * (numBlocks - start);
-    const budgetMs = Math.min(budget, request.deadlineMs ?? budget);
-    const take = (payload: Uint8Array, blockIndex: number): void => {
-      if (signal.aborted) return;
-      const known = tokens.subarray(0, (blockIndex + 1) * LATENT_BLOCK_TOKENS);
-      if (this.#place(tenant, known, payload)) {
-        counts.add("prefix_cache_disk_hits_total", LATENT_BLOCK_TOKENS);
-      }
-    };
-    const { promise: aborted, resolve: abort } = Promise.withResolvers<void>();
-    signal.addEventListener("abort", () => abort(), { once: true });
-    await Promise.race([disk.load({ salt: tenant, tokens, start, budgetMs, take }), aborted]);
+    const most = Math.min(request.prompt.length - 1, blocks.numBlocks * LATENT_BLOCK_TOKENS);
+    const numTokens = floorDiv(most, LATENT_BLOCK_TOKENS) * LATENT_BLOCK_TOKENS;
+    const wanted = { sequence, numTokens, prefixes: this, signal, counts };
+    if (disk !== null) await fetchFromDisk(disk, wanted);
+    if (reader !== null) await fetchFromReader(reader, wanted);
   }
 
   /** Give a sequence that begins what memory has of its tokens. */
@@ -91,7 +74,10 @@ export class KeptPrefixes {
     const known = Int32Array.from(tokens.slice(0, -1));
     const { blockIds, numTokens, divergence } = this.#tree.match(tenant, known);
     counts.add("prefix_cache_queries_total", known.length);
-    counts.add("prefix_cache_hits_total", numTokens);
+    // What was read elsewhere for this request was not cached.
+    const cachedTokens = Math.min(numTokens, sequence.cachedMost);
+    sequence.cachedMost = Number.POSITIVE_INFINITY;
+    counts.add("prefix_cache_hits_total", cachedTokens);
     sequence.cache.adopt(blockIds);
     for (const block of blockIds) sequence.sharedWithTree.add(block);
     sequence.numKept = blockIds.length;
@@ -104,7 +90,7 @@ export class KeptPrefixes {
             expected: divergence.cachedToken,
             given: divergence.givenToken,
           };
-    sequence.start(performance.now(), numTokens, nearMiss);
+    sequence.start(performance.now(), cachedTokens, nearMiss);
   }
 
   /** Remember the whole blocks that a sequence has read. */
@@ -124,7 +110,7 @@ export class KeptPrefixes {
     void this.#parts.disk?.store({
       salt: tenant,
       tokens: known,
-      payload: (blockIndex) => this.#copy(tenant, known, blockIndex),
+      payload: (blockIndex) => this.copy(tenant, known, blockIndex),
     });
   }
 
@@ -149,8 +135,13 @@ export class KeptPrefixes {
     this.#tree.checkIntegrity();
   }
 
+  /** How many whole blocks of `tokens` memory has. */
+  countBlocks(tenant: string, tokens: Int32Array): number {
+    return this.#tree.blocksOf(tenant, tokens).length;
+  }
+
   /** Put the last block of `tokens` into memory; false if that is no use or there is no room. */
-  #place(tenant: string, tokens: Int32Array, payload: Uint8Array): boolean {
+  place(tenant: string, tokens: Int32Array, payload: Uint8Array): boolean {
     const { blocks } = this.#parts;
     if (this.#isClosed) return false;
     if (blocks.numFree === 0) this.#tree.evict(1);
@@ -165,7 +156,7 @@ export class KeptPrefixes {
   }
 
   /** A copy of a block in memory, if it is still there. */
-  #copy(tenant: string, tokens: Int32Array, blockIndex: number): Uint8Array<ArrayBuffer> | null {
+  copy(tenant: string, tokens: Int32Array, blockIndex: number): Uint8Array<ArrayBuffer> | null {
     const block = this.#tree.blocksOf(tenant, tokens)[blockIndex];
     return block === undefined ? null : this.#parts.blocks.read(block);
   }

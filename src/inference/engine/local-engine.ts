@@ -11,7 +11,16 @@ import { LATENT_BLOCK_TOKENS } from "../../kernels/latent-attention/contract.ts"
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { Decoder } from "../decoder.ts";
 import { nextTurn } from "../session.ts";
-import type { Engine, EngineDescription, EngineEvent, EngineMetric, EngineRequest } from "./api.ts";
+import type {
+  Engine,
+  EngineDescription,
+  EngineEvent,
+  EngineMetric,
+  EngineRequest,
+  PrefixPart,
+  PrefixReader,
+  PrefixRequest,
+} from "./api.ts";
 import { checkRequest } from "./check-request.ts";
 import { DraftPolicy } from "./draft-policy.ts";
 import { EngineCore, type StepOptions } from "./engine-core.ts";
@@ -27,7 +36,7 @@ export interface EngineOptions extends StepOptions {
 const QUEUE_MAX = 256;
 const RETRY_AFTER_MS = 1000;
 
-export class LocalEngine implements Engine {
+export class LocalEngine implements Engine, PrefixReader {
   readonly description: EngineDescription;
   readonly tokenizer: Tokenizer;
   readonly #decoder: Decoder;
@@ -81,12 +90,7 @@ export class LocalEngine implements Engine {
   }
 
   async embed(tokens: Int32Array, tenant: string, signal: AbortSignal): Promise<Float32Array> {
-    const request: EngineRequest = {
-      ...{ prompt: tokens, maxTokens: 0, adjustments: null, seed: 0, stopStrings: [], tenant },
-      sampling: { temperature: 0, topK: 0, topP: 1, minP: 0 },
-      ...{ endTokens: null, topLogProbabilities: null, promptLogProbabilities: false },
-      ...{ constraint: null, deadlineMs: null, draft: "off" },
-    };
+    const request = readingRequest(tokens, tenant, false);
     checkRequest(request, this.description);
     const sequence = await this.#open(request, signal);
     const sum = new Float64Array(this.description.hiddenDim);
@@ -100,6 +104,22 @@ export class LocalEngine implements Engine {
       signal.removeEventListener("abort", abort);
     }
     return Float32Array.from(sum, (value) => value / tokens.length);
+  }
+
+  async *readPrefix(asked: PrefixRequest, signal: AbortSignal): AsyncGenerator<PrefixPart> {
+    const { tokens, tenant, start, drafts } = asked;
+    let cachedTokens = 0;
+    for await (const event of this.generate(readingRequest(tokens, tenant, drafts), signal)) {
+      if (event.kind === "finished") cachedTokens = event.usage.cachedTokens;
+    }
+    yield { kind: "read", cachedTokens };
+    for (let blockIndex = start; !signal.aborted; blockIndex++) {
+      const payload = this.#core.prefixes.copy(tenant, tokens, blockIndex);
+      if (payload === null) return;
+      yield { kind: "block", blockIndex, payload };
+      // Steps for others go on in between.
+      await nextTurn();
+    }
   }
 
   async metrics(): Promise<readonly EngineMetric[]> {
@@ -198,4 +218,14 @@ export class LocalEngine implements Engine {
       if (this.#isClosed || !this.#core.isIdle) resolve();
     });
   }
+}
+
+/** A request whose prompt is only read. */
+function readingRequest(prompt: Int32Array, tenant: string, drafts: boolean): EngineRequest {
+  return {
+    ...{ prompt, maxTokens: 0, adjustments: null, seed: 0, stopStrings: [], tenant },
+    sampling: { temperature: 0, topK: 0, topP: 1, minP: 0 },
+    ...{ endTokens: null, topLogProbabilities: null, promptLogProbabilities: false },
+    ...{ constraint: null, deadlineMs: null, draft: drafts ? "auto" : "off" },
+  };
 }

@@ -52,6 +52,8 @@ export class Sequence implements SchedulableSequence {
   readonly sharedWithTree: Set<number> = new Set();
   /** Its first blocks that the prefix cache was told of. */
   numKept = 0;
+  /** Tokens of its prompt that were cached anywhere; what is found beyond was read for it. */
+  cachedMost: number = Number.POSITIVE_INFINITY;
   admission: number | null = null;
   firstTokenAt: number | null = null;
   lastTokenAt: number | null = null;
