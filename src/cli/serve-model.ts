@@ -6,7 +6,7 @@ import type { Engine } from "../inference/engine/api.ts";
 import { checkAdmitted, isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import { modelLoader } from "../serving/models/loader.ts";
-import { type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
+import { type EngineRole, type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
 import { ApiServer, type LogEntry } from "../serving/server.ts";
 import { listCheckpoints } from "../training/run/run-folder.ts";
@@ -27,6 +27,7 @@ export interface ServeOptions {
   readonly requestsMax: number;
   readonly allowedHosts: readonly string[];
   readonly allowedOrigins: readonly string[];
+  readonly role: EngineRole;
   /** The user's cache folder if undefined. */
   readonly prefixCacheFolder: string | undefined;
   /** 0: none. */
@@ -44,6 +45,7 @@ export const LOCAL_SERVING = {
   requestsMax: 256,
   allowedHosts: [],
   allowedOrigins: [],
+  role: "both",
   prefixCacheFolder: undefined,
   prefixCacheBytesMax: 4_294_967_296,
   drainSeconds: 30,
@@ -67,7 +69,8 @@ export async function serveModels(
   const admitted = checkAdmitted(options);
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
-  const loader = modelLoader(engineOpener(env, engineSettings(options, env)));
+  const copies = options.role === "split" ? 2 : 1;
+  const loader = modelLoader(engineOpener(env, engineSettings(options, env)), copies);
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -103,11 +106,11 @@ function engineOpener(
 }
 
 function engineSettings(
-  { prefixCacheFolder, prefixCacheBytesMax: bytesMax }: ServeOptions,
+  { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax }: ServeOptions,
   env: Context["env"],
 ): EngineSettings {
   const folder = prefixCacheFolder ?? cacheFolder("prefixes", env);
-  return { prefixFolder: bytesMax === 0 ? null : { folder: resolve(folder), bytesMax } };
+  return { role, prefixFolder: bytesMax === 0 ? null : { folder: resolve(folder), bytesMax } };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

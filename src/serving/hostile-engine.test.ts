@@ -7,8 +7,8 @@ import { after, before, describe, test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { siblingModule } from "../base/modules.ts";
 import { openRemoteEngine } from "../inference/engine/thread/remote-engine.ts";
+import type { EngineOrigin } from "./models/engine-origin.ts";
 import { chatFormatOf } from "./models/loader.ts";
-import type { EngineOrigin } from "./models/open-engine.ts";
 import { ModelRegistry } from "./models/registry.ts";
 import { ApiServer } from "./server.ts";
 import { errorOf, post, raw, streamed, TINY_CHAT, tinyTokenizer, until } from "./test-support.ts";
@@ -31,7 +31,7 @@ async function startRealServer(): Promise<RealServer> {
       availableBytes: () => 2,
       open: async ({ id, path }) => {
         const env = { HADAL_THREADS: "1" };
-        const workerData: EngineOrigin = { path, env, settings: { prefixFolder: null } };
+        const workerData: EngineOrigin = { path, env, prefixFolder: null, port: null };
         const worker = new Worker(siblingModule("./models/engine-thread", import.meta.url), {
           workerData,
         });

@@ -62,6 +62,13 @@ export const serve = {
       placeholder: "ORIGIN",
       help: "an origin whose pages may use the server (CORS); may be repeated",
     },
+    role: {
+      kind: "text",
+      placeholder: "ROLE",
+      choices: ["both", "split"],
+      help: "both: one engine; split: one reads prompts, another decodes, each with the weights",
+      default: "both",
+    },
     "prefix-cache-dir": {
       kind: "text",
       placeholder: "FOLDER",

@@ -19,6 +19,7 @@ export const run: Run<typeof serve> = async (values, context) => {
       requestsMax: values["max-requests"],
       allowedHosts: values["allow-host"],
       allowedOrigins: values["allow-origin"],
+      role: values.role,
       prefixCacheFolder: values["prefix-cache-dir"],
       prefixCacheBytesMax: values["prefix-cache-disk-bytes"],
       drainSeconds: values["drain-seconds"],

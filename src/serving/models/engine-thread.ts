@@ -1,10 +1,18 @@
-/** @file The thread of one served model's engine. */
+/** @file The thread of one served model's engine, or of one of the two of a split one. */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../base/errors.ts";
-import { hostEngine } from "../../inference/engine/thread/engine-host.ts";
-import { type EngineOrigin, openEngineHere } from "./open-engine.ts";
+import { answerOn, hostEngine } from "../../inference/engine/thread/engine-host.ts";
+import { RemoteReader } from "../../inference/engine/thread/remote-reader.ts";
+import type { EngineOrigin } from "./engine-origin.ts";
+import { openEngineHere } from "./open-engine.ts";
 
-const { path, env, settings } = workerData as EngineOrigin;
-await hostEngine(defined(parentPort, "the thread that started this one"), () =>
-  openEngineHere(path, env, settings),
+const { path, env, prefixFolder, port } = workerData as EngineOrigin;
+const reader = port?.role === "decode" ? { reader: new RemoteReader(port.end) } : {};
+const engine = await hostEngine(defined(parentPort, "the thread that started this one"), () =>
+  openEngineHere(path, env, { prefixFolder, ...reader }),
 );
+if (port?.role === "prefill" && engine !== null) {
+  answerOn(port.end, engine);
+  // When the server closes this engine, the other one does not keep the thread.
+  port.end.unref();
+}

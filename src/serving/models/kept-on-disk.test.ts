@@ -10,7 +10,8 @@ import { after, before, test } from "node:test";
 import { Random } from "../../base/random.ts";
 import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
 import { TINY_CHAT } from "../test-support.ts";
-import { openEngineHere, type PrefixFolder } from "./open-engine.ts";
+import type { PrefixFolder } from "./engine-origin.ts";
+import { openEngineHere } from "./open-engine.ts";
 
 const NEVER = new AbortController().signal;
 const ENV = { HADAL_THREADS: "1" };

@@ -16,10 +16,13 @@ import type { ModelLoader } from "./registry.ts";
 
 const CONFIG_BYTES_MAX = 32 * 2 ** 20;
 
-/** A loader of models whose engines `openEngine` opens. */
-export function modelLoader(openEngine: (path: string) => Promise<Engine>): ModelLoader {
+/** A loader of models whose engines `openEngine` opens, each of which keeps so many copies. */
+export function modelLoader(
+  openEngine: (path: string) => Promise<Engine>,
+  copies = 1,
+): ModelLoader {
   return {
-    estimateBytes,
+    estimateBytes: (path) => copies * estimateBytes(path),
     availableBytes: () => availableMemory(),
     open: async ({ id, path }) => {
       const engine = await openEngine(path);

@@ -7,13 +7,10 @@
  * themselves, so that what was cached for one model is never taken for another.
  */
 import { createHash } from "node:crypto";
-import { Worker } from "node:worker_threads";
-import { siblingModule } from "../../base/modules.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
-import type { Engine } from "../../inference/engine/api.ts";
+import type { Engine, PrefixReader } from "../../inference/engine/api.ts";
 import { LocalEngine } from "../../inference/engine/local-engine.ts";
-import { openRemoteEngine } from "../../inference/engine/thread/remote-engine.ts";
 import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
 import { probeLatents } from "../../inference/latent-probe.ts";
 import { DiskTier } from "../../inference/prefix-cache/disk/disk-tier.ts";
@@ -22,59 +19,47 @@ import type { ModelConfig } from "../../model/config.ts";
 import type { Model } from "../../model/model.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { viewSpan } from "../../tensor/view.ts";
-import { loadCheckpoint, readTokenizer } from "../../training/run/checkpoint.ts";
+import { loadCheckpoint } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
-
-type Environment = Readonly<Record<string, string | undefined>>;
+import { type Environment, openEngineThread, type PrefixFolder } from "./engine-origin.ts";
+import { openSplitEngine } from "./split-engine.ts";
 
 const LATENT_BYTES = 256 * 2 ** 20;
 /** How long opening waits for the list of a folder's blocks; by feel. */
 const SCAN_MS_MAX = 10_000;
 
-/** A folder for cached prefixes, which engines of all models and processes may share. */
-export interface PrefixFolder {
-  readonly folder: string;
-  /** For everything in the folder. */
-  readonly bytesMax: number;
-}
+/** both: one engine reads prompts and decodes; split: one of them each (split-engine.ts). */
+export type EngineRole = "both" | "split";
 
 export interface EngineSettings {
   /** Where prefixes are kept beyond the engine's life; null: nowhere. */
   readonly prefixFolder: PrefixFolder | null;
+  readonly role: EngineRole;
 }
 
-/** What the thread of an engine is given. */
-export interface EngineOrigin {
-  readonly path: string;
-  readonly env: Environment;
-  readonly settings: EngineSettings;
-}
-
-const IN_MEMORY: EngineSettings = { prefixFolder: null };
+const PLAIN: EngineSettings = { prefixFolder: null, role: "both" };
 
 /** The engine of a checkpoint, in a thread of its own. */
 export async function openEngine(
   path: string,
   env: Environment,
-  settings: EngineSettings = IN_MEMORY,
+  { prefixFolder, role }: EngineSettings = PLAIN,
 ): Promise<Engine> {
-  const tokenizer = readTokenizer(resolveCheckpoint(path));
-  const workerData: EngineOrigin = { path, env, settings };
-  const worker = new Worker(siblingModule("./engine-thread", import.meta.url), { workerData });
-  try {
-    return await openRemoteEngine(worker, tokenizer);
-  } catch (failure) {
-    await worker.terminate();
-    throw failure;
-  }
+  // What a run's last checkpoint is may change while two engines are opened.
+  const folder = resolveCheckpoint(path);
+  const origin = { path: folder, env, prefixFolder, port: null };
+  return role === "both" ? await openEngineThread(origin) : await openSplitEngine(origin);
 }
 
-/** The engine of a checkpoint in this thread. */
+/** The engine of a checkpoint in this thread; `reader` reads prompts in its place. */
 export async function openEngineHere(
   path: string,
   env: Environment,
-  settings: EngineSettings = IN_MEMORY,
-): Promise<Engine> {
+  {
+    prefixFolder = null,
+    reader,
+  }: { readonly prefixFolder?: PrefixFolder | null; readonly reader?: PrefixReader } = {},
+): Promise<LocalEngine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
     const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path), {
@@ -82,8 +67,12 @@ export async function openEngineHere(
     });
     const decoder = new Decoder(device, model, cacheTokensOf(model));
     const modelHash = hashOf(model);
-    const disk = await openDiskTier(settings.prefixFolder, decoder, modelHash);
-    const options = disk === null ? { modelHash } : { modelHash, disk };
+    const disk = await openDiskTier(prefixFolder, decoder, modelHash);
+    const options = {
+      modelHash,
+      ...(disk === null ? {} : { disk }),
+      ...(reader === undefined ? {} : { reader }),
+    };
     return new LocalEngine(decoder, tokenizer, options, async () => {
       await disk?.close();
       await device[Symbol.asyncDispose]();

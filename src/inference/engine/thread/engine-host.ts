@@ -5,20 +5,33 @@
  */
 import type { MessagePort } from "node:worker_threads";
 import { OperationalError } from "../../../base/errors.ts";
-import type { Engine } from "../api.ts";
+import type { Engine, PrefixReader } from "../api.ts";
 import type { Failure, FromEngine, ToEngine } from "./messages.ts";
 
-export async function hostEngine(port: MessagePort, open: () => Promise<Engine>): Promise<void> {
-  const post = (message: FromEngine): void => port.postMessage(message);
-  const aborts = new Map<number, AbortController>();
-  let engine: Engine;
+type Hosted = Engine & PrefixReader;
+type Post = (message: FromEngine, transfer?: readonly ArrayBuffer[]) => void;
+
+/** Open an engine and answer for it on `port`; the engine, if it could be opened. */
+export async function hostEngine(
+  port: MessagePort,
+  open: () => Promise<Hosted>,
+): Promise<Hosted | null> {
+  let engine: Hosted;
   try {
     engine = await open();
   } catch (error) {
-    post({ kind: "notOpened", failure: failureOf(error) });
+    port.postMessage({ kind: "notOpened", failure: failureOf(error) } satisfies FromEngine);
     port.close();
-    return;
+    return null;
   }
+  answerOn(port, engine);
+  return engine;
+}
+
+/** Answer for an open engine on a port. */
+export function answerOn(port: MessagePort, engine: Hosted): void {
+  const post: Post = (message, transfer = []) => port.postMessage(message, [...transfer]);
+  const aborts = new Map<number, AbortController>();
   const answer = async (id: number, work: (signal: AbortSignal) => Promise<void>) => {
     const controller = new AbortController();
     aborts.set(id, controller);
@@ -45,19 +58,23 @@ export async function hostEngine(port: MessagePort, open: () => Promise<Engine>)
 }
 
 async function perform(
-  engine: Engine,
+  engine: Hosted,
   message: Exclude<ToEngine, { kind: "abort" | "ping" | "close" }>,
   signal: AbortSignal,
-  post: (message: FromEngine) => void,
+  post: Post,
 ): Promise<void> {
-  const { id } = message;
-  if (message.kind === "generate") {
+  const { id, kind } = message;
+  if (kind === "generate") {
     for await (const event of engine.generate(message.request, signal)) {
       post({ kind: "event", id, event });
     }
-  } else if (message.kind === "embed") {
+  } else if (kind === "embed") {
     const values = await engine.embed(message.tokens, message.tenant, signal);
     post({ kind: "embedding", id, values });
+  } else if (kind === "readPrefix") {
+    for await (const part of engine.readPrefix(message.request, signal)) {
+      post({ kind: "prefix", id, part }, part.kind === "block" ? [part.payload.buffer] : []);
+    }
   } else {
     post({ kind: "metrics", id, metrics: await engine.metrics() });
   }

@@ -1,6 +1,13 @@
 /** @file What passes between an engine in a thread of its own and the thread that uses it. */
 import type { ErrorCode } from "../../../base/errors.ts";
-import type { EngineDescription, EngineEvent, EngineMetric, EngineRequest } from "../api.ts";
+import type {
+  EngineDescription,
+  EngineEvent,
+  EngineMetric,
+  EngineRequest,
+  PrefixPart,
+  PrefixRequest,
+} from "../api.ts";
 
 /** An OperationalError as data; its cause stays where it happened. */
 export interface Failure {
@@ -18,6 +25,7 @@ export type ToEngine =
       readonly tokens: Int32Array;
       readonly tenant: string;
     }
+  | { readonly kind: "readPrefix"; readonly id: number; readonly request: PrefixRequest }
   | { readonly kind: "metrics"; readonly id: number }
   | { readonly kind: "abort"; readonly id: number }
   /** Answered between two steps. */
@@ -32,4 +40,5 @@ export type FromEngine =
   | { readonly kind: "end"; readonly id: number }
   | { readonly kind: "failed"; readonly id: number; readonly failure: Failure }
   | { readonly kind: "embedding"; readonly id: number; readonly values: Float32Array }
+  | { readonly kind: "prefix"; readonly id: number; readonly part: PrefixPart }
   | { readonly kind: "metrics"; readonly id: number; readonly metrics: readonly EngineMetric[] };

@@ -1,7 +1,7 @@
 /** @file The thread of an engine that dies or hangs when a prompt begins with the word for it. */
 import { parentPort } from "node:worker_threads";
 import { defined } from "../../../base/errors.ts";
-import type { Engine, EngineEvent, EngineRequest } from "../api.ts";
+import type { Engine, EngineEvent, EngineRequest, PrefixReader } from "../api.ts";
 import { hostEngine } from "./engine-host.ts";
 
 export const DIE = 1;
@@ -20,5 +20,8 @@ async function* generate({ prompt }: EngineRequest): AsyncGenerator<EngineEvent>
 
 if (parentPort !== null) {
   const engine = { description: {}, generate, close: async () => {} };
-  await hostEngine(defined(parentPort, "a port"), async () => engine as unknown as Engine);
+  await hostEngine(
+    defined(parentPort, "a port"),
+    async () => engine as unknown as Engine & PrefixReader,
+  );
 }
