@@ -10,7 +10,7 @@ import { openCpuDevice } from "../kernels/cpu.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { Model } from "../model/model.ts";
 import type { Precision } from "../model/model-types.ts";
-import { SPAN_NAMES } from "../model/parameters.ts";
+import { SPAN_NAMES } from "../model/parameter-layout.ts";
 import { randomBatch, TINY } from "../model/test-support.ts";
 import { decodeBf16, encodeBf16 } from "../numerics/bf16.ts";
 import { mismatch, type Tolerance, toleranceFor } from "../numerics/tolerance.ts";

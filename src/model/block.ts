@@ -12,12 +12,14 @@
  */
 import { assert } from "../base/errors.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import type { Operation } from "../parallel/communicator/communicator.ts";
+import { finish, type Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { isMoeLayer, type ModelConfig } from "./config.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { MlaLayer, type MlaSaved } from "./mla.ts";
-import { MoeLayer, type MoeSaved } from "./moe.ts";
+import { MoeLayer, type MoeOptions, type MoeSaved } from "./moe.ts";
 import { RmsNorm } from "./norm.ts";
 import { blockName } from "./parameter-declarations.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
@@ -52,6 +54,13 @@ interface HalfBackward {
   readonly dInput: Tensor<FloatType>;
 }
 
+/** Work that waits for nobody. */
+const NOTHING: Iterable<Operation> = [];
+
+export interface BlockOptions extends Omit<MoeOptions, "prefix"> {
+  readonly layerIndex: number;
+}
+
 export class Block {
   readonly layerIndex: number;
   readonly attentionNorm: RmsNorm;
@@ -59,11 +68,7 @@ export class Block {
   readonly feedForwardNorm: RmsNorm;
   readonly feedForward: FeedForwardHalf;
 
-  constructor(
-    config: ModelConfig,
-    parameters: ParameterSet,
-    { layerIndex, bias }: { readonly layerIndex: number; readonly bias: Tensor<FloatType> },
-  ) {
+  constructor(config: ModelConfig, parameters: ParameterSet, { layerIndex, ...moe }: BlockOptions) {
     const prefix = blockName(config, layerIndex);
     const norm = (name: string): RmsNorm =>
       new RmsNorm(parameters.get(`${prefix}.${name}`), config.rmsNormEps);
@@ -72,12 +77,20 @@ export class Block {
     this.attention = new MlaLayer(config, parameters, `${prefix}.attention`);
     this.feedForwardNorm = norm("feedForwardNorm");
     this.feedForward = isMoeLayer(config, layerIndex)
-      ? { kind: "moe", layer: new MoeLayer(config, parameters, { prefix: `${prefix}.moe`, bias }) }
+      ? {
+          kind: "moe",
+          layer: new MoeLayer(config, parameters, { prefix: `${prefix}.moe`, ...moe }),
+        }
       : { kind: "dense", layer: new FeedForward(parameters, `${prefix}.feedForward`) };
   }
 
   /** Overwrites `out`; x must stay unchanged until backward. */
   forward(pass: Pass, x: Tensor<FloatType>, out: Tensor<FloatType>): BlockSaved {
+    return finish(this.forwardWork(pass, x, out));
+  }
+
+  /** The same, yielding where it waits for other ranks. */
+  *forwardWork(pass: Pass, x: Tensor<FloatType>, out: Tensor<FloatType>): Work<BlockSaved> {
     const { saved, scratch, device } = pass;
     const mid = saved.allocate(pass.floatType, [x.rows, x.columns]);
     using _mark = scratch.mark();
@@ -87,27 +100,32 @@ export class Block {
     const attention = this.attention.forward(pass, normed, mid);
     castRows(device, { x: mid, out });
     this.feedForwardNorm.forward(pass, mid, normed);
-    const feedForward = this.#forwardHalf(pass, normed, out);
+    const feedForward = yield* this.#forwardHalf(pass, normed, out);
     return { x, mid, attention, feedForward };
   }
 
   /** `dStream` enters as the gradient of the output and leaves as that of the input. */
   backward(pass: Pass, state: BlockSaved, dStream: Tensor<FloatType>): void {
-    const { x, mid } = state;
+    finish(this.backwardWork(pass, state, dStream));
+  }
+
+  /** The same, yielding where it waits for other ranks. */
+  *backwardWork(pass: Pass, state: BlockSaved, dStream: Tensor<FloatType>): Work<void> {
+    const { x, mid, attention } = state;
     const { feedForward: half } = state;
     const isWholeHalf = half.kind === "dense" && half.state.input !== null;
     const feedForward = { norm: this.feedForwardNorm, x: mid, dStream, hasInput: isWholeHalf };
-    this.#throughNorm(pass, feedForward, (call) => {
-      this.#backwardHalf(pass, state.feedForward, call);
-    });
-    const hasInput = state.attention.input !== null;
-    this.#throughNorm(pass, { norm: this.attentionNorm, x, dStream, hasInput }, (call) => {
-      this.attention.backward(pass, state.attention, call);
+    yield* this.#throughNorm(pass, feedForward, (call) => this.#backwardHalf(pass, half, call));
+    const hasInput = attention.input !== null;
+    const first = { norm: this.attentionNorm, x, dStream, hasInput };
+    yield* this.#throughNorm(pass, first, (call) => {
+      this.attention.backward(pass, attention, call);
+      return NOTHING;
     });
   }
 
   /** Backward of one half: recompute its input, run it, add its gradient to the stream's. */
-  #throughNorm(
+  *#throughNorm(
     pass: Pass,
     half: {
       readonly norm: RmsNorm;
@@ -115,8 +133,8 @@ export class Block {
       readonly dStream: Tensor<FloatType>;
       readonly hasInput: boolean;
     },
-    backward: (call: HalfBackward) => void,
-  ): void {
+    backward: (call: HalfBackward) => Iterable<Operation>,
+  ): Work<void> {
     const { norm, x, dStream, hasInput } = half;
     using _mark = pass.scratch.mark();
     const input = hasInput ? null : norm.compute(pass, pass.weightGrads.arena, x);
@@ -126,25 +144,26 @@ export class Block {
       ? dStream
       : copyToCompute(pass, pass.weightGrads.arena, dStream);
     const dInput = pass.scratch.allocate(pass.floatType, [x.rows, x.columns]);
-    backward({ input, dOut, dInput });
+    yield* backward({ input, dOut, dInput });
     norm.backward(pass, { x, dOut: dInput, dX: dStream, mode: "accumulate" });
     pass.weightGrads.settle();
   }
 
-  #forwardHalf(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): HalfSaved {
+  *#forwardHalf(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): Work<HalfSaved> {
     if (this.feedForward.kind === "moe") {
-      return { kind: "moe", state: this.feedForward.layer.forward(pass, x, out) };
+      const state = yield* this.feedForward.layer.forwardWork(pass, x, out);
+      return { kind: "moe", state };
     }
     return { kind: "dense", state: this.feedForward.layer.forward(pass, x, out) };
   }
 
-  #backwardHalf(pass: Pass, saved: HalfSaved, call: HalfBackward): void {
+  #backwardHalf(pass: Pass, saved: HalfSaved, call: HalfBackward): Iterable<Operation> {
     if (this.feedForward.kind === "moe" && saved.kind === "moe") {
-      this.feedForward.layer.backward(pass, saved.state, call);
-      return;
+      return this.feedForward.layer.backwardWork(pass, saved.state, call);
     }
     const dense = this.feedForward.kind === "dense" && saved.kind === "dense";
     assert(dense, `block ${this.layerIndex}: what was saved is not of this block's kind`);
     this.feedForward.layer.backward(pass, saved.state, { ...call, mode: "overwrite" });
+    return NOTHING;
   }
 }

@@ -13,6 +13,7 @@
 import { type RoutingRule, route, routeBackward } from "../kernels/route/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
 import { type BalanceLoss, sequenceBalance } from "./balance-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import { Linear } from "./linear.ts";
@@ -90,4 +91,11 @@ export class Gate {
     const dOut = plainGradient(copyToCompute(pass, pass.weightGrads.arena, dLogits));
     this.linear.backward(pass, { input, dOut, dInput, mode: "overwrite" });
   }
+}
+
+/** Tokens of this rank that chose each expert. */
+export function expertLoadOf({ scores, choice }: GateSaved): Int32Array {
+  const load = new Int32Array(scores.columns);
+  for (const expert of view(choice)) load[expert]!++;
+  return load;
 }

@@ -13,7 +13,8 @@ import { DTYPE_BYTES } from "../tensor/dtype.ts";
 import { countLayers, isMoeLayer, type ModelConfig } from "./config.ts";
 import { headChunkRows } from "./head.ts";
 import type { Precision } from "./model-types.ts";
-import { computeTypeOf, parameterBytes } from "./parameters.ts";
+import { parameterBytes } from "./parameter-bytes.ts";
+import { computeTypeOf } from "./parameters.ts";
 import {
   isScaledRecipe,
   type PrecisionRecipe,

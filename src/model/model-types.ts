@@ -8,6 +8,7 @@ import type { AttentionProducts } from "../kernels/attention/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
+import type { ExpertShare } from "./expert-share.ts";
 import type { ParameterSet } from "./parameters.ts";
 import type { PrecisionRecipe } from "./precision-recipe.ts";
 import type { WeightFormat } from "./weight-format.ts";
@@ -39,6 +40,8 @@ export interface ModelOptions {
   readonly gradients?: boolean;
   /** What is kept of the weights, to infer alone, without gradients; master values if left out. */
   readonly weights?: WeightFormat | undefined;
+  /** The ranks that share the routed experts; all experts are here if left out. */
+  readonly experts?: ExpertShare;
 }
 
 /**

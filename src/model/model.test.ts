@@ -9,7 +9,7 @@ import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import { Model } from "./model.ts";
 import type { Batch, ModelOptions, StepOptions, StepResult } from "./model-types.ts";
-import { SPAN_NAMES } from "./parameters.ts";
+import { SPAN_NAMES } from "./parameter-layout.ts";
 import { openReferenceDevice, randomBatch, TINY } from "./test-support.ts";
 
 const CONFIG: ModelConfig = {

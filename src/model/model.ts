@@ -9,10 +9,11 @@
 import { assert, defined } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import type { AttentionProducts } from "../kernels/attention/contract.ts";
+import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Block } from "./block.ts";
+import { Block, type BlockOptions } from "./block.ts";
 import { countLayers, type ModelConfig, moeLayerIndices, validateConfig } from "./config.ts";
 import { Embedding } from "./embedding.ts";
 import { Head } from "./head.ts";
@@ -87,6 +88,7 @@ export class Model implements TrainableModel {
       recipe: this.recipe,
       gradients: options.gradients ?? true,
       weights: options.weights,
+      heldExperts: options.experts?.held,
     });
     if (options.seed !== null) this.parameters.initialize(options.seed, config.initializerRange);
     const biases = makeBiases(this.arenas.model, config, this.floatType);
@@ -95,7 +97,10 @@ export class Model implements TrainableModel {
       bias: defined(biases[layerIndex], `bias of layer ${layerIndex}`),
     }));
     this.moeLayerIndices = moeLayerIndices(config);
-    this.layers = makeLayers(config, this.parameters, biases);
+    this.layers = makeLayers(config, this.parameters, {
+      biases,
+      exchange: options.experts?.exchange,
+    });
     this.ropeTables = new RopeTableCache(this.arenas.model, config, this.floatType);
     this.#frame = { ...arithmetic, device, config, ropeTables: this.ropeTables };
     this.weightGrads = new WeightGradQueue(device, this.arenas.weightGrads);
@@ -143,22 +148,28 @@ function makeBiases(
 function makeLayers(
   config: ModelConfig,
   parameters: ParameterSet,
-  biases: readonly Tensor<FloatType>[],
+  of: {
+    readonly biases: readonly Tensor<FloatType>[];
+    readonly exchange: ExpertExchange | undefined;
+  },
 ): ModelLayers {
-  const biasOf = (layerIndex: number): Tensor<FloatType> =>
-    defined(biases[layerIndex], `bias of layer ${layerIndex}`);
+  const { biases, exchange } = of;
+  const routingOf = (layerIndex: number): Omit<BlockOptions, "layerIndex"> => ({
+    bias: defined(biases[layerIndex], `bias of layer ${layerIndex}`),
+    exchange,
+  });
   const embedding = new Embedding(parameters.get("embedding"));
   return {
     embedding,
     blocks: Array.from(
       { length: config.numLayers },
-      (_, layerIndex) => new Block(config, parameters, { layerIndex, bias: biasOf(layerIndex) }),
+      (_, layerIndex) => new Block(config, parameters, { layerIndex, ...routingOf(layerIndex) }),
     ),
     norm: new RmsNorm(parameters.get("norm"), config.rmsNormEps),
     head: new Head(parameters.get(config.tieWordEmbeddings ? "embedding" : "head")),
     mtpModules: Array.from({ length: config.numMtpModules }, (_, moduleIndex) => {
-      const bias = biasOf(config.numLayers + moduleIndex);
-      return new MtpModule(config, parameters, { moduleIndex, bias, embedding });
+      const routing = routingOf(config.numLayers + moduleIndex);
+      return new MtpModule(config, parameters, { moduleIndex, ...routing, embedding });
     }),
   };
 }

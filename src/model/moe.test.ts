@@ -7,7 +7,7 @@ import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
-import { expertLoadOf } from "./dispatch-plan.ts";
+import { expertLoadOf } from "./gate.ts";
 import { MoeLayer, type MoeSaved } from "./moe.ts";
 import type { ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
@@ -139,7 +139,7 @@ for (const overrides of [{}, { normTopkProb: false, numSharedExperts: 0, numExpe
 test("the expert loads count every choice once", async () => {
   await using device = await openReferenceDevice();
   const bench = makeBench(device, { numExpertsPerToken: 3 });
-  const load = expertLoadOf(bench.run().saved.plan);
+  const load = expertLoadOf(bench.run().saved.gate);
   const expected = new Int32Array(bench.config.numRoutedExperts);
   for (let token = 0; token < NUM_TOKENS; token++) {
     for (const expert of naive(bench, tokenOf(bench, token)).chosen) expected[expert]!++;
@@ -163,9 +163,9 @@ test("renaming the experts renames their loads and changes no output", async () 
   permute(bench.bias, order);
   const after = bench.run();
   assertClose(after.out, [...before.out], "output after renaming");
-  const load = expertLoadOf(before.saved.plan);
+  const load = expertLoadOf(before.saved.gate);
   assert.deepEqual(
-    [...expertLoadOf(after.saved.plan)],
+    [...expertLoadOf(after.saved.gate)],
     order.map((expert) => load[expert]),
   );
 });

@@ -2,61 +2,48 @@
  * @file A mixture-of-experts layer: every token through its K chosen experts and the shared ones;
  * forward and backward.
  *
- *     x_RD = x_TD[tokenOfRow]                                    dispatch
- *     [gate | up]_R2I = x_RD · W_gateUp[expert of the row]ᵀ
- *     h_RI = w_R · silu(gate) ⊙ up                               w: the row's routing weight
- *     out_TD += Σ_k (h · W_down[expert]ᵀ)[rowOfChoice_tk]  + sharedExperts(x)      combine
+ *     out_TD += Σ_k w_k · expert_k(x)  + sharedExperts(x)
  *
  *   T tokens, R = T·K rows sorted by expert, no token dropped
  *
  * The weight multiplies the activation instead of the expert's output: the down product is linear,
  * so the sum is the same, and its gradient Σ_i dh · silu(gate) · up needs no expert output, which
- * is therefore never kept. Saved: gateUp (K·2I) and, under a scaled recipe, x (D), as the recipe
- * caches them; w (K), the gate's scores and choice, the plan (2K integers). Recomputed in backward:
- * the gathered rows (K·D) and the activation (K·I), both one pass over what is there. Scaled rows
- * are dispatched as codes and scales; the shared experts read the same codes. Source: DeepSeek-V3
- * report §2.1.2, §3.2.3.
+ * is therefore never kept. Saved: what the experts save (experts.ts) and, under a scaled recipe, x
+ * (D), as the recipe caches it; the gate's scores and choice, the plan (2K integers). Scaled rows
+ * are dispatched as codes and scales; the shared experts read the same codes. The routed experts
+ * are all here, or on several ranks (expert-ranks.ts). Source: DeepSeek-V3 report §2.1.2, §3.2.3.
  */
 import { defined } from "../base/errors.ts";
-import { divExact } from "../base/integers.ts";
-import { combineRows, gatherRows, scatterRows } from "../kernels/gather/contract.ts";
-import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
-import type { Arena } from "../tensor/arena.ts";
+import { accumulate } from "../kernels/accumulate/contract.ts";
+import { combineRows } from "../kernels/gather/contract.ts";
+import { finish, type Work } from "../parallel/communicator/work.ts";
+import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import type { FloatType } from "../tensor/dtype.ts";
-import { reshape, type Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
-import { type DispatchPlan, makeDispatchPlan } from "./dispatch-plan.ts";
+import { makeDispatchPlan } from "./dispatch-plan.ts";
+import {
+  backwardOverRanks,
+  checkRecipeOverRanks,
+  forwardOverRanks,
+  type RemoteSaved,
+} from "./expert-ranks.ts";
+import { type ExpertsSaved, RoutedExperts } from "./experts.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { Gate, type GateSaved } from "./gate.ts";
-import {
-  allocateCached,
-  alongTokens,
-  cacheAs,
-  gatherOperand,
-  isScaled,
-  layerInput,
-  type Operand,
-  type OutputGradient,
-  openCached,
-  operandOf,
-  outputGradient,
-  plainGradient,
-  wgradInput,
-  wgradSource,
-} from "./operand.ts";
-import type { ComputeType, Parameter, ParameterSet } from "./parameters.ts";
+import { layerInput, type Operand, operandOf } from "./operand.ts";
+import type { ComputeType, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
-import type { PrecisionRecipe, TensorClass } from "./precision-recipe.ts";
-import { multiply, type Product, sumRule } from "./products.ts";
+
+type RoutedSaved =
+  | { readonly kind: "here"; readonly experts: ExpertsSaved }
+  | ({ readonly kind: "overRanks" } & RemoteSaved);
 
 export interface MoeSaved {
   readonly gate: GateSaved;
-  readonly plan: DispatchPlan;
   /** null where backward makes it again from its input. */
   readonly input: Operand | null;
-  readonly gateUp: Operand;
-  /** Routing weight of each row, [R, 1]. */
-  readonly rowWeight: Tensor<FloatType>;
+  readonly routed: RoutedSaved;
   readonly shared: FeedForwardSaved | null;
 }
 
@@ -68,192 +55,115 @@ export interface MoeBackward {
   readonly dInput: Tensor<FloatType>;
 }
 
+export interface MoeOptions {
+  readonly prefix: string;
+  readonly bias: Tensor<FloatType>;
+  /** Reaches the ranks that share the routed experts; left out where all are here. */
+  readonly exchange?: ExpertExchange | undefined;
+}
+
 export class MoeLayer {
   readonly gate: Gate;
-  readonly expertsGateUp: Parameter;
-  readonly expertsDown: Parameter;
+  readonly experts: RoutedExperts;
   readonly sharedExperts: FeedForward | null;
-  readonly recipe: PrecisionRecipe;
-  readonly #hiddenDim: number;
-  readonly #expertWidth: number;
+  readonly #exchange: ExpertExchange | null;
 
-  constructor(
-    config: ModelConfig,
-    parameters: ParameterSet,
-    { prefix, bias }: { readonly prefix: string; readonly bias: Tensor<FloatType> },
-  ) {
+  constructor(config: ModelConfig, parameters: ParameterSet, options: MoeOptions) {
+    const { prefix, bias, exchange } = options;
     this.gate = new Gate(config, parameters.get(`${prefix}.gate`), bias);
-    this.expertsGateUp = parameters.get(`${prefix}.experts.gateUp`);
-    this.expertsDown = parameters.get(`${prefix}.experts.down`);
+    this.experts = new RoutedExperts(parameters, `${prefix}.experts`);
     this.sharedExperts =
       config.numSharedExperts === 0 ? null : new FeedForward(parameters, `${prefix}.sharedExperts`);
-    this.recipe = this.expertsDown.recipe;
-    this.#hiddenDim = config.hiddenDim;
-    this.#expertWidth = config.moeIntermediateDim;
+    this.#exchange = exchange ?? null;
+    if (exchange !== undefined) checkRecipeOverRanks(this.experts.recipe);
   }
 
   /** Adds to `out`. */
   forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): MoeSaved {
-    const { saved, scratch, floatType, device } = pass;
-    const { recipe } = this;
-    const gate = this.gate.forward(pass, x);
-    const plan = makeDispatchPlan(pass, gate.choice, this.gate.rule.numExperts);
-    const numRows = plan.tokenOfRow.columns;
-    const rowWeight = saved.allocate(floatType, [numRows, 1]);
-    const rowOfChoice = reshape(plan.rowOfChoice, [1, numRows]);
-    scatterRows(device, { x: asColumn(gate.weight), index: rowOfChoice, out: rowWeight });
-    using _mark = scratch.mark();
-    const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
-    const rule = recipe.tensors.swigluInput;
-    const gateUp = allocateCached(pass, rule, [numRows, 2 * this.#expertWidth]);
-    {
-      using _inner = scratch.mark();
-      const a = this.#gather(pass, scratch, operand, plan, "dispatch");
-      this.#multiply(
-        pass,
-        { transposition: "nt", a, weight: this.expertsGateUp, out: gateUp },
-        plan,
-      );
-    }
-    this.#forwardDown(pass, { gateUp, rowWeight, plan, out });
-    const kept = cacheAs(pass, gateUp, rule);
-    const shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
-    return { gate, plan, input: cached, gateUp: kept, rowWeight, shared };
+    return finish(this.forwardWork(pass, x, out));
   }
 
-  /** Activation, down product and combination. */
-  #forwardDown(
+  /** The same, yielding where it waits for other ranks. */
+  *forwardWork(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): Work<MoeSaved> {
+    const { recipe } = this.experts;
+    const gate = this.gate.forward(pass, x);
+    using _mark = pass.scratch.mark();
+    const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
+    const routed = yield* this.#forwardRouted(pass, { gate, operand, out });
+    const shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
+    return { gate, input: cached, routed, shared };
+  }
+
+  *#forwardRouted(
     pass: Pass,
-    rows: {
-      readonly gateUp: Tensor<FloatType>;
-      readonly rowWeight: Tensor<FloatType>;
-      readonly plan: DispatchPlan;
+    call: {
+      readonly gate: GateSaved;
+      readonly operand: Operand;
       readonly out: Tensor<FloatType>;
     },
-  ): void {
-    const { scratch, floatType, computeType, device } = pass;
-    const { gateUp, rowWeight, plan, out } = rows;
-    using _mark = scratch.mark();
-    const activation = scratch.allocate(computeType, [gateUp.rows, this.#expertWidth]);
-    swiglu(device, { gateUp, weight: rowWeight, out: activation });
-    const a = operandOf(pass, scratch, activation, { recipe: this.recipe, use: "swigluOutput" });
-    const expertOut = scratch.allocate(floatType, [gateUp.rows, this.#hiddenDim]);
-    this.#multiply(
-      pass,
-      { transposition: "nt", a, weight: this.expertsDown, out: expertOut },
-      plan,
-    );
-    combineRows(device, { src: expertOut, index: plan.rowOfChoice, out });
+  ): Work<RoutedSaved> {
+    const { gate, operand, out } = call;
+    const { choice, weight } = gate;
+    if (this.#exchange === null) {
+      const plan = makeDispatchPlan(pass, choice, this.experts.numExperts);
+      const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
+      return { kind: "here", experts };
+    }
+    const remote = yield* forwardOverRanks(pass, this.#exchange, this.experts, {
+      tokens: { choice, weight, input: operand },
+      out,
+    });
+    return { kind: "overRanks", ...remote };
   }
 
-  backward(pass: Pass, state: MoeSaved, { input, dOut, dInput }: MoeBackward): void {
-    const { scratch, floatType, device } = pass;
-    const { gate, plan, shared } = state;
+  backward(pass: Pass, state: MoeSaved, call: MoeBackward): void {
+    finish(this.backwardWork(pass, state, call));
+  }
+
+  /** The same, yielding where it waits for other ranks. */
+  *backwardWork(pass: Pass, state: MoeSaved, call: MoeBackward): Work<void> {
+    const { scratch, floatType } = pass;
+    const { recipe } = this.experts;
+    const { gate, shared } = state;
+    const { dOut, dInput } = call;
     using _mark = scratch.mark();
-    const x = defined(input, "the input of a mixture of experts");
-    const use = { recipe: this.recipe, use: "dispatch" } as const;
-    const operand = state.input ?? operandOf(pass, scratch, x, use);
-    const rowWeightGrad = scratch.allocate(floatType, [plan.tokenOfRow.columns, 1]);
+    const x = defined(call.input, "the input of a mixture of experts");
+    const operand = state.input ?? operandOf(pass, scratch, x, { recipe, use: "dispatch" });
     const dWeight = scratch.allocate(floatType, gate.weight.shape);
-    const dRows = scratch.allocate(floatType, [plan.tokenOfRow.columns, this.#hiddenDim]);
-    this.#backwardExperts(pass, state, { input: operand, dOut, dRows, rowWeightGrad });
-    const index = reshape(plan.rowOfChoice, [1, plan.tokenOfRow.columns]);
-    gatherRows(device, { src: rowWeightGrad, index, out: asColumn(dWeight) });
+    const gradient = operandOf(pass, scratch, dOut, { recipe, use: "dispatchGradient" });
+    const addRouted = yield* this.#backwardRouted(pass, state.routed, {
+      input: operand,
+      dOut: gradient,
+      dWeight,
+    });
     this.gate.backward(pass, gate, { input: x, dWeight, dInput });
-    combineRows(device, { src: dRows, index: plan.rowOfChoice, out: dInput });
+    addRouted(dInput);
     if (this.sharedExperts !== null && shared !== null) {
-      const call = { input: operand, dOut, dInput, mode: "accumulate" } as const;
-      this.sharedExperts.backward(pass, shared, call);
+      const whole = { input: operand, dOut, dInput, mode: "accumulate" } as const;
+      this.sharedExperts.backward(pass, shared, whole);
     }
   }
 
-  /** Gradients of the dispatched rows and of their weights. */
-  #backwardExperts(
+  /** What adds the gradient of the input to another. */
+  *#backwardRouted(
     pass: Pass,
-    state: MoeSaved,
+    state: RoutedSaved,
     call: {
       readonly input: Operand;
-      readonly dOut: Tensor<ComputeType>;
-      readonly dRows: Tensor<FloatType>;
-      readonly rowWeightGrad: Tensor<FloatType>;
+      readonly dOut: Operand;
+      readonly dWeight: Tensor<FloatType>;
     },
-  ): void {
-    const { scratch, floatType, computeType, device } = pass;
-    const { plan, rowWeight } = state;
-    const { recipe } = this;
-    const groups = { kind: "offsets", offsets: plan.offsets } as const;
-    const source = wgradSource(pass, recipe);
-    using _mark = scratch.mark();
-    const gateUp = openCached(pass, state.gateUp);
-    const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
-    const activation = source.allocate(computeType, shape);
-    swiglu(device, { gateUp, weight: rowWeight, out: activation });
-    const dOut = this.#dispatchGradient(pass, call.dOut, plan);
-    const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
-    {
-      using _inner = scratch.mark();
-      const dActivation = scratch.allocate(floatType, shape);
-      const down = { transposition: "nn", a: dOut.dgrad, weight: this.expertsDown } as const;
-      this.#multiply(pass, { ...down, out: dActivation }, plan);
-      const dWeight = call.rowWeightGrad;
-      swigluBackward(device, { gateUp, weight: rowWeight, dOut: dActivation, dGateUp, dWeight });
+  ): Work<(dInput: Tensor<FloatType>) => void> {
+    const { device } = pass;
+    if (state.kind === "here") {
+      const src = this.experts.backward(pass, state.experts, call);
+      const index = state.experts.plan.rowOfChoice;
+      return (out) => combineRows(device, { src, index, out });
     }
-    const { wgrad } = dOut;
-    this.#queue(pass, { a: wgrad, b: activation, weight: this.expertsDown }, plan);
-    const dUp = outputGradient(pass, dGateUp, recipe, groups);
-    const up = { transposition: "nn", a: dUp.dgrad, weight: this.expertsGateUp } as const;
-    this.#multiply(pass, { ...up, out: call.dRows }, plan);
-    const b = this.#gather(pass, source, call.input, plan, "dispatch");
-    this.#queue(pass, { a: dUp.wgrad, b, weight: this.expertsGateUp }, plan);
+    const exchange = defined(this.#exchange, "the ranks of the experts");
+    const { dOut, dWeight } = call;
+    const remote = { state, gradients: { dOut, dWeight } };
+    const x = yield* backwardOverRanks(pass, exchange, this.experts, remote);
+    return (out) => accumulate(device, { x, scale: 1, out });
   }
-
-  /** The output's gradient of each dispatched row. */
-  #dispatchGradient(pass: Pass, dOut: Tensor<ComputeType>, plan: DispatchPlan): OutputGradient {
-    const { recipe } = this;
-    const source = wgradSource(pass, recipe);
-    const use = "dispatchGradient";
-    const operand = operandOf(pass, pass.scratch, dOut, { recipe, use });
-    const dgrad = this.#gather(pass, source, operand, plan, use);
-    if (!isScaled(dgrad)) return plainGradient(dgrad);
-    const groups = { kind: "offsets", offsets: plan.offsets } as const;
-    const wgrad = alongTokens(pass, dgrad, { rule: recipe.tensors.wgradGradient, groups });
-    return { dgrad, wgrad };
-  }
-
-  #multiply(
-    pass: Pass,
-    product: Omit<Product, "accumulate" | "offsets">,
-    { offsets }: DispatchPlan,
-  ): void {
-    multiply(pass, { ...product, accumulate: false, offsets });
-  }
-
-  /** Queue an expert weight's gradient; `b` is the input, not yet as weight gradients read it. */
-  #queue(
-    pass: Pass,
-    work: { readonly a: Operand; readonly b: Operand; readonly weight: Parameter },
-    { offsets }: DispatchPlan,
-  ): void {
-    const { a, weight } = work;
-    const b = wgradInput(pass, work.b, this.recipe, { kind: "offsets", offsets });
-    const { gradient, recipe } = weight;
-    pass.weightGrads.push({ a, b, gradient, offsets, sum: sumRule(recipe) });
-  }
-
-  /** Each row's token. */
-  #gather(
-    pass: Pass,
-    arena: Arena,
-    x: Operand,
-    { tokenOfRow }: DispatchPlan,
-    use: TensorClass,
-  ): Operand {
-    const rule = this.recipe.tensors[use];
-    return gatherOperand(pass, arena, { x, index: tokenOfRow, rule });
-  }
-}
-
-/** [T, K] seen as [T·K, 1]. */
-function asColumn(tensor: Tensor<FloatType>): Tensor<FloatType> {
-  return reshape(tensor, [tensor.rows * tensor.columns, 1]);
 }

@@ -16,7 +16,7 @@
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { sliceColumns, type Tensor } from "../tensor/tensor.ts";
-import { Block, type BlockSaved } from "./block.ts";
+import { Block, type BlockOptions, type BlockSaved } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Embedding } from "./embedding.ts";
 import { Linear } from "./linear.ts";
@@ -54,10 +54,9 @@ export class MtpModule {
   constructor(
     config: ModelConfig,
     parameters: ParameterSet,
-    parts: {
+    parts: Omit<BlockOptions, "layerIndex"> & {
       /** From 0. */
       readonly moduleIndex: number;
-      readonly bias: Tensor<FloatType>;
       readonly embedding: Embedding;
     },
   ) {
@@ -68,8 +67,9 @@ export class MtpModule {
     this.embeddingNorm = norm("embeddingNorm");
     this.hiddenNorm = norm("hiddenNorm");
     this.projection = new Linear(parameters.get(`${prefix}.projection`));
+    const { bias, exchange } = parts;
     const layerIndex = config.numLayers + parts.moduleIndex;
-    this.block = new Block(config, parameters, { layerIndex, bias: parts.bias });
+    this.block = new Block(config, parameters, { layerIndex, bias, exchange });
     this.outputNorm = norm("outputNorm");
   }
 

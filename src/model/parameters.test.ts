@@ -10,7 +10,7 @@ import { view } from "../tensor/view.ts";
 import { validateConfig } from "./config.ts";
 import { countParameters } from "./counts.ts";
 import { Model } from "./model.ts";
-import { SPAN_NAMES } from "./parameters.ts";
+import { SPAN_NAMES } from "./parameter-layout.ts";
 import { fillNormal, openReferenceDevice, randomBatch, TINY } from "./test-support.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
 

@@ -12,7 +12,7 @@
  * A set that is only to infer keeps no span: stored-parameters.ts makes its list.
  */
 import { assert, defined } from "../base/errors.ts";
-import { divExact, roundUp } from "../base/integers.ts";
+import { divExact } from "../base/integers.ts";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -20,16 +20,25 @@ import { quantizeTiles } from "../kernels/quantize-tiles/contract.ts";
 import { WEIGHT_AMAX_MIN } from "../numerics/scales.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { DTYPE_BYTES, type DType, type FloatType } from "../tensor/dtype.ts";
-import { allocateScaled, type ScaledTensor, scaledBytes } from "../tensor/scaled-tensor.ts";
+import { allocateScaled, type ScaledTensor } from "../tensor/scaled-tensor.ts";
 import { elementCount, makeTensor, reshape, type Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import {
-  declareParameters,
   isScalable,
   type ParameterDeclaration,
   type ParameterRole,
 } from "./parameter-declarations.ts";
+import {
+  type HeldParameters,
+  type Layout,
+  layOut,
+  type Place,
+  SPAN_NAMES,
+  SPAN_ROW_ELEMENTS,
+  type SpanName,
+  spanNameOf,
+} from "./parameter-layout.ts";
 import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
 import { scaledShape } from "./scaled-shape.ts";
 import { storeParameters } from "./stored-parameters.ts";
@@ -43,6 +52,8 @@ export interface Parameter {
   /** [out, in]; a norm gain is [1, width]. */
   readonly shape: readonly [rows: number, columns: number];
   readonly role: ParameterRole;
+  /** Experts that stand one below the other in it; 1 outside of experts. */
+  readonly numExperts: number;
   /** Whether weight decay applies: to everything but the norm gains. */
   readonly decays: boolean;
   /** The master values. Asserts that the set was made with them. */
@@ -71,23 +82,12 @@ export interface FlatSpan {
   readonly gradients: Tensor<FloatType>;
 }
 
-export interface ParameterSetOptions {
+export interface ParameterSetOptions extends HeldParameters {
   readonly recipe: PrecisionRecipe;
   /** Whether gradients have memory. */
   readonly gradients: boolean;
   /** What is kept instead of master values, to infer alone; master values if left out. */
   readonly weights?: WeightFormat | undefined;
-  /** Of all the model's, those that are held here; all if left out. */
-  readonly part?: ParameterPart;
-}
-
-/** A rank's share of a model's parameters. */
-export interface ParameterPart {
-  readonly names: ReadonlySet<string>;
-  /**
-   * Held, but moved by the optimizer of another rank; they stand behind the others in every span.
-   */
-  readonly copies: ReadonlySet<string>;
 }
 
 /** What the optimizer of this rank moves, as the spans it lies in. */
@@ -96,21 +96,6 @@ export interface OwnParameters extends Readonly<Record<SpanName, FlatSpan>> {
   readonly list: readonly Parameter[];
 }
 
-/** The parts of a set; the last is empty in a dense model. */
-export const SPAN_NAMES = ["decayed", "undecayed", "experts"] as const;
-export type SpanName = (typeof SPAN_NAMES)[number];
-
-/** The part a parameter lies in. */
-export function spanNameOf({ role }: Pick<Parameter, "role">): SpanName {
-  if (role === "experts") return "experts";
-  return role === "norm" ? "undecayed" : "decayed";
-}
-
-/** Parameters start on cache lines even as bf16; zeros fill the gaps. */
-const ALIGNMENT_ELEMENTS = 32;
-/** Spans are whole rows of this many elements, so that row kernels can share them out. */
-const SPAN_ROW_ELEMENTS = 1024;
-
 export class ParameterSet implements OwnParameters {
   /** In the order of the forward pass. */
   readonly list: readonly Parameter[];
@@ -118,6 +103,8 @@ export class ParameterSet implements OwnParameters {
   readonly #spans: Readonly<Record<SpanName, FlatSpan>> | null;
   readonly #own: OwnParameters | null;
   readonly #device: Device;
+  readonly #config: ModelConfig;
+  readonly #heldExperts: readonly number[] | null;
   readonly #byName: ReadonlyMap<string, Parameter>;
   /** Values that have bf16 copies, and the copies. */
   readonly #rounded: readonly Rounded[];
@@ -129,10 +116,12 @@ export class ParameterSet implements OwnParameters {
   constructor(device: Device, arena: Arena, config: ModelConfig, options: ParameterSetOptions) {
     const { recipe, weights } = options;
     this.#device = device;
+    this.#config = config;
+    this.#heldExperts = options.heldExperts ?? null;
     if (weights === undefined) {
       const computeType = computeTypeOf(recipe);
       const floatType = computeType === "bf16" ? "f32" : computeType;
-      const layout = layOut(config, options.part);
+      const layout = layOut(config, options);
       const span = (name: SpanName): FlatSpan => {
         const shape = [1, layout.elements[name]];
         const allocate = (): Tensor<FloatType> => arena.allocateZeros(floatType, shape);
@@ -144,7 +133,7 @@ export class ParameterSet implements OwnParameters {
         experts: span("experts"),
       };
       const list = isScaledRecipe(recipe)
-        ? layout.places.map((place) => this.#makeScaled(arena, place, config, recipe))
+        ? layout.places.map((place) => this.#makeScaled(arena, place, recipe))
         : this.#makePlain(arena, layout, recipe);
       this.list = list.map(({ parameter }) => parameter);
       this.#rounded = list.flatMap(({ rounded }) => (rounded === undefined ? [] : [rounded]));
@@ -217,14 +206,15 @@ export class ParameterSet implements OwnParameters {
   }
 
   /** FP8 codes and scales, or a bf16 copy of what else products read. */
-  #makeScaled(arena: Arena, place: Place, config: ModelConfig, recipe: PrecisionRecipe): Made {
+  #makeScaled(arena: Arena, place: Place, recipe: PrecisionRecipe): Made {
     const { declaration, start } = place;
+    const config = this.#config;
     const { shape, role } = declaration;
     const value = this.#valueOf(declaration, start);
     if (isScalable(declaration)) {
       const groups =
         role === "experts"
-          ? { kind: "equal" as const, rows: divExact(shape[0], config.numRoutedExperts) }
+          ? { kind: "equal" as const, rows: divExact(shape[0], this.#numExpertsOf(declaration)) }
           : { kind: "none" as const };
       const scaled = allocateScaled(
         arena,
@@ -261,6 +251,7 @@ export class ParameterSet implements OwnParameters {
       name,
       shape,
       role,
+      numExperts: this.#numExpertsOf(declaration),
       decays,
       value,
       get gradient(): Tensor<FloatType> {
@@ -273,6 +264,11 @@ export class ParameterSet implements OwnParameters {
     };
   }
 
+  #numExpertsOf({ role }: ParameterDeclaration): number {
+    if (role !== "experts") return 1;
+    return this.#heldExperts?.length ?? this.#config.numRoutedExperts;
+  }
+
   get(name: string): Parameter {
     return defined(this.#byName.get(name), `parameter ${name}`);
   }
@@ -282,11 +278,27 @@ export class ParameterSet implements OwnParameters {
    */
   initialize(seed: number, std: number): void {
     for (const { name, role, value } of this.list) {
-      const values = view(value);
-      if (role === "norm") values.fill(1);
-      else fillNormal(values, new Random(seed, `parameter ${name}`), std);
+      const random = new Random(seed, `parameter ${name}`);
+      if (role === "norm") view(value).fill(1);
+      else if (role === "experts") this.#initializeExperts(value, random, std);
+      else fillNormal(view(value), random, std);
     }
     this.refreshCompute();
+  }
+
+  /** Of a layer's experts, whose stream goes over all of them, those that are held. */
+  #initializeExperts(value: Tensor<FloatType>, random: Random, std: number): void {
+    const held = this.#heldExperts;
+    if (held === null) {
+      fillNormal(view(value), random, std);
+      return;
+    }
+    const each = divExact(elementCount(value), held.length);
+    const all = new Float64Array(each * this.#config.numRoutedExperts);
+    fillNormal(all, random, std);
+    for (const [place, expert] of held.entries()) {
+      view(value).set(all.subarray(expert * each, (expert + 1) * each), place * each);
+    }
   }
 
   /** Round the values again for the products. To be called after every change of the values. */
@@ -337,114 +349,10 @@ interface Made {
   readonly rounded?: Rounded | undefined;
 }
 
-interface Place {
-  readonly declaration: ParameterDeclaration;
-  /** First element within its span. */
-  readonly start: number;
-}
-
-interface Layout {
-  readonly places: readonly Place[];
-  readonly elements: Readonly<Record<SpanName, number>>;
-  /** Of each span, how much the optimizer moves here. */
-  readonly ownElements: Readonly<Record<SpanName, number>>;
-  /** First element of each span that bf16 products read a copy of. */
-  readonly roundedStart: Readonly<Record<SpanName, number>>;
-}
-
-/**
- * The embedding table comes first and, unless it is the head too, is left out of the bf16 copies:
- * rows are looked up from the values themselves. (Among copies of other ranks' parameters it may
- * stand elsewhere and is rounded for nothing.)
- */
-function layOut(config: ModelConfig, part?: ParameterPart): Layout {
-  const ends: Record<SpanName, number> = { decayed: 0, undecayed: 0, experts: 0 };
-  let lookedUp = 0;
-  const starts = new Map<string, number>();
-  const place = (declaration: ParameterDeclaration): void => {
-    const { name, role, shape } = declaration;
-    const span = spanNameOf(declaration);
-    const start = ends[span];
-    const [rows, columns] = shape;
-    ends[span] = roundUp(start + rows * columns, ALIGNMENT_ELEMENTS);
-    if (role === "embedding") {
-      ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
-      if (!config.tieWordEmbeddings && start === 0) lookedUp = ends[span];
-    }
-    starts.set(name, start);
-  };
-  const close = (): Record<SpanName, number> => {
-    for (const span of SPAN_NAMES) ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
-    return { ...ends };
-  };
-  const held = declareParameters(config).filter(({ name }) => part?.names.has(name) ?? true);
-  const isCopy = ({ name }: ParameterDeclaration): boolean => part?.copies.has(name) ?? false;
-  for (const declaration of held) if (!isCopy(declaration)) place(declaration);
-  const ownElements = close();
-  for (const declaration of held) if (isCopy(declaration)) place(declaration);
-  const elements = close();
-  return {
-    places: held.map((declaration) => {
-      return { declaration, start: defined(starts.get(declaration.name), "a start") };
-    }),
-    elements,
-    ownElements,
-    roundedStart: { decayed: lookedUp, undecayed: elements.undecayed, experts: 0 },
-  };
-}
-
 /** What plain products of a recipe read. */
 export function computeTypeOf(recipe: PrecisionRecipe): ComputeType {
   if (isScaledRecipe(recipe)) return "bf16";
   return recipe.tensors.weight.format as ComputeType;
-}
-
-/**
- * Bytes of the values, of the gradients (as many) and of what products read beside them, padding of
- * the spans included.
- */
-export function parameterBytes(
-  config: ModelConfig,
-  recipe: PrecisionRecipe,
-): { readonly values: number; readonly gradients: number; readonly compute: number } {
-  const computeType = computeTypeOf(recipe);
-  const layout = layOut(config);
-  const elements = SPAN_NAMES.reduce((sum, name) => sum + layout.elements[name], 0);
-  const values = elements * DTYPE_BYTES[computeType === "bf16" ? "f32" : computeType];
-  const rounded = SPAN_NAMES.reduce(
-    (sum, name) => sum + layout.elements[name] - layout.roundedStart[name],
-    0,
-  );
-  const plain = computeType === "bf16" ? rounded * DTYPE_BYTES.bf16 : 0;
-  const compute = isScaledRecipe(recipe) ? scaledComputeBytes(config, recipe) : plain;
-  return { values, gradients: values, compute };
-}
-
-/** FP8 weights and their scales, and bf16 copies of what else products read. */
-function scaledComputeBytes(config: ModelConfig, recipe: PrecisionRecipe): number {
-  const copies = declareParameters(config).reduce((sum, declaration) => {
-    const { role, shape } = declaration;
-    const isLookedUp = role === "embedding" && !config.tieWordEmbeddings;
-    if (role === "norm" || isLookedUp || isScalable(declaration)) return sum;
-    return sum + shape[0] * shape[1] * DTYPE_BYTES.bf16;
-  }, 0);
-  return copies + scaledWeightBytes(config, recipe).bytes;
-}
-
-/** The weights that a scaled recipe stores in FP8: how many values, and the bytes with scales. */
-export function scaledWeightBytes(
-  config: ModelConfig,
-  { tensors }: PrecisionRecipe,
-): { readonly count: number; readonly bytes: number } {
-  let [count, bytes] = [0, 0];
-  for (const declaration of declareParameters(config).filter(isScalable)) {
-    const { role, shape } = declaration;
-    const matrices = role === "experts" ? config.numRoutedExperts : 1;
-    const one = scaledShape(tensors.weight, divExact(shape[0], matrices), shape[1]);
-    count += shape[0] * shape[1];
-    bytes += matrices * scaledBytes(one);
-  }
-  return { count, bytes };
 }
 
 function spanOf(allocate: () => Tensor<FloatType>, withGradients: boolean): FlatSpan {

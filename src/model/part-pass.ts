@@ -14,8 +14,8 @@ import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { fillFrom } from "../tensor/view.ts";
 import { type Block, type BlockSaved, moeStateOf } from "./block.ts";
-import { expertLoadOf } from "./dispatch-plan.ts";
 import type { Embedding } from "./embedding.ts";
+import { expertLoadOf } from "./gate.ts";
 import type { Head, HeadLoss } from "./head.ts";
 import type { Batch, StepOptions, StepResult } from "./model-types.ts";
 import type { MtpModule, MtpSaved } from "./mtp.ts";
@@ -52,7 +52,7 @@ class RoutingNotes implements Routing {
   note(state: BlockSaved): void {
     const moe = moeStateOf(state);
     if (moe === null) return;
-    this.expertLoad.push(expertLoadOf(moe.plan));
+    this.expertLoad.push(expertLoadOf(moe.gate));
     this.balanceLosses.push(moe.gate.balance?.loss ?? 0);
   }
 }

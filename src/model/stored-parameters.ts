@@ -26,13 +26,16 @@ export function storeParameters(
   config: ModelConfig,
   { recipe }: { readonly recipe: PrecisionRecipe; readonly weights: WeightFormat },
 ): readonly Parameter[] {
-  return declareParameters(config).map((declaration) => store(arena, declaration, recipe));
+  return declareParameters(config).map((declaration) => {
+    const numExperts = declaration.role === "experts" ? config.numRoutedExperts : 1;
+    return store(arena, declaration, { recipe, numExperts });
+  });
 }
 
 function store(
   arena: Arena,
   { name, shape, role }: ParameterDeclaration,
-  recipe: PrecisionRecipe,
+  { recipe, numExperts }: Pick<Parameter, "recipe" | "numExperts">,
 ): Parameter {
   const isNorm = role === "norm";
   const kept = arena.allocateZeros(isNorm ? "f32" : "bf16", shape);
@@ -40,6 +43,7 @@ function store(
     name,
     shape,
     role,
+    numExperts,
     decays: !isNorm,
     get value(): Tensor<"f32"> {
       if (!isNorm) unreachable(`${name} has no master values: the model was made to infer`);

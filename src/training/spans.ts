@@ -7,13 +7,8 @@
  * parameters are named.
  */
 import { divExact } from "../base/integers.ts";
-import {
-  type FlatSpan,
-  type OwnParameters,
-  type Parameter,
-  type SpanName,
-  spanNameOf,
-} from "../model/parameters.ts";
+import { type SpanName, spanNameOf } from "../model/parameter-layout.ts";
+import type { FlatSpan, OwnParameters, Parameter } from "../model/parameters.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { DTYPE_BYTES, type DType, type FloatType } from "../tensor/dtype.ts";
 import { elementCount, makeTensor, type Tensor } from "../tensor/tensor.ts";

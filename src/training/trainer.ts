@@ -8,7 +8,7 @@
  * clock or on what the machine is doing: two trainers with equal state go on to the same bits.
  * run/train-run.ts gives it a run folder.
  */
-import { defined } from "../base/errors.ts";
+import { defined, OperationalError } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
 import type { StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
@@ -120,15 +120,14 @@ export class Trainer implements AsyncDisposable {
 
   /** A trainer at step 0 of the model's present parameters. */
   static async start(parts: TrainerParts): Promise<Trainer> {
-    const { device, model, settings } = parts;
+    const { device, settings } = parts;
     const arena = new Arena(device.memory, "optimizer");
     const scratch = new Arena(device.memory, "optimizer scratch");
     const replicas = openReplicas(parts, scratch);
     const { part } = replicas;
-    const { config } = model;
     const optimizer =
       settings.optimizer.name === "muon"
-        ? new Muon(device, { state: arena, scratch }, { config, part }, settings.optimizer)
+        ? new Muon(device, { state: arena, scratch }, part, settings.optimizer)
         : new AdamW(device, arena, part, settings.optimizer, momentsOf(settings));
     const { decay } = settings.average;
     const average =
@@ -262,7 +261,15 @@ export class Trainer implements AsyncDisposable {
       lossScale: 1 / numMicroBatches,
     };
     const results: StepResult[] = [];
-    const { rank, size } = this.#replicas;
+    const { rank, size, inStep } = this.#replicas;
+    if (inStep && numMicroBatches % size !== 0) {
+      throw new OperationalError(
+        "config.value",
+        `a step of ${numSequences} sequences does not divide over ${size} ranks that share ` +
+          `experts; take a batch.sequences that is a multiple of ${size * batch.microBatch}, ` +
+          "and no ramp",
+      );
+    }
     for (let index = 0; index < numMicroBatches; index++) {
       // Every rank draws all, so that the loader's state is that of one process.
       const { tokens } = this.#loader.next(batch.microBatch);
@@ -295,8 +302,7 @@ function openReplicas({ model, settings, ranks }: TrainerParts, scratch: Arena):
   if (ranks === undefined) return alone(model.parameters.own);
   const nearestCut: CutRule =
     settings.optimizer.name === "muon"
-      ? (span, element) =>
-          nearestMatrix({ config: model.config, parameters: model.parameters.own }, span, element)
+      ? (span, element) => nearestMatrix(model.parameters.own, span, element)
       : nearestRow;
   return new ShardedReplicas(ranks, model.parameters.own, { nearestCut, scratch });
 }

@@ -5,7 +5,8 @@
  * Each rank computes the gradients of its own micro-batches, then, in this order: `sumGradients`,
  * `sum` for the norm, the optimizer over `part`, `gatherValues`. A rank alone does nothing of that.
  */
-import { type OwnParameters, SPAN_NAMES } from "../../model/parameters.ts";
+import { SPAN_NAMES } from "../../model/parameter-layout.ts";
+import type { OwnParameters } from "../../model/parameters.ts";
 import { view } from "../../tensor/view.ts";
 import { type OptimizerPart, type StateSpans, wholeOf } from "../spans.ts";
 
@@ -15,6 +16,8 @@ export interface Replicas {
    */
   readonly rank: number;
   readonly size: number;
+  /** Whether all must have as many: ranks that share experts go through their passes together. */
+  readonly inStep: boolean;
   /** What this rank's optimizer moves. */
   readonly part: OptimizerPart;
   /**
@@ -43,6 +46,7 @@ export function alone(parameters: OwnParameters): Replicas {
   return {
     rank: 0,
     size: 1,
+    inStep: false,
     part: wholeOf(parameters),
     sumGradients: () => {},
     gatherValues: () => {},

@@ -6,10 +6,12 @@ import { smallSettings } from "../../../test/fixtures/small-run.ts";
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
+import { shareExperts } from "../../model/expert-share.ts";
 import { Model } from "../../model/model.ts";
-import { SPAN_NAMES } from "../../model/parameters.ts";
+import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
+import { openMesh } from "../../parallel/mesh.ts";
 import { view } from "../../tensor/view.ts";
 import { learnedVocabulary, Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { BatchLoader } from "../data/batches.ts";
@@ -23,6 +25,8 @@ export interface TrainerInput {
 
 export interface TrainerRun {
   readonly dp: number;
+  /** Ranks that share the experts, times `dp`; 1 if left out. */
+  readonly ep?: number;
   /** Changes to the settings of the fixture. */
   readonly settings: readonly string[];
   readonly steps: number;
@@ -55,14 +59,15 @@ export async function runRank(context: RankContext): Promise<(TrainerReport | nu
   const reports: (TrainerReport | null)[] = [];
   const ended: Ended[] = [];
   for (const run of runs) {
-    const group = Math.floor(world.rank / run.dp);
-    const isPart = (group + 1) * run.dp <= world.size;
-    const dp = world.split(isPart ? group : null, world.rank, "dp");
-    if (dp === null) {
+    const size = run.dp * (run.ep ?? 1);
+    const group = Math.floor(world.rank / size);
+    const isPart = (group + 1) * size <= world.size;
+    const ranks = world.split(isPart ? group : null, world.rank, "ranks");
+    if (ranks === null) {
       reports.push(null);
       continue;
     }
-    const trainer = await makeTrainer(device, run, dp);
+    const trainer = await makeTrainer(device, run, ranks);
     if (run.from !== undefined) resume(trainer, ended[run.from]!);
     const outcomes = Array.from({ length: run.steps }, () => trainer.step());
     const { decayed, undecayed, experts } = trainer.model.parameters;
@@ -79,10 +84,18 @@ export async function runRank(context: RankContext): Promise<(TrainerReport | nu
   return reports;
 }
 
-async function makeTrainer(device: Device, run: TrainerRun, dp: Communicator): Promise<Trainer> {
+async function makeTrainer(device: Device, run: TrainerRun, ranks: Communicator): Promise<Trainer> {
+  const { ep = 1 } = run;
   const settings = smallSettings(...run.settings);
   const { data, model: config, seed } = settings;
-  const model = new Model(device, config, { precision: settings.recipe, seed });
+  const mesh = ranks.size === 1 ? null : openMesh(ranks, { pp: 1, ep, dp: run.dp });
+  const experts =
+    mesh === null || ep === 1 ? null : shareExperts(mesh.ep, config, { ranksPerHost: ep });
+  const model = new Model(device, config, {
+    precision: settings.recipe,
+    seed,
+    ...(experts === null ? {} : { experts }),
+  });
   const loader = new BatchLoader(makeSource(), tokenizer, {
     seqLength: data.sequenceLength,
     lookahead: 1 + config.numMtpModules,
@@ -91,8 +104,8 @@ async function makeTrainer(device: Device, run: TrainerRun, dp: Communicator): P
     fimTokensMax: data.fimTokensMax,
     seed,
   });
-  const ranks = dp.size === 1 ? {} : { ranks: { replicas: dp, dp } };
-  return Trainer.start({ device, model, loader, settings, ...ranks });
+  const parts = { device, model, loader, settings };
+  return Trainer.start(mesh === null ? parts : { ...parts, ranks: mesh });
 }
 
 function resume(trainer: Trainer, { trainer: before, values, state }: Ended): void {

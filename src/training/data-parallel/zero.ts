@@ -12,7 +12,8 @@
  * layout has the same bits. Sources: Rajbhandari et al., ZeRO (2020), stage 1; DeepSeek-V3 §3.1.
  */
 import { assert } from "../../base/errors.ts";
-import { type OwnParameters, SPAN_NAMES, type SpanName } from "../../model/parameters.ts";
+import { SPAN_NAMES, type SpanName } from "../../model/parameter-layout.ts";
+import type { OwnParameters } from "../../model/parameters.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -41,6 +42,7 @@ export type CutRule = (span: SpanName, element: number) => number;
 export class ShardedReplicas implements Replicas {
   readonly rank: number;
   readonly size: number;
+  readonly inStep: boolean;
   readonly part: OptimizerPart;
   readonly #groups: ReplicaGroups;
   readonly #parameters: OwnParameters;
@@ -56,6 +58,7 @@ export class ShardedReplicas implements Replicas {
   ) {
     this.rank = groups.replicas.rank;
     this.size = groups.replicas.size;
+    this.inStep = groups.dp.size < groups.replicas.size;
     this.#groups = groups;
     this.#parameters = parameters;
     this.#scratch = scratch;

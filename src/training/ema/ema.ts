@@ -13,7 +13,8 @@
 import { Worker } from "node:worker_threads";
 import { assert, InvariantError } from "../../base/errors.ts";
 import { siblingModule } from "../../base/modules.ts";
-import { type ParameterSet, SPAN_NAMES, type SpanName } from "../../model/parameters.ts";
+import { SPAN_NAMES, type SpanName } from "../../model/parameter-layout.ts";
+import type { ParameterSet } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { view } from "../../tensor/view.ts";
 import { allocateState, type StateSpans } from "../spans.ts";

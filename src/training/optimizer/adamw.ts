@@ -7,7 +7,7 @@
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { adamw, SPAN_COLUMNS } from "../../kernels/adamw/contract.ts";
-import { SPAN_NAMES, type SpanName } from "../../model/parameters.ts";
+import { SPAN_NAMES, type SpanName } from "../../model/parameter-layout.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { allocateState, type OptimizerPart, type StateSpans } from "../spans.ts";
 import type { Optimizer, OptimizerUpdate } from "./optimizer.ts";

@@ -7,7 +7,7 @@
  */
 import type { Device } from "../../device/device.ts";
 import { sumSquares } from "../../kernels/adamw/contract.ts";
-import { SPAN_NAMES } from "../../model/parameters.ts";
+import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import type { OptimizerPart } from "../spans.ts";
 

@@ -21,13 +21,8 @@ import { divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import { accumulate, lerp } from "../../kernels/accumulate/contract.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
-import type { ModelConfig } from "../../model/config.ts";
-import {
-  type OwnParameters,
-  type Parameter,
-  type SpanName,
-  spanNameOf,
-} from "../../model/parameters.ts";
+import { type SpanName, spanNameOf } from "../../model/parameter-layout.ts";
+import type { OwnParameters, Parameter } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { reshape, type Tensor } from "../../tensor/tensor.ts";
 import {
@@ -48,8 +43,6 @@ export interface MuonSettings extends AdamWSettings {
   readonly momentum: number;
 }
 
-type MuonModel = { readonly config: ModelConfig; readonly parameters: OwnParameters };
-
 /** Root mean square of an AdamW update, as Moonlight measured it. */
 const UPDATE_RMS = 0.2;
 
@@ -59,7 +52,6 @@ export class Muon implements Optimizer {
   readonly #scratch: Arena;
   readonly #part: OptimizerPart;
   readonly #settings: MuonSettings;
-  readonly #config: ModelConfig;
   /** The momentum of matrices, the first moment of the rest. */
   readonly #firstMoment: StateSpans;
   /** Of what AdamW moves; zeros for matrices. */
@@ -69,16 +61,15 @@ export class Muon implements Optimizer {
   constructor(
     device: Device,
     arenas: { readonly state: Arena; readonly scratch: Arena },
-    of: { readonly config: ModelConfig; readonly part: OptimizerPart },
+    part: OptimizerPart,
     settings: MuonSettings,
   ) {
     this.#device = device;
     this.#scratch = arenas.scratch;
-    this.#part = of.part;
-    this.#config = of.config;
+    this.#part = part;
     this.#settings = settings;
-    this.#firstMoment = allocateState(of.part.spans, arenas.state, "firstMoment");
-    this.#secondMoment = allocateState(of.part.spans, arenas.state, "secondMoment");
+    this.#firstMoment = allocateState(part.spans, arenas.state, "firstMoment");
+    this.#secondMoment = allocateState(part.spans, arenas.state, "secondMoment");
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
@@ -93,7 +84,7 @@ export class Muon implements Optimizer {
     const { momentum, weightDecay } = this.#settings;
     const { parameter, numElements } = piece;
     const columns = parameter.shape[1];
-    const matrixRows = divExact(parameter.shape[0], matricesIn(parameter, this.#config));
+    const matrixRows = divExact(parameter.shape[0], matricesIn(parameter));
     const count = divExact(numElements, matrixRows * columns);
     const shape = [count * matrixRows, columns];
     const { value, gradient, firstMoment } = this.#slices(piece);
@@ -141,17 +132,13 @@ export class Muon implements Optimizer {
 }
 
 /** Where shares of a span may begin, near `element`: not within a matrix. */
-export function nearestMatrix(
-  { parameters, config }: MuonModel,
-  span: SpanName,
-  element: number,
-): number {
+export function nearestMatrix(parameters: OwnParameters, span: SpanName, element: number): number {
   const around = parameters.list.findLast(
     (parameter) => spanNameOf(parameter) === span && elementOf(parameters, parameter) <= element,
   );
   if (around === undefined || !isOrthogonalized(around)) return element;
   const first = elementOf(parameters, around);
-  const count = matricesIn(around, config);
+  const count = matricesIn(around);
   const each = divExact(around.shape[0], count) * around.shape[1];
   return first + each * Math.min(count, Math.round((element - first) / each));
 }
@@ -162,12 +149,8 @@ export function isOrthogonalized(parameter: Pick<Parameter, "role">): boolean {
 }
 
 /** Independent matrices, of equal height, that a parameter holds one below the other. */
-export function matricesIn(
-  parameter: Pick<Parameter, "name" | "role">,
-  config: Pick<ModelConfig, "numRoutedExperts">,
-): number {
-  const perPlace = parameter.name.endsWith(".gateUp") ? 2 : 1;
-  return perPlace * (parameter.role === "experts" ? config.numRoutedExperts : 1);
+export function matricesIn({ name, numExperts }: Pick<Parameter, "name" | "numExperts">): number {
+  return (name.endsWith(".gateUp") ? 2 : 1) * numExperts;
 }
 
 function asF32(tensor: Tensor<StateType>): Tensor<"f32"> {

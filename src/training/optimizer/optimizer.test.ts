@@ -204,7 +204,7 @@ test("a matrix of zeros stays zero", () => {
 
 test("Muon takes experts and fused projections as matrices of their own, the rest by AdamW", () => {
   const { config, parameters } = makeModel();
-  const count = (name: string): number => matricesIn(parameters.get(name), config);
+  const count = (name: string): number => matricesIn(parameters.get(name));
   assert.equal(count("layers.1.moe.experts.gateUp"), 2 * config.numRoutedExperts);
   assert.equal(count("layers.1.moe.experts.down"), config.numRoutedExperts);
   assert.equal(count("layers.0.feedForward.gateUp"), 2);
@@ -219,13 +219,11 @@ test("Muon takes experts and fused projections as matrices of their own, the res
 });
 
 test("a Muon update has the root mean square of 0.2 learning rates, plus decay", () => {
-  const { arena, config, parameters } = makeModel();
-  const optimizer = new Muon(
-    device,
-    { state: arena, scratch: arena },
-    { config, part: wholeOf(parameters) },
-    { ...ADAMW, momentum: 0.95 },
-  );
+  const { arena, parameters } = makeModel();
+  const optimizer = new Muon(device, { state: arena, scratch: arena }, wholeOf(parameters), {
+    ...ADAMW,
+    momentum: 0.95,
+  });
   fillGradients(parameters, new Random(SEED), 1e-3);
   const parameter = parameters.get("layers.0.attention.output");
   const before = view(parameter.value).slice();
@@ -244,17 +242,12 @@ test("a Muon update has the root mean square of 0.2 learning rates, plus decay",
 
 test("both optimizers descend a quadratic", () => {
   for (const name of ["adamw", "muon"] as const) {
-    const { arena, config, parameters } = makeModel();
+    const { arena, parameters } = makeModel();
     const settings = { ...ADAMW, weightDecay: 0, momentum: 0.95 };
     const optimizer =
       name === "adamw"
         ? new AdamW(device, arena, wholeOf(parameters), settings)
-        : new Muon(
-            device,
-            { state: arena, scratch: arena },
-            { config, part: wholeOf(parameters) },
-            settings,
-          );
+        : new Muon(device, { state: arena, scratch: arena }, wholeOf(parameters), settings);
     const target = new Random(SEED, "target");
     const targets = parameters.list.map(({ value }) =>
       Float32Array.from(view(value), () => 0.1 * target.normal()),

@@ -9,6 +9,7 @@ import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { dequantizeTiles } from "../../kernels/quantize-tiles/contract.ts";
+import type { BlockSaved } from "../../model/block.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { Linear } from "../../model/linear.ts";
 import { activationBytesPerToken, predictMemory } from "../../model/memory.ts";
@@ -123,7 +124,7 @@ for (const name of RECIPE_NAMES) {
       assertStored("q", attention.expanded?.q ?? null, tensors.attentionInput);
       assertStored("kv", attention.expanded?.kv ?? null, tensors.attentionInput);
       assertStored("attention's output", attention.attended, tensors.attentionOutput);
-      assertStored("[gate | up]", feedForward.state.gateUp, tensors.swigluInput);
+      assertStored("[gate | up]", gateUpOf(feedForward), tensors.swigluInput);
       const use = feedForward.kind === "moe" ? "dispatch" : "linearInput";
       assertStored(`${feedForward.kind} input`, feedForward.state.input, tensors[use]);
     }
@@ -334,4 +335,10 @@ test("every tile, format and interval that is allowed trains", async () => {
 
 function matrixGradients({ parameters }: Model): number[] {
   return [parameters.decayed, parameters.experts].flatMap(({ gradients }) => [...view(gradients)]);
+}
+
+function gateUpOf(feedForward: BlockSaved["feedForward"]): Operand {
+  return feedForward.kind === "dense"
+    ? feedForward.state.gateUp
+    : feedForward.state.routed.experts.gateUp;
 }

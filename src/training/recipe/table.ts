@@ -8,7 +8,7 @@
 import type { ModelConfig } from "../../model/config.ts";
 import { countParameters } from "../../model/counts.ts";
 import { activationBytesPerToken, cachedBytesPerToken } from "../../model/memory.ts";
-import { scaledWeightBytes } from "../../model/parameters.ts";
+import { scaledWeightBytes } from "../../model/parameter-bytes.ts";
 import {
   isScaledRecipe,
   type PrecisionRecipe,

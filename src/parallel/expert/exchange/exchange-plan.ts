@@ -1,38 +1,33 @@
 /**
- * @file Who sends which token where: made once from the gate's choices, used for every payload of
- * the layer, forward and backward.
+ * @file Who sends which token where: follows from the gate's choices, made on the way of the first
+ * dispatch, used again by every payload of the layer, forward and backward.
  *
  *   T tokens of this rank   A tokens that arrive here over the rail, from all hosts
  *   R tokens that end here: each once, although it may have chosen several experts of this rank
  *
  * All counts of both hops follow from one table that every rank sends to every other in a single
  * message: how many of its tokens go to each rank, and how many to each host. No rank then asks
- * another how much is coming.
+ * another how much is coming. The choices themselves travel with the tokens.
  */
-import { assert } from "../../../base/errors.ts";
 import type { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
+import type { Work } from "../../communicator/work.ts";
+import { type Hop, sumOf } from "./hop.ts";
 import { type ExpertTopology, hostOfRank, rankOfExpert } from "./topology.ts";
 
 /** No expert: a choice that was left out, or one that lives elsewhere. */
 export const NO_EXPERT = -1;
 
-/** Rows of one hop: `sent[i]` goes to member i, `receiveCounts[i]` rows come from it. */
-export interface Hop {
-  readonly communicator: Communicator;
-  readonly sent: readonly (readonly number[])[];
-  readonly receiveCounts: readonly number[];
-}
-
 export interface ExchangePlan {
   readonly numTokens: number;
-  /** Over the rail; members are hosts. Rows of the source are tokens. */
-  readonly rail: Hop;
+  /** Over the rail; members are hosts, rows of the source are tokens. null: there is one host. */
+  readonly rail: Hop | null;
+  /** Rows of the source of the second hop. */
   readonly numArrived: number;
-  /** Within the host; members are local ranks. Rows of the source are arrived tokens. */
-  readonly host: Hop;
+  /** Within the host; members are local ranks. null: a host is one rank. */
+  readonly host: Hop | null;
   readonly numReceived: number;
   /** The choices of each received token that live here, as local expert numbers; [R·K]. */
   readonly localExperts: Int32Array;
@@ -45,110 +40,126 @@ export interface Links {
   readonly host: Communicator;
 }
 
-/** `choice` is [T, K]; collective. */
-export function makeExchangePlan(
-  topology: ExpertTopology,
-  links: Links,
-  scratch: Arena,
-  choice: Tensor<"i32">,
-): ExchangePlan {
-  const { ranksPerHost, numHosts, numRanks, expertsPerRank } = topology;
-  const { world, rail, host } = links;
-  const { rows: numTokens, columns: numChosen } = choice;
-  using _mark = scratch.mark();
-  const choices = view(choice);
-  const ranksOfRow = (values: Int32Array, row: number): Set<number> => {
-    const chosen = values.subarray(row * numChosen, (row + 1) * numChosen);
-    return new Set(
-      Array.from(
-        chosen.filter((expert) => expert !== NO_EXPERT),
-        (expert) => rankOfExpert(topology, expert),
-      ),
-    );
-  };
-  const toRank = new Int32Array(numRanks);
-  const toHost = Array.from({ length: numHosts }, (): number[] => []);
-  for (let token = 0; token < numTokens; token++) {
-    const ranks = ranksOfRow(choices, token);
-    for (const rank of ranks) toRank[rank]!++;
-    const hosts = new Set(Array.from(ranks, (rank) => hostOfRank(topology, rank)));
-    for (const target of hosts) toHost[target]!.push(token);
-  }
-  const counts = shareCounts(world, scratch, [...toRank, ...toHost.map(({ length }) => length)]);
-  const me = world.rank;
-  const myHost = hostOfRank(topology, me);
-  const senders = Array.from({ length: numHosts }, (_, from) => from * ranksPerHost + host.rank);
-  const railHop: Hop = {
-    communicator: rail,
-    sent: toHost,
-    receiveCounts: senders.map((sender) => counts(sender, numRanks + myHost)),
-  };
-  const numArrived = sumOf(railHop.receiveCounts);
-  const arrived = scratch.allocate("i32", [numArrived, numChosen]);
-  moveRows(railHop, choice, arrived, scratch);
-  const arrivedChoices = view(arrived);
-  const toLocal = Array.from({ length: ranksPerHost }, (): number[] => []);
-  for (let row = 0; row < numArrived; row++) {
-    for (const rank of ranksOfRow(arrivedChoices, row)) {
-      if (hostOfRank(topology, rank) === myHost) toLocal[rank % ranksPerHost]!.push(row);
-    }
-  }
-  const hostHop: Hop = {
-    communicator: host,
-    sent: toLocal,
-    receiveCounts: Array.from({ length: ranksPerHost }, (_, local) =>
-      sumOf(Array.from({ length: numHosts }, (_, from) => counts(from * ranksPerHost + local, me))),
-    ),
-  };
-  const numReceived = sumOf(hostHop.receiveCounts);
-  const received = scratch.allocate("i32", [numReceived, numChosen]);
-  moveRows(hostHop, arrived, received, scratch);
-  const first = me * expertsPerRank;
-  const localExperts = view(received).map((expert) =>
-    expert >= first && expert < first + expertsPerRank ? expert - first : NO_EXPERT,
-  );
-  return { numTokens, rail: railHop, numArrived, host: hostHop, numReceived, localExperts };
+/** What every rank has told of its tokens: how many go to each rank, and to each host. */
+export interface TokenCounts {
+  toRank(from: number, rank: number): number;
+  toHost(from: number, host: number): number;
 }
 
-/** Every rank's counts, told to all: `counts(rank, index)`. */
-function shareCounts(
+/** Collective: every rank's counts. `choice` is [T, K]. */
+export function* countTokens(
+  topology: ExpertTopology,
   world: Communicator,
   scratch: Arena,
-  mine: readonly number[],
-): (rank: number, index: number) => number {
-  const own = scratch.allocate("i32", [mine.length]);
-  const all = scratch.allocate("i32", [world.size, mine.length]);
-  view(own).set(mine);
-  world.allGather(own, all).wait();
-  const table = view(all).slice();
-  return (rank, index) => table[rank * mine.length + index]!;
-}
-
-/**
- * One hop: the rows of `source` that each member gets, and those that come, in order of members.
- */
-export function moveRows<D extends "i32" | "u8" | "bf16">(
-  { communicator, sent, receiveCounts }: Hop,
-  source: Tensor<D>,
-  target: Tensor<D>,
-  scratch: Arena,
-): void {
-  const { columns } = source;
-  assert(target.columns === columns, `rows of ${columns} into rows of ${target.columns}`);
+  choice: Tensor<"i32">,
+): Work<TokenCounts> {
+  const { numRanks, numHosts } = topology;
   using _mark = scratch.mark();
-  const packed = scratch.allocate(source.dtype, [sumOf(sent.map(({ length }) => length)), columns]);
-  const from = view(source);
-  const to = view(packed);
-  let next = 0;
-  for (const row of sent.flat()) {
-    to.set(from.subarray(row * columns, (row + 1) * columns), next);
-    next += columns;
-  }
-  const sendCounts = sent.map(({ length }) => length * columns);
-  const received = receiveCounts.map((count) => count * columns);
-  communicator.allToAll({ source: packed, sendCounts, target, receiveCounts: received }).wait();
+  const own = scratch.allocate("i32", [numRanks + numHosts]);
+  const all = scratch.allocate("i32", [world.size, numRanks + numHosts]);
+  const counts = view(own).fill(0);
+  forEachToken(topology, choice, (_, ranks) => {
+    for (const rank of ranks) counts[rank]!++;
+    for (const host of hostsOf(topology, ranks)) counts[numRanks + host]!++;
+  });
+  yield world.allGather(own, all);
+  const table = view(all).slice();
+  return {
+    toRank: (from, rank) => table[from * (numRanks + numHosts) + rank]!,
+    toHost: (from, host) => table[from * (numRanks + numHosts) + numRanks + host]!,
+  };
 }
 
-export function sumOf(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0);
+/** Tokens that will end on a rank. */
+export function receivedBy(
+  { numRanks }: ExpertTopology,
+  rank: number,
+  counts: TokenCounts,
+): number {
+  return sumOf(Array.from({ length: numRanks }, (_, from) => counts.toRank(from, rank)));
+}
+
+/** The first hop: each token to every host it needs. */
+export function planRail(
+  topology: ExpertTopology,
+  links: Links,
+  counts: TokenCounts,
+  choice: Tensor<"i32">,
+): Hop {
+  const { ranksPerHost, numHosts } = topology;
+  const { world, rail, host } = links;
+  const sent = Array.from({ length: numHosts }, (): number[] => []);
+  forEachToken(topology, choice, (token, ranks) => {
+    for (const target of hostsOf(topology, ranks)) sent[target]!.push(token);
+  });
+  const myHost = hostOfRank(topology, world.rank);
+  const receiveCounts = Array.from({ length: numHosts }, (_, from) =>
+    counts.toHost(from * ranksPerHost + host.rank, myHost),
+  );
+  return { communicator: rail, sent, receiveCounts };
+}
+
+/** The second hop, of the tokens that arrived: each to every rank of this host it needs. */
+export function planHost(
+  topology: ExpertTopology,
+  links: Links,
+  counts: TokenCounts,
+  arrived: Tensor<"i32">,
+): Hop {
+  const { ranksPerHost, numHosts } = topology;
+  const { world, host } = links;
+  const myHost = hostOfRank(topology, world.rank);
+  const sent = Array.from({ length: ranksPerHost }, (): number[] => []);
+  forEachToken(topology, arrived, (row, ranks) => {
+    for (const rank of ranks) {
+      if (hostOfRank(topology, rank) === myHost) sent[rank % ranksPerHost]!.push(row);
+    }
+  });
+  const receiveCounts = Array.from({ length: ranksPerHost }, (_, local) =>
+    sumOf(
+      Array.from({ length: numHosts }, (_, from) =>
+        counts.toRank(from * ranksPerHost + local, world.rank),
+      ),
+    ),
+  );
+  return { communicator: host, sent, receiveCounts };
+}
+
+/** Choices as numbers of this rank's experts. */
+export function localExpertsOf(
+  { expertsPerRank }: ExpertTopology,
+  rank: number,
+  choice: Tensor<"i32">,
+): Int32Array {
+  const first = rank * expertsPerRank;
+  return view(choice).map((expert) =>
+    expert >= first && expert < first + expertsPerRank ? expert - first : NO_EXPERT,
+  );
+}
+
+/** The ranks that each token's choices live on, each once, ascending. */
+function forEachToken(
+  topology: ExpertTopology,
+  choice: Tensor<"i32">,
+  visit: (token: number, ranks: readonly number[]) => void,
+): void {
+  const { rows, columns } = choice;
+  const choices = view(choice);
+  for (let token = 0; token < rows; token++) {
+    const ranks: number[] = [];
+    for (let at = token * columns; at < (token + 1) * columns; at++) {
+      const expert = choices[at]!;
+      if (expert === NO_EXPERT) continue;
+      const rank = rankOfExpert(topology, expert);
+      if (!ranks.includes(rank)) ranks.push(rank);
+    }
+    visit(
+      token,
+      ranks.sort((a, b) => a - b),
+    );
+  }
+}
+
+function hostsOf(topology: ExpertTopology, ranks: readonly number[]): Set<number> {
+  return new Set(ranks.map((rank) => hostOfRank(topology, rank)));
 }

@@ -11,9 +11,9 @@ import { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { RankContext } from "../../communicator/rank-program.ts";
+import { finish } from "../../communicator/work.ts";
 import { type ExchangePlan, NO_EXPERT } from "./exchange-plan.ts";
 import { ExpertExchange, type LinkBytes } from "./expert-exchange.ts";
-import { fp8RowBytes, packFp8Rows, unpackFp8Rows } from "./fp8-rows.ts";
 
 export interface ExchangeInput {
   readonly seed: number;
@@ -67,12 +67,12 @@ export async function runRank(context: RankContext): Promise<ExchangeReport> {
   const world = await context.join(memory);
   const arena = new Arena(memory, "exchange");
   const numExperts = world.size * expertsPerRank;
-  const exchange = new ExpertExchange(world, arena, { numExperts, ranksPerHost });
+  const exchange = new ExpertExchange(world, { numExperts, ranksPerHost });
+  const arenas = { out: arena, scratch: new Arena(memory, "scratch") };
   const problems: string[] = [];
   const mine = choicesOf(input, world.rank, world.size);
   const choice = arena.allocate("i32", [mine.length, numChosen]);
   view(choice).set(mine.flat());
-  const plan = exchange.plan(choice);
 
   const own = tokensOf(input, world.rank);
   const tileColumns = hiddenDim / 128;
@@ -80,13 +80,10 @@ export async function runRank(context: RankContext): Promise<ExchangeReport> {
   const scales = arena.allocate("f32", [mine.length, tileColumns]);
   view(codes).set(own.codes);
   view(scales).set(own.scales);
-  const payload = arena.allocate("u8", [mine.length, fp8RowBytes(hiddenDim)]);
-  packFp8Rows({ codes, scales }, payload);
-  const received = arena.allocate("u8", [plan.numReceived, fp8RowBytes(hiddenDim)]);
-  exchange.dispatch(plan, payload, received);
-  const gotCodes = arena.allocate("u8", [plan.numReceived, hiddenDim]);
-  const gotScales = arena.allocate("f32", [plan.numReceived, tileColumns]);
-  unpackFp8Rows(received, { codes: gotCodes, scales: gotScales });
+  const { plan, parts } = finish(exchange.dispatch(choice, [codes, scales], arenas));
+  const [gotCodes, gotScales] = parts as [Tensor<"u8">, Tensor<"f32">];
+  const [again] = finish(exchange.dispatchAgain(plan, [codes], arenas));
+  if (!same(view(again as Tensor<"u8">), view(gotCodes))) problems.push("another payload");
 
   problems.push(...findWrongRows(input, world.rank, { plan, codes: gotCodes, scales: gotScales }));
   const results = arena.allocate("bf16", [plan.numReceived, hiddenDim]);
@@ -106,7 +103,7 @@ export async function runRank(context: RankContext): Promise<ExchangeReport> {
     }
   }
   const out = arena.allocate("bf16", [mine.length, hiddenDim]);
-  exchange.combine(plan, results, out);
+  finish(exchange.combine(plan, [{ rows: results, out }], arenas.scratch));
   for (const [token, chosen] of mine.entries()) {
     const wrong = Array.from({ length: hiddenDim }, (_, column) => column).find((column) => {
       const code = own.codes[token * hiddenDim + column]!;
@@ -152,8 +149,6 @@ function findWrongRows(
         return local.some((expert) => expert !== NO_EXPERT) ? [{ local, row, tiles }] : [];
       });
     });
-  const same = (a: ArrayLike<number>, b: ArrayLike<number>): boolean =>
-    `${[...Array.from(a)]}` === `${[...Array.from(b)]}`;
   if (expected.length !== plan.numReceived) problems.push(`${plan.numReceived} rows received`);
   for (const [row, token] of expected.entries()) {
     const local = plan.localExperts.subarray(row * numChosen, (row + 1) * numChosen);
@@ -166,6 +161,10 @@ function findWrongRows(
     }
   }
   return problems;
+}
+
+function same(a: ArrayLike<number>, b: ArrayLike<number>): boolean {
+  return `${[...Array.from(a)]}` === `${[...Array.from(b)]}`;
 }
 
 /** Crossings to other hosts that the choices call for. */

@@ -1,31 +1,42 @@
 /**
  * @file Tokens to their experts and results back, over two hops each way.
  *
- *   dispatch   rows of bytes (FP8 codes with their scales): rail, then host
- *   combine    BF16 rows: host, then rail, added up on the way
+ *   dispatch   rows of any format (FP8 codes, their scales, routing weights): rail, then host
+ *   combine    rows of BF16 or floats: host, then rail, added up on the way
  *
  * In combine a rank first adds what its own experts made of a token (that is the caller's), then
  * the rank on the rail adds what the ranks of its host made, then the token's own rank adds what
- * the hosts made: sums in f32, in the order of ranks and of hosts, rounded to BF16 after each hop.
+ * the hosts made: sums of BF16 in f32, in the order of ranks and of hosts, rounded after each hop.
  * So a token crosses between two hosts once each way, and the result does not depend on timing.
  *
- * The backward of dispatch is combine and the reverse, with the same plan.
- * Sources: DeepSeek-V3 report §3.2.2; counts and formats as in DeepEP's description.
+ * The backward of dispatch is combine and the reverse, with the same plan. Everything is work that
+ * yields what it waits for, so that a caller computes meanwhile; what is interleaved with it uses
+ * other arenas. Sources: DeepSeek-V3 report §3.2.2; counts and formats as in DeepEP's description.
  */
-import { assert } from "../../../base/errors.ts";
-import { decodeBf16, encodeBf16 } from "../../../numerics/bf16.ts";
+import { assert, defined } from "../../../base/errors.ts";
 import type { Arena } from "../../../tensor/arena.ts";
-import { DTYPE_BYTES } from "../../../tensor/dtype.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
+import type { Work } from "../../communicator/work.ts";
 import {
+  countTokens,
   type ExchangePlan,
-  type Hop,
   type Links,
-  makeExchangePlan,
-  moveRows,
+  localExpertsOf,
+  planHost,
+  planRail,
+  receivedBy,
 } from "./exchange-plan.ts";
+import {
+  addBack,
+  allocateLike,
+  type Hop,
+  moveRows,
+  rowBytesOf,
+  type SummedRows,
+  sumOf,
+} from "./hop.ts";
 import { type ExpertTopology, expertTopology } from "./topology.ts";
 
 /** Bytes this rank has sent to others, by kind of link. */
@@ -35,8 +46,31 @@ export interface LinkBytes {
 }
 
 export interface ExchangeOptions {
+  /** Physical ones: replicas count. */
   readonly numExperts: number;
   readonly ranksPerHost: number;
+}
+
+/** Tokens that have come to their experts. */
+export interface Dispatched {
+  readonly plan: ExchangePlan;
+  /** The parts that were sent, a row for each token received. */
+  readonly parts: readonly Tensor[];
+}
+
+/** Where an exchange takes memory: for what it returns, and for its own use until it has. */
+export interface ExchangeArenas {
+  readonly out: Arena;
+  readonly scratch: Arena;
+}
+
+/** How rows go; the second hop may follow from what has come by the first. */
+interface Route {
+  readonly rail: Hop | null;
+  readonly numArrived: number;
+  readonly hasHost: boolean;
+  readonly hostOf: (arrived: readonly Tensor[]) => Hop;
+  readonly numReceived: number;
 }
 
 export class ExpertExchange {
@@ -44,10 +78,9 @@ export class ExpertExchange {
   readonly dispatched: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly combined: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly #links: Links;
-  readonly #scratch: Arena;
 
   /** Collective over the ranks that share the experts. */
-  constructor(world: Communicator, scratch: Arena, options: ExchangeOptions) {
+  constructor(world: Communicator, options: ExchangeOptions) {
     this.topology = expertTopology({ ...options, numRanks: world.size });
     const { ranksPerHost } = this.topology;
     const local = world.rank % ranksPerHost;
@@ -56,60 +89,102 @@ export class ExpertExchange {
     const inHost = world.split(host, local, "host");
     assert(rail !== null && inHost !== null, "every rank is on a rail and on a host");
     this.#links = { world, rail, host: inHost };
-    this.#scratch = scratch;
   }
 
-  /** `choice` is [T, K], expert numbers or `NO_EXPERT`; collective. */
-  plan(choice: Tensor<"i32">): ExchangePlan {
-    return makeExchangePlan(this.topology, this.#links, this.#scratch, choice);
+  /**
+   * Collective: every part's rows, one a token, to the ranks of the token's experts. `choice` is
+   * [T, K], expert numbers or `NO_EXPERT`. What came is allocated from `arenas.out`.
+   */
+  *dispatch(
+    choice: Tensor<"i32">,
+    parts: readonly Tensor[],
+    arenas: ExchangeArenas,
+  ): Work<Dispatched> {
+    const { topology } = this;
+    const links = this.#links;
+    const counts = yield* countTokens(topology, links.world, arenas.scratch, choice);
+    const numReceived = receivedBy(topology, links.world.rank, counts);
+    const rail = links.rail.size === 1 ? null : planRail(topology, links, counts, choice);
+    const sent = [choice, ...parts];
+    const route: Route = {
+      rail,
+      numArrived: rail === null ? choice.rows : sumOf(rail.receiveCounts),
+      hasHost: links.host.size > 1,
+      hostOf: ([arrived]) => planHost(topology, links, counts, arrived as Tensor<"i32">),
+      numReceived,
+    };
+    const { host, received } = yield* this.#send(route, sent, arenas);
+    const [cameChoice, ...came] = received;
+    const localExperts = localExpertsOf(topology, links.world.rank, cameChoice as Tensor<"i32">);
+    const { numArrived } = route;
+    const plan = { numTokens: choice.rows, rail, numArrived, host, numReceived, localExperts };
+    return { plan, parts: came };
   }
 
-  /** `payload` [T, bytes] to `received` [R, bytes]; collective. */
-  dispatch(plan: ExchangePlan, payload: Tensor<"u8">, received: Tensor<"u8">): void {
-    assert(payload.rows === plan.numTokens, `${payload.rows} rows for ${plan.numTokens} tokens`);
-    assert(received.rows === plan.numReceived, `${received.rows} rows, not ${plan.numReceived}`);
-    using _mark = this.#scratch.mark();
-    const arrived = this.#scratch.allocate("u8", [plan.numArrived, payload.columns]);
-    moveRows(plan.rail, payload, arrived, this.#scratch);
-    moveRows(plan.host, arrived, received, this.#scratch);
-    count(this.dispatched, plan, payload.columns, sentRows);
-  }
-
-  /** `results` [R, D], one row for each received token, to `out` [T, D]; collective. */
-  combine(plan: ExchangePlan, results: Tensor<"bf16">, out: Tensor<"bf16">): void {
-    assert(results.rows === plan.numReceived, `${results.rows} rows, not ${plan.numReceived}`);
-    assert(out.rows === plan.numTokens, `${out.rows} rows for ${plan.numTokens} tokens`);
-    using _mark = this.#scratch.mark();
-    const arrived = this.#scratch.allocate("bf16", [plan.numArrived, results.columns]);
-    this.#addBack(plan.host, results, arrived);
-    this.#addBack(plan.rail, arrived, out);
-    count(this.combined, plan, results.columns * DTYPE_BYTES.bf16, returnedRows);
-  }
-
-  /** A hop in reverse: rows go back to where they came from and are added to their source row. */
-  #addBack(hop: Hop, rows: Tensor<"bf16">, out: Tensor<"bf16">): void {
-    const { communicator, sent, receiveCounts } = hop;
-    const { columns } = rows;
-    using _mark = this.#scratch.mark();
-    const numBack = sent.reduce((sum, { length }) => sum + length, 0);
-    const back = this.#scratch.allocate("bf16", [numBack, columns]);
-    communicator
-      .allToAll({
-        source: rows,
-        sendCounts: receiveCounts.map((rowCount) => rowCount * columns),
-        target: back,
-        receiveCounts: sent.map(({ length }) => length * columns),
-      })
-      .wait();
-    const sums = new Float32Array(out.rows * columns);
-    const codes = view(back);
-    const values = new Float32Array(columns);
-    for (const [place, row] of sent.flat().entries()) {
-      decodeBf16(codes.subarray(place * columns, (place + 1) * columns), values);
-      const sum = sums.subarray(row * columns, (row + 1) * columns);
-      for (let column = 0; column < columns; column++) sum[column]! += values[column]!;
+  /** Collective: more rows of the same tokens, the same way. */
+  *dispatchAgain(
+    plan: ExchangePlan,
+    parts: readonly Tensor[],
+    arenas: ExchangeArenas,
+  ): Work<readonly Tensor[]> {
+    for (const { rows } of parts) {
+      assert(rows === plan.numTokens, `${rows} rows for ${plan.numTokens} tokens`);
     }
-    encodeBf16(sums, view(out));
+    const { host } = plan;
+    const route = { ...plan, hasHost: host !== null, hostOf: () => defined(host, "the hop") };
+    return (yield* this.#send(route, parts, arenas)).received;
+  }
+
+  *#send(
+    route: Route,
+    parts: readonly Tensor[],
+    { out, scratch }: ExchangeArenas,
+  ): Work<{ readonly host: Hop | null; readonly received: readonly Tensor[] }> {
+    const { rail, hasHost } = route;
+    if (rail === null && !hasHost) return { host: null, received: parts };
+    // Before the mark: `out` may be scratch itself.
+    const received = allocateLike(out, parts, route.numReceived);
+    using _mark = scratch.mark();
+    let arrived = parts;
+    if (rail !== null) {
+      arrived = hasHost ? allocateLike(scratch, parts, route.numArrived) : received;
+      count(this.dispatched, "acrossHosts", sentRows(rail), parts);
+      yield* moveRows(rail, parts, arrived, scratch);
+    }
+    if (!hasHost) return { host: null, received };
+    const host = route.hostOf(arrived);
+    count(this.dispatched, "withinHost", sentRows(host), parts);
+    yield* moveRows(host, arrived, received, scratch);
+    return { host, received };
+  }
+
+  /** Collective: sums of each part's rows, one a received token, back on the tokens' own ranks. */
+  *combine(plan: ExchangePlan, parts: readonly SummedRows[], scratch: Arena): Work<void> {
+    for (const { rows, out } of parts) {
+      assert(rows.rows === plan.numReceived, `${rows.rows} rows, not ${plan.numReceived}`);
+      assert(out.rows === plan.numTokens, `${out.rows} rows for ${plan.numTokens} tokens`);
+    }
+    const { host, rail } = plan;
+    if (host === null && rail === null) {
+      for (const { rows, out } of parts) view(out).set(view(rows));
+    }
+    using _mark = scratch.mark();
+    const sent = parts.map(({ rows }) => rows);
+    const halfway = parts.map(({ rows, out }): SummedRows => {
+      if (rail === null) return { rows, out };
+      return { rows, out: scratch.allocate(rows.dtype, [plan.numArrived, rows.columns]) };
+    });
+    if (host !== null) {
+      yield* addBack(host, halfway, scratch);
+      count(this.combined, "withinHost", returnedRows(host), sent);
+    }
+    if (rail === null) return;
+    const arrived = parts.map(({ rows, out }, index) => ({
+      rows: host === null ? rows : halfway[index]!.out,
+      out,
+    }));
+    yield* addBack(rail, arrived, scratch);
+    count(this.combined, "acrossHosts", returnedRows(rail), sent);
   }
 }
 
@@ -130,10 +205,9 @@ function returnedRows({ communicator, receiveCounts }: Hop): number {
 
 function count(
   bytes: LinkBytes,
-  plan: ExchangePlan,
-  rowBytes: number,
-  rowsOf: (hop: Hop) => number,
+  link: keyof LinkBytes,
+  rows: number,
+  parts: readonly Tensor[],
 ): void {
-  bytes.acrossHosts += rowsOf(plan.rail) * rowBytes;
-  bytes.withinHost += rowsOf(plan.host) * rowBytes;
+  bytes[link] += rows * rowBytesOf(parts);
 }

@@ -1,0 +1,163 @@
+/**
+ * @file The routed experts of a layer on several ranks: their tokens are dispatched to them and
+ * their results combined, as the recipe says both cross ranks.
+ *
+ *     forward    choice, weights, x       ─dispatch─▶  experts  ─combine─▶  Σ of results
+ *     backward   gradient of the output   ─dispatch─▶  experts  ─combine─▶  gradients of x, weights
+ *
+ * Each rank has tokens of its own. Under a scaled recipe x and the output's gradient go as FP8
+ * codes with the scales of their tiles, which stay as they are: the experts read what one process
+ * would. Results and the input's gradient come back in the recipe's `combine`; routing weights and
+ * their gradients are floats. Saved beside what experts save: the tokens that came, as they came.
+ * Everything yields what it waits for. Sources: DeepSeek-V3 report §3.2.2, §3.3.3.
+ */
+import { OperationalError } from "../base/errors.ts";
+import { accumulate } from "../kernels/accumulate/contract.ts";
+import { castRows } from "../kernels/cast-rows/contract.ts";
+import { combineRows } from "../kernels/gather/contract.ts";
+import type { Work } from "../parallel/communicator/work.ts";
+import type { ExchangePlan } from "../parallel/expert/exchange/exchange-plan.ts";
+import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
+import type { SumType } from "../parallel/expert/exchange/hop.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import { makeScaled, type ScaledTensor } from "../tensor/scaled-tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { makeReceivedPlan } from "./dispatch-plan.ts";
+import type { ExpertsSaved, RoutedExperts } from "./experts.ts";
+import { isScaled, type Operand } from "./operand.ts";
+import type { ComputeType } from "./parameters.ts";
+import type { Pass } from "./pass.ts";
+import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
+
+export interface RemoteSaved {
+  readonly exchange: ExchangePlan;
+  readonly experts: ExpertsSaved;
+  /** The tokens that came here. */
+  readonly input: Operand;
+}
+
+/** Own tokens, and where they want to go. */
+export interface SentTokens {
+  readonly choice: Tensor<"i32">;
+  /** Of each choice, [T, K]. */
+  readonly weight: Tensor<FloatType>;
+  /** [T, D] */
+  readonly input: Operand;
+}
+
+/** Collective: adds to `out` [T, D]. */
+export function* forwardOverRanks(
+  pass: Pass,
+  exchange: ExpertExchange,
+  experts: RoutedExperts,
+  call: { readonly tokens: SentTokens; readonly out: Tensor<FloatType> },
+): Work<RemoteSaved> {
+  const { saved, scratch, floatType } = pass;
+  const { choice, weight, input } = call.tokens;
+  const arenas = { out: saved, scratch };
+  const sent = [weight, ...partsOf(input)];
+  const { plan: toRanks, parts } = yield* exchange.dispatch(choice, sent, arenas);
+  const [cameWeight, ...cameInput] = parts;
+  const came = operandFrom(input, cameInput);
+  const plan = makeReceivedPlan(pass, toRanks.localExperts, {
+    numChosen: choice.columns,
+    numExperts: experts.numExperts,
+  });
+  using _mark = scratch.mark();
+  const made = scratch.allocateZeros(floatType, [toRanks.numReceived, call.out.columns]);
+  const tokens = { plan, input: came, weight: cameWeight as Tensor<FloatType> };
+  const state = experts.forward(pass, tokens, made);
+  const sums = combinedOf(pass, experts.recipe, made, call.out.rows);
+  yield* exchange.combine(toRanks, [sums], scratch);
+  accumulate(pass.device, { x: sums.out, scale: 1, out: call.out });
+  return { exchange: toRanks, experts: state, input: came };
+}
+
+/** Gradients of own tokens. */
+export interface SentGradients {
+  /** Of the output [T, D], as the recipe dispatches it. */
+  readonly dOut: Operand;
+  /** Of the weights [T, K]; overwritten. */
+  readonly dWeight: Tensor<FloatType>;
+}
+
+/** Collective: the gradient of the input [T, D], in scratch. */
+export function* backwardOverRanks(
+  pass: Pass,
+  exchange: ExpertExchange,
+  experts: RoutedExperts,
+  call: { readonly state: RemoteSaved; readonly gradients: SentGradients },
+): Work<Tensor<SumType>> {
+  const { scratch, floatType, device } = pass;
+  const { state, gradients } = call;
+  const { dOut, dWeight } = gradients;
+  const { numReceived } = state.exchange;
+  const [rows, columns] = [dWeight.rows, dOut.columns];
+  const type = combineType(experts.recipe);
+  const dInput = scratch.allocate(type, [rows, columns]);
+  using _mark = scratch.mark();
+  const arenas = { out: scratch, scratch };
+  const came = yield* exchange.dispatchAgain(state.exchange, partsOf(dOut), arenas);
+  const made = scratch.allocateZeros(floatType, [numReceived, columns]);
+  const madeWeight = scratch.allocate(floatType, [numReceived, dWeight.columns]);
+  const dRows = experts.backward(pass, state.experts, {
+    input: state.input,
+    dOut: operandFrom(dOut, came),
+    dWeight: madeWeight,
+  });
+  combineRows(device, { src: dRows, index: state.experts.plan.rowOfChoice, out: made });
+  const sums = { rows: inCombineType(pass, type, made), out: dInput };
+  const weights = { rows: madeWeight, out: dWeight };
+  yield* exchange.combine(state.exchange, [sums, weights], scratch);
+  return dInput;
+}
+
+/** Refuse a recipe whose dispatched rows cannot stand alone. */
+export function checkRecipeOverRanks(recipe: PrecisionRecipe): void {
+  if (!isScaledRecipe(recipe)) return;
+  for (const name of ["dispatch", "dispatchGradient"] as const) {
+    const { tile } = recipe.tensors[name];
+    if (tile === "1x128" || tile === "row") continue;
+    throw new OperationalError(
+      "config.value",
+      `recipe ${recipe.name}: tensors.${name}.tile (${tile}) must be 1x128 or row where experts ` +
+        "are on several ranks: a token's scales go with it",
+    );
+  }
+}
+
+/** Tensors with a row a token each. */
+function partsOf(operand: Operand): readonly Tensor[] {
+  return isScaled(operand) ? [operand.codes, operand.scales] : [operand];
+}
+
+/** The operand that was sent, of the rows that came. */
+function operandFrom(sent: Operand, parts: readonly Tensor[]): Operand {
+  const [first, scales] = parts;
+  if (!isScaled(sent)) return first as Tensor<ComputeType>;
+  const shape = { ...sent, rows: first!.rows };
+  return makeScaled(shape, { codes: first, scales } as Pick<ScaledTensor, "codes" | "scales">);
+}
+
+function combineType({ tensors }: PrecisionRecipe): SumType {
+  return tensors.combine.format as SumType;
+}
+
+/** What goes back of `made`, and where the sums of `rows` own tokens come. */
+function combinedOf(
+  pass: Pass,
+  recipe: PrecisionRecipe,
+  made: Tensor<FloatType>,
+  rows: number,
+): { readonly rows: Tensor<SumType>; readonly out: Tensor<SumType> } {
+  const type = combineType(recipe);
+  const out = pass.scratch.allocate(type, [rows, made.columns]);
+  return { rows: inCombineType(pass, type, made), out };
+}
+
+function inCombineType(pass: Pass, type: SumType, made: Tensor<FloatType>): Tensor<SumType> {
+  if (type === made.dtype) return made;
+  const rounded = pass.scratch.allocate(type, [made.rows, made.columns]);
+  castRows(pass.device, { x: made, out: rounded });
+  return rounded;
+}

@@ -1,0 +1,231 @@
+/**
+ * @file The routed experts of a layer that are held here, over the tokens that are here.
+ *
+ *     x_RD = x_TD[tokenOfRow]
+ *     [gate | up]_R2I = x_RD · W_gateUp[expert of the row]ᵀ
+ *     h_RI = w_R · silu(gate) ⊙ up                               w: the row's routing weight
+ *     out_TD += Σ_k (h · W_down[expert]ᵀ)[rowOfChoice_tk]
+ *
+ * Saved: gateUp (K·2I) as the recipe caches it, w (K). Recomputed in backward: the gathered rows
+ * (K·D) and the activation (K·I), both one pass over what is there.
+ */
+import { divExact } from "../base/integers.ts";
+import { combineRows, gatherRows, scatterRows } from "../kernels/gather/contract.ts";
+import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
+import type { Arena } from "../tensor/arena.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import { reshape, sliceRows, type Tensor } from "../tensor/tensor.ts";
+import { allocateRows, type DispatchPlan } from "./dispatch-plan.ts";
+import {
+  allocateCached,
+  alongTokens,
+  cacheAs,
+  gatherOperand,
+  isScaled,
+  type Operand,
+  type OutputGradient,
+  openCached,
+  operandOf,
+  outputGradient,
+  plainGradient,
+  wgradInput,
+  wgradSource,
+} from "./operand.ts";
+import type { Parameter, ParameterSet } from "./parameters.ts";
+import type { Pass } from "./pass.ts";
+import type { PrecisionRecipe, TensorClass } from "./precision-recipe.ts";
+import { multiply, type Product, sumRule } from "./products.ts";
+
+export interface ExpertsSaved {
+  readonly plan: DispatchPlan;
+  readonly gateUp: Operand;
+  /** Routing weight of each row, [R, 1]. */
+  readonly rowWeight: Tensor<FloatType>;
+}
+
+/** Tokens as experts take them. */
+export interface ExpertTokens {
+  readonly plan: DispatchPlan;
+  /** [T, D] */
+  readonly input: Operand;
+  /** Of each choice, [T, K]. */
+  readonly weight: Tensor<FloatType>;
+}
+
+export interface ExpertsBackward {
+  /** As in forward. */
+  readonly input: Operand;
+  /** [T, D] */
+  readonly dOut: Operand;
+  /** Gradient of the weights, [T, K]; overwritten. */
+  readonly dWeight: Tensor<FloatType>;
+}
+
+export class RoutedExperts {
+  readonly gateUp: Parameter;
+  readonly down: Parameter;
+  readonly recipe: PrecisionRecipe;
+
+  constructor(parameters: ParameterSet, prefix: string) {
+    this.gateUp = parameters.get(`${prefix}.gateUp`);
+    this.down = parameters.get(`${prefix}.down`);
+    this.recipe = this.down.recipe;
+  }
+
+  get numExperts(): number {
+    return this.down.numExperts;
+  }
+
+  /** Adds to `out` [T, D]. */
+  forward(pass: Pass, tokens: ExpertTokens, out: Tensor<FloatType>): ExpertsSaved {
+    const { saved, scratch, floatType, device } = pass;
+    const { plan, input, weight } = tokens;
+    const numRows = plan.tokenOfRow.columns;
+    const numChoices = weight.rows * weight.columns;
+    const places = saved.allocate(floatType, [numChoices, 1]);
+    const index = reshape(plan.placeOfChoice, [1, numChoices]);
+    scatterRows(device, { x: asColumn(weight), index, out: places });
+    const rowWeight = sliceRows(places, 0, numRows);
+    using _mark = scratch.mark();
+    const rule = this.recipe.tensors.swigluInput;
+    const gateUp = allocateCached(pass, rule, [numRows, 2 * this.down.shape[1]]);
+    {
+      using _inner = scratch.mark();
+      const a = this.#gather(pass, scratch, input, plan, "dispatch");
+      this.#multiply(pass, { transposition: "nt", a, weight: this.gateUp, out: gateUp }, plan);
+    }
+    this.#forwardDown(pass, { gateUp, rowWeight, plan, out });
+    return { plan, gateUp: cacheAs(pass, gateUp, rule), rowWeight };
+  }
+
+  /** Activation, down product and combination. */
+  #forwardDown(
+    pass: Pass,
+    rows: {
+      readonly gateUp: Tensor<FloatType>;
+      readonly rowWeight: Tensor<FloatType>;
+      readonly plan: DispatchPlan;
+      readonly out: Tensor<FloatType>;
+    },
+  ): void {
+    const { scratch, floatType, computeType, device } = pass;
+    const { gateUp, rowWeight, plan, out } = rows;
+    using _mark = scratch.mark();
+    const activation = scratch.allocate(computeType, [gateUp.rows, this.down.shape[1]]);
+    swiglu(device, { gateUp, weight: rowWeight, out: activation });
+    const a = operandOf(pass, scratch, activation, { recipe: this.recipe, use: "swigluOutput" });
+    const made = allocateRows(scratch, floatType, plan, out.columns);
+    this.#multiply(pass, { transposition: "nt", a, weight: this.down, out: made.rows }, plan);
+    combineRows(device, { src: made.all, index: plan.rowOfChoice, out });
+  }
+
+  /**
+   * The gradient of the input, still row by row and in scratch: `combineRows` with the plan's
+   * `rowOfChoice` adds it to its tokens.
+   */
+  backward(pass: Pass, state: ExpertsSaved, call: ExpertsBackward): Tensor<FloatType> {
+    const { scratch, floatType, device } = pass;
+    const { plan } = state;
+    const { input, dOut, dWeight } = call;
+    const dRows = allocateRows(scratch, floatType, plan, input.columns);
+    using _mark = scratch.mark();
+    const rowWeightGrad = allocateRows(scratch, floatType, plan, 1);
+    this.#backwardRows(pass, state, {
+      input,
+      dOut,
+      dRows: dRows.rows,
+      rowWeightGrad: rowWeightGrad.rows,
+    });
+    const index = reshape(plan.rowOfChoice, [1, dWeight.rows * dWeight.columns]);
+    gatherRows(device, { src: rowWeightGrad.all, index, out: asColumn(dWeight) });
+    return dRows.all;
+  }
+
+  /** Gradients of the dispatched rows and of their weights. */
+  #backwardRows(
+    pass: Pass,
+    state: ExpertsSaved,
+    call: {
+      readonly input: Operand;
+      readonly dOut: Operand;
+      readonly dRows: Tensor<FloatType>;
+      readonly rowWeightGrad: Tensor<FloatType>;
+    },
+  ): void {
+    const { scratch, floatType, computeType, device } = pass;
+    const { plan, rowWeight } = state;
+    const { recipe } = this;
+    const groups = { kind: "offsets", offsets: plan.offsets } as const;
+    const source = wgradSource(pass, recipe);
+    using _mark = scratch.mark();
+    const gateUp = openCached(pass, state.gateUp);
+    const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
+    const activation = source.allocate(computeType, shape);
+    swiglu(device, { gateUp, weight: rowWeight, out: activation });
+    const dOut = this.#dispatchGradient(pass, call.dOut, plan);
+    const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
+    {
+      using _inner = scratch.mark();
+      const dActivation = scratch.allocate(floatType, shape);
+      const down = { transposition: "nn", a: dOut.dgrad, weight: this.down } as const;
+      this.#multiply(pass, { ...down, out: dActivation }, plan);
+      const dWeight = call.rowWeightGrad;
+      swigluBackward(device, { gateUp, weight: rowWeight, dOut: dActivation, dGateUp, dWeight });
+    }
+    const { wgrad } = dOut;
+    this.#queue(pass, { a: wgrad, b: activation, weight: this.down }, plan);
+    const dUp = outputGradient(pass, dGateUp, recipe, groups);
+    const up = { transposition: "nn", a: dUp.dgrad, weight: this.gateUp } as const;
+    this.#multiply(pass, { ...up, out: call.dRows }, plan);
+    const b = this.#gather(pass, source, call.input, plan, "dispatch");
+    this.#queue(pass, { a: dUp.wgrad, b, weight: this.gateUp }, plan);
+  }
+
+  /** The output's gradient of each dispatched row. */
+  #dispatchGradient(pass: Pass, dOut: Operand, plan: DispatchPlan): OutputGradient {
+    const { recipe } = this;
+    const source = wgradSource(pass, recipe);
+    const dgrad = this.#gather(pass, source, dOut, plan, "dispatchGradient");
+    if (!isScaled(dgrad)) return plainGradient(dgrad);
+    const groups = { kind: "offsets", offsets: plan.offsets } as const;
+    const wgrad = alongTokens(pass, dgrad, { rule: recipe.tensors.wgradGradient, groups });
+    return { dgrad, wgrad };
+  }
+
+  #multiply(
+    pass: Pass,
+    product: Omit<Product, "accumulate" | "offsets">,
+    { offsets }: DispatchPlan,
+  ): void {
+    multiply(pass, { ...product, accumulate: false, offsets });
+  }
+
+  /** Queue an expert weight's gradient; `b` is the input, not yet as weight gradients read it. */
+  #queue(
+    pass: Pass,
+    work: { readonly a: Operand; readonly b: Operand; readonly weight: Parameter },
+    { offsets }: DispatchPlan,
+  ): void {
+    const { a, weight } = work;
+    const b = wgradInput(pass, work.b, this.recipe, { kind: "offsets", offsets });
+    const { gradient, recipe } = weight;
+    pass.weightGrads.push({ a, b, gradient, offsets, sum: sumRule(recipe) });
+  }
+
+  /** Each row's token. */
+  #gather(
+    pass: Pass,
+    arena: Arena,
+    x: Operand,
+    { tokenOfRow }: DispatchPlan,
+    use: TensorClass,
+  ): Operand {
+    const rule = this.recipe.tensors[use];
+    return gatherOperand(pass, arena, { x, index: tokenOfRow, rule });
+  }
+}
+
+/** [T, K] seen as [T·K, 1]. */
+function asColumn(tensor: Tensor<FloatType>): Tensor<FloatType> {
+  return reshape(tensor, [tensor.rows * tensor.columns, 1]);
+}

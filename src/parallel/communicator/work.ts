@@ -1,0 +1,16 @@
+/**
+ * @file Work that waits for communication on its way: it issues some, yields the operation, and
+ * goes on when that is done. Whoever runs it may do other things between.
+ */
+import type { Operation } from "./communicator.ts";
+
+export type Work<T> = Generator<Operation, T>;
+
+/** Run to the end, waiting where it waits. */
+export function finish<T>(work: Work<T>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done === true) return value;
+    value.wait();
+  }
+}
