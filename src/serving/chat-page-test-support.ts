@@ -36,20 +36,27 @@ const HOSTILE =
   "<script>globalThis.intruder = 1</script><img src=x onerror='globalThis.intruder = 2'>" +
   '<a href="javascript:intruder=3">x</a> </div></main> &lt;b&gt; ```html <b>';
 
+/** Registers a test: a server, and the page that it serves. */
+type Scenario = (
+  name: string,
+  options: TestServerOptions,
+  work: (page: Page, server: TestServer) => Promise<void>,
+) => void;
+
 /** Registers the tests of a page that `open` opens at an address. */
 export function testChatPage(open: (url: string) => Promise<Page>): void {
-  const scenario = (
-    name: string,
-    options: TestServerOptions,
-    work: (page: Page, server: TestServer) => Promise<void>,
-  ): void => {
+  const scenario: Scenario = (name, options, work) => {
     test(name, async () => {
       await using server = await startTestServer(options);
       await using page = await open(server.url);
       await work(page, server);
     });
   };
+  testAnswers(scenario);
+  testTroubles(scenario);
+}
 
+function testAnswers(scenario: Scenario): void {
   const says = ({ prompt }: EngineRequest): string => `Read ${prompt.length}.`;
   scenario("streams an answer, and goes on from it", { says }, async (page, { engine }) => {
     await settled(async () => (await page.models()).length === 1);
@@ -91,6 +98,18 @@ export function testChatPage(open: (url: string) => Promise<Page>): void {
     assert.doesNotMatch(engine.tokenizer.decode(engine.requests[1]!.prompt), /I count/);
   });
 
+  scenario("shows what a model writes as text, whatever it is", { says: HOSTILE }, async (page) => {
+    await page.write(HOSTILE);
+    await page.press("send");
+    await answered(page, 1);
+    const turns = await page.turns();
+    assert.deepEqual([turns[0]!.text, turns[1]!.text], [HOSTILE, HOSTILE]);
+    assert.ok(turns.every(({ numElements }) => numElements === 0));
+    assert.equal(await page.intruder(), undefined);
+  });
+}
+
+function testTroubles(scenario: Scenario): void {
   let release = (): void => {};
   const held = new Promise<void>((resolve) => {
     release = resolve;
@@ -134,16 +153,6 @@ export function testChatPage(open: (url: string) => Promise<Page>): void {
     await page.write("Hello");
     await page.press("send");
     await answered(page, 1);
-  });
-
-  scenario("shows what a model writes as text, whatever it is", { says: HOSTILE }, async (page) => {
-    await page.write(HOSTILE);
-    await page.press("send");
-    await answered(page, 1);
-    const turns = await page.turns();
-    assert.deepEqual([turns[0]!.text, turns[1]!.text], [HOSTILE, HOSTILE]);
-    assert.ok(turns.every(({ numElements }) => numElements === 0));
-    assert.equal(await page.intruder(), undefined);
   });
 }
 

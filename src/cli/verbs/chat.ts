@@ -54,7 +54,8 @@ function terminalLines(): LineSource & Disposable {
   });
   return {
     async next(prompt: string): Promise<string | null> {
-      if (terminal && !isClosed) {
+      const isAsking = terminal && !isClosed;
+      if (isAsking) {
         reader.setPrompt(prompt);
         reader.prompt();
       }
@@ -63,9 +64,24 @@ function terminalLines(): LineSource & Disposable {
           wake = resolve;
         });
       }
-      return waiting.shift() ?? null;
+      wake = undefined;
+      const line = waiting.shift() ?? null;
+      // Ctrl-D leaves the cursor behind the prompt.
+      if (line === null && isAsking) process.stdout.write("\n");
+      return line;
     },
-    onInterrupt: (listener) => reader.on("SIGINT", listener),
+    onInterrupt: (listener) =>
+      reader.on("SIGINT", () => {
+        const isAsked = wake !== undefined;
+        // What was typed goes, as in a shell; what is said stands on a line of its own.
+        if (isAsked) {
+          reader.write(null, { ctrl: true, name: "e" });
+          reader.write(null, { ctrl: true, name: "u" });
+          process.stdout.write("\n");
+        }
+        listener();
+        if (isAsked) reader.prompt();
+      }),
     [Symbol.dispose]: () => reader.close(),
   };
 }
