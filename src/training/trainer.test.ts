@@ -131,10 +131,13 @@ test("a step with a NaN names its tensor and layer, and changes no parameter", a
   assert.equal(trainer.position.step, 1);
 });
 
-const scale = (trainer: Trainer, name: string, factor: number): void => {
+/** Makes every value as large as a float can be, and keeps its sign. */
+const enlarge = (trainer: Trainer, name: string): void => {
   const { parameters } = trainer.model;
   const values = view(parameters.get(name).value);
-  for (let index = 0; index < values.length; index++) values[index] = factor * values[index]!;
+  for (let index = 0; index < values.length; index++) {
+    values[index] = 3e38 * Math.sign(values[index]!);
+  }
   parameters.refreshCompute();
 };
 
@@ -152,7 +155,7 @@ for (const [name, tensor, layer] of OVERFLOWS) {
   test(`finite weights of ${name} that overflow are blamed on ${tensor}`, async () => {
     await using trainer = await makeTrainer(smallSettings());
     trainer.step();
-    scale(trainer, name, 3e38);
+    enlarge(trainer, name);
     assert.throws(
       () => trainer.step(),
       (error) => {

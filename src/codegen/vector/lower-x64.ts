@@ -8,6 +8,7 @@
  * many the values need, the second pins the most used uniforms into the rest. A column loop runs
  * rounds of whole vectors, then vectors under mask k1.
  */
+import { defined } from "../../base/errors.ts";
 import type { X64 } from "../x64/assembler.ts";
 import { emitKernel, KERNEL_ARGUMENTS, loadSlot } from "../x64/kernel-function.ts";
 import { type Gp, mem, merging, r, type Vector, xmm } from "../x64/operands.ts";
@@ -38,6 +39,7 @@ export function lowerToX64(program: RowProgram): Uint8Array {
 /** Accumulators of a reduction, and vectors of a round in a loop that has one. */
 const PARTS = 4;
 const PLAIN_UNROLL = 2;
+const LINE_BYTES = 64;
 const NEGATIVE_INFINITY_BITS = 0xff800000 | 0;
 /** Exchanges of quarters, then of lanes within quarters, that fold a vector into every lane. */
 const SWAP_HALVES = 0x4e;
@@ -260,9 +262,12 @@ class X64Lowering {
     }
     const parts = loop.reductions.map((reduction) => this.#startReduction(reduction));
     const unroll = loop.reductions.length > 0 ? PARTS : PLAIN_UNROLL;
+    const nextRows = this.#nextRows(loop.ahead?.rows ?? []);
     this.#rounds(unroll, () => {
-      for (let copy = 0; copy < unroll; copy++)
+      for (let copy = 0; copy < unroll; copy++) {
         this.#copy(loop, position, parts, { tail: false, copy });
+        for (const [operand, pointer] of nextRows) this.#prefetch(loop, operand, pointer, copy);
+      }
     });
     this.#masked(() => this.#copy(loop, position, parts, { tail: true, copy: 0 }));
     loop.reductions.forEach((reduction, index) => {
@@ -285,6 +290,26 @@ class X64Lowering {
     a.cmp(LEFT, vectors * LANES);
     a.j("ge", top);
     a.bind(end);
+  }
+
+  /** Points a register at the next row of each operand. */
+  #nextRows(operands: readonly OperandIndex[]): [OperandIndex, Gp][] {
+    const a = this.#a;
+    const spare = this.#frame.sparePointers();
+    return operands.map((operand, index) => {
+      const pointer = defined(spare[index], `${this.#program.name}: a register for the next row`);
+      a.mov(pointer, this.#frame.pointer(operand));
+      a.add(pointer, this.#frame.stride(operand));
+      return [operand, pointer];
+    });
+  }
+
+  /** Asks for the line at the columns of vector `copy`; beyond the last row that is harmless. */
+  #prefetch({ ahead }: ColumnLoop, operand: OperandIndex, pointer: Gp, copy: number): void {
+    const { elementBytes } = this.#program.operands[operand]!;
+    const offset = copy * LANES * elementBytes;
+    if (offset % LINE_BYTES !== 0) return;
+    this.#a.prefetch(mem(pointer, offset, COLUMN, elementBytes), ahead?.level === 1 ? 0 : 1);
   }
 
   /** One vector a round, under a mask of the columns that are left; fewer than 64 are. */

@@ -2,72 +2,77 @@
  * @file Elementary functions as recorded arithmetic, so that every target computes the same
  * polynomial.
  *
- *   exp(x)   relative error < 2e-7 for −86.98 < x < 88.72; 0 below (also where the result would be
- *            subnormal or in the smallest binade), ∞ above, NaN for NaN
+ *   exp2     2^t within 2e-7 of itself for −126 ≤ t < 127.5 (an error in t itself comes on top:
+ *            where t = x·log₂ e was rounded, 5e-8·|t|); 1 at 0; 0 below −126.5 and ∞ from 127.5
+ *            on; NaN for NaN
  *   log(x)   |error| < 1e-7 + 2e-7·|log x|; −∞ for ±0, ∞ for ∞, NaN for x < 0 and NaN;
  *            subnormal x as ±0
  *   sigmoid  1 ÷ (1 + exp(−x)); NaN for NaN
  *   stochasticBf16Bits  bf16 codes, rounded at random
  *
- * Method: reduction by powers of two and the polynomials of Cephes' single-precision expf and logf
- * (S. L. Moshier), whose coefficients are facts of approximation theory.
+ * Method: reduction by powers of two. The polynomial of 2^f is a least-squares fit under Lawson's
+ * weights, that of log is the one of Cephes' single-precision logf (S. L. Moshier): coefficients are
+ * facts of approximation theory.
  */
 
 import type { Value } from "./program.ts";
 import type { Recorder } from "./recorder.ts";
 
-const LOG2_E = Math.LOG2E;
+/** exp(x) = exp2(x · LOG2_E). */
+export const LOG2_E: number = Math.LOG2E;
 /** ln 2 in two parts: the first has few bits, so that its product with an integer is exact. */
 const LN2_HIGH = 0.693145751953125;
 const LN2_LOW = 1.4286068203094173e-6;
-/** 1.5·2²³: adding it rounds a float to an integer, which then stands in the low bits. */
-const ROUNDING_SHIFT = 12582912;
-/** e^r = 1 + r + r²·(p0 + p1·r + … + p5·r⁵) for |r| ≤ ½ ln 2. */
-const EXP_POLYNOMIAL = {
-  p5: 1.98756915e-4,
-  p4: 1.3981999507e-3,
-  p3: 8.3334519073e-3,
-  p2: 4.1665795894e-2,
-  p1: 1.6666665459e-1,
-  p0: 5.0000001201e-1,
-} as const;
-/** exp is 0 below the first and ∞ above the second. */
-const EXP_LEAST = -87.5;
-const EXP_MOST = 89;
+/**
+ * 1.5·2²³ and the exponent's bias: adding it rounds a float t to an integer n, and the low bits of
+ * the sum are those of 2^n before they are shifted into place.
+ */
+const ROUNDING_SHIFT = 12582912 + 127;
+/**
+ * 2^f for |f| ≤ ½ within 9.4e-8 of itself, highest power first; exactly 1 at 0, so that the largest
+ * term of a softmax is 1.
+ */
+const FRACTION_POLYNOMIAL = [
+  0.0013269406044855714, 0.009671294130384922, 0.0555071122944355, 0.24022246897220612,
+  0.6931470036506653, 1,
+] as const;
+/** The exponents whose powers become 0 and ∞ by their bits alone. */
+const EXP2_LEAST = -127;
+const EXP2_MOST = 128;
 const FRACTION_BITS = 23;
 const BF16_QUIET_BIT = 0x40;
 
-export function exp(v: Recorder, x: Value): Value {
+export function exp2(v: Recorder, t: Value): Value {
   // The value comes second in min and max, so that NaN passes.
-  return expBelow(v, v.min(v.float(EXP_MOST), x));
+  return exp2OfNonPositive(v, v.min(v.float(EXP2_MOST), t));
 }
 
-/** exp(x) where x is at most 0, such as a score less its row's maximum. */
-export function expOfNonPositive(v: Recorder, x: Value): Value {
-  return expBelow(v, x);
+/**
+ * 2^t where t is at most 0, such as a score less its row's maximum. `fraction` is the polynomial of
+ * 2^f: a shorter one where less than f32's precision is needed.
+ */
+export function exp2OfNonPositive(
+  v: Recorder,
+  t: Value,
+  fraction: readonly number[] = FRACTION_POLYNOMIAL,
+): Value {
+  const clamped = v.max(v.float(EXP2_LEAST), t);
+  const shifted = v.add(clamped, v.float(ROUNDING_SHIFT));
+  const f = v.sub(clamped, v.sub(shifted, v.float(ROUNDING_SHIFT)));
+  let power = v.float(fraction[0]!);
+  for (const coefficient of fraction.slice(1)) power = v.fma(power, f, v.float(coefficient));
+  // 2^n, n in [−127, 128]: the ends are the bits of 0 and ∞.
+  return v.mul(power, v.shiftLeft(shifted, FRACTION_BITS));
 }
 
-function expBelow(v: Recorder, x: Value): Value {
-  const clamped = v.max(v.float(EXP_LEAST), x);
-  const shifted = v.fma(clamped, v.float(LOG2_E), v.float(ROUNDING_SHIFT));
-  const n = v.sub(shifted, v.float(ROUNDING_SHIFT));
-  const coarse = v.fma(n, v.float(-LN2_HIGH), clamped);
-  const r = v.fma(n, v.float(-LN2_LOW), coarse);
-  // 2·e^r = (2 + 2r) + r²·P(r), by Estrin's scheme: short chains keep the processor busy.
-  const square = v.mul(r, r);
-  const linear = (high: number, low: number): Value => v.fma(r, v.float(high), v.float(low));
-  const { p5, p4, p3, p2, p1, p0 } = EXP_POLYNOMIAL;
-  const upper = v.fma(linear(2 * p5, 2 * p4), square, linear(2 * p3, 2 * p2));
-  const polynomial = v.fma(upper, square, linear(2 * p1, 2 * p0));
-  const doubled = v.fma(polynomial, square, linear(2, 2));
-  // 2^(n−1), n in [−126, 128]: with the doubled fraction, 2^n neither overflows nor vanishes early.
-  const power = v.integerAdd(v.shiftLeft(shifted, FRACTION_BITS), v.float(0.5));
-  return v.mul(doubled, power);
+/** e^(−x), as exp2. */
+export function expOfNegated(v: Recorder, x: Value): Value {
+  return exp2(v, v.mul(x, v.float(-LOG2_E)));
 }
 
 export function sigmoid(v: Recorder, x: Value): Value {
   const one = v.float(1);
-  return v.div(one, v.add(one, exp(v, v.neg(x))));
+  return v.div(one, v.add(one, expOfNegated(v, x)));
 }
 
 /**

@@ -40,6 +40,7 @@ test("a recorded program is plain data that survives a copy", () => {
       start: null,
       end: null,
       where: null,
+      ahead: null,
     },
     { op: "loadPerRow", operand: 1, element: 0 },
     { op: "mul", a: 0, b: 4 },
@@ -49,7 +50,15 @@ test("a recorded program is plain data that survives a copy", () => {
     { op: "constant", bits: 0x3f800000 },
     { op: "add", a: 8, b: 9 },
     { op: "store", operand: 2, a: 10 },
-    { op: "columns", body: [7, 8, 10, 11], reductions: [], start: null, end: null, where: null },
+    {
+      op: "columns",
+      body: [7, 8, 10, 11],
+      reductions: [],
+      start: null,
+      end: null,
+      where: null,
+      ahead: null,
+    },
   ]);
   assert.deepEqual(program.uniforms, [0, 9]);
   assert.deepEqual(program.body, [3, 4, 5, 6, 12]);

@@ -10,6 +10,7 @@
  */
 import { assert } from "../../base/errors.ts";
 import type {
+  Ahead,
   BinaryOp,
   Comparison,
   ElementBytes,
@@ -66,6 +67,8 @@ export interface LoopLimits {
   readonly end?: OperandIndex;
   /** A gathered operand: no column runs in rows where it is absent. */
   readonly where?: OperandIndex;
+  /** What to fetch meanwhile. */
+  readonly ahead?: Ahead;
 }
 
 const ELEMENT_BYTES: Record<OperandDType, ElementBytes> = { f32: 4, bf16: 2, i32: 4, u8: 1 };
@@ -390,7 +393,7 @@ export class Recorder {
     limits: LoopLimits = {},
   ): { readonly [Name in keyof Reductions]: Value } {
     assert(this.#loop === null, `${this.#name}: column loops do not nest`);
-    const { start = null, end = null, where } = limits;
+    const { start = null, end = null, where, ahead = null } = limits;
     const presence = where === undefined ? null : this.#presenceOf(where);
     const loop = { body: [] as Value[], where: where ?? null };
     this.#loop = loop;
@@ -406,7 +409,12 @@ export class Recorder {
       results.push([name, value]);
       return { ...reduction, value };
     });
-    this.#record({ op: "columns", body: loop.body, reductions, start, end, where: presence });
+    assert(
+      ahead === null || ahead.rows.every((operand) => this.#operand(operand).kind === "row"),
+      `${this.#name}: only row operands have a next row`,
+    );
+    const range = { start, end, where: presence, ahead };
+    this.#record({ op: "columns", body: loop.body, reductions, ...range });
     return Object.fromEntries(results) as { readonly [Name in keyof Reductions]: Value };
   }
 

@@ -47,6 +47,11 @@ export class X64Frame {
     });
   }
 
+  /** Pointer registers that no operand needs. */
+  sparePointers(): readonly Gp[] {
+    return POINTERS.slice(this.#pointers.size);
+  }
+
   get numLocals(): number {
     return this.#iotaStart + IOTA_LOCALS;
   }

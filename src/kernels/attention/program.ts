@@ -6,32 +6,16 @@
  *
  * Weights are not divided by their sum; products over them are multiplied by `inverse` instead.
  */
+import { exp2OfNonPositive } from "../../codegen/vector/math.ts";
 import type { RowProgram, Value } from "../../codegen/vector/program.ts";
 import { type Recorder, rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
 
-/** Below this 2^t is held: far under what a sum of weights up to 1 can feel, and still normal. */
-const LEAST_EXPONENT = -125;
-/** 1.5·2²³: adding it rounds a float to an integer, which then stands in the low bits. */
-const ROUNDING_SHIFT = 12582912;
-const FRACTION_BITS = 23;
 /**
- * 2^r for |r| ≤ ½ within 2.9e-6 of itself (least squares under Lawson's weights). Exactly 1 at 0: a
+ * 2^f for |f| ≤ ½ within 2.9e-6 of itself (least squares under Lawson's weights). Exactly 1 at 0: a
  * row's largest weight is 1, and where it is the only one its gradient cancels to nothing.
  */
-const POWER_POLYNOMIAL = [0.009582853, 0.055906425, 0.24024099, 0.6931242, 1] as const;
-
-/** 2^t for t ≤ 0; NaN for NaN. */
-function powerOfTwo(v: Recorder, t: Value): Value {
-  // The value comes second, so that NaN passes.
-  const held = v.max(v.float(LEAST_EXPONENT), t);
-  const shifted = v.add(held, v.float(ROUNDING_SHIFT));
-  const r = v.sub(held, v.sub(shifted, v.float(ROUNDING_SHIFT)));
-  const [first, ...rest] = POWER_POLYNOMIAL;
-  let fraction = v.float(first);
-  for (const coefficient of rest) fraction = v.fma(fraction, r, v.float(coefficient));
-  return v.mul(fraction, v.integerAdd(v.shiftLeft(shifted, FRACTION_BITS), v.float(1)));
-}
+const FRACTION_POLYNOMIAL = [0.009582853, 0.055906425, 0.24024099, 0.6931242, 1] as const;
 
 /**
  * The bf16 next to `a`, ties away from zero. NaN stays NaN: all that comes here is the processor's
@@ -50,10 +34,11 @@ export function attentionWeightsProgram(): RowProgram {
     body(v, { scores, limits, weights, inverse }, { scale }) {
       const scaled = (): Value => v.mul(v.load(scores), scale);
       const { top } = v.columns(() => ({ top: v.rowMax(scaled()) }), { end: limits });
-      const lowered = v.neg(top);
       const { total } = v.columns(
         () => {
-          const weight = powerOfTwo(v, v.fma(v.load(scores), scale, lowered));
+          // Not fused: the product is the one that gave the maximum, so no exponent is above 0.
+          const exponent = v.sub(scaled(), top);
+          const weight = exp2OfNonPositive(v, exponent, FRACTION_POLYNOMIAL);
           v.storeBits(weights, nearestBits(v, weight));
           return { total: v.sum(weight) };
         },

@@ -3,7 +3,7 @@
  *
  * A target that is no column reads and writes nothing.
  */
-import { expOfNonPositive, log } from "../../codegen/vector/math.ts";
+import { exp2OfNonPositive, LOG2_E, log } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
@@ -21,11 +21,15 @@ export function crossEntropyProgram(variant: string): RowProgram {
       const counted = v.xor(v.shiftRightSigned(target, 31), v.integer(-1));
       const picked = v.loadElement(logits, targets);
       const { top } = v.columns(() => ({ top: v.rowMax(v.load(logits)) }));
-      const { total } = v.columns(() => {
-        const term = expOfNonPositive(v, v.sub(v.load(logits), top));
-        if (withGradient) v.store(logits, term);
-        return { total: v.sum(term) };
-      });
+      const { total } = v.columns(
+        () => {
+          const lowered = v.sub(v.load(logits), top);
+          const term = exp2OfNonPositive(v, v.mul(lowered, v.float(LOG2_E)));
+          if (withGradient) v.store(logits, term);
+          return { total: v.sum(term) };
+        },
+        { ahead: { rows: [logits], level: 1 } },
+      );
       const sumExp = v.add(top, log(v, total));
       const penalty = v.mul(zLoss, v.mul(sumExp, sumExp));
       v.storePerRow(logSumExp, sumExp);

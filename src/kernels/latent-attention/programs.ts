@@ -1,5 +1,5 @@
 /** @file The row programs inside latent attention: a segment's softmax, and joining segments. */
-import { expOfNonPositive } from "../../codegen/vector/math.ts";
+import { exp2OfNonPositive, LOG2_E } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
@@ -17,10 +17,11 @@ export function exponentialsProgram(): RowProgram {
       const { most } = v.columns(() => ({ most: v.rowMax(v.mul(v.load(scores), scale)) }), {
         end: limits,
       });
-      const lowered = v.neg(most);
       const { sum } = v.columns(
         () => {
-          const term = expOfNonPositive(v, v.fma(v.load(scores), scale, lowered));
+          // Not fused: the product is the one that gave the maximum, so no exponent is above 0.
+          const exponent = v.sub(v.mul(v.load(scores), scale), most);
+          const term = exp2OfNonPositive(v, v.mul(exponent, v.float(LOG2_E)));
           v.store(scores, term);
           return { sum: v.sum(term) };
         },

@@ -28,9 +28,12 @@ export function rmsNormProgram(variant: string): RowProgram {
         return { squares: v.sumOfProducts(value, value) };
       });
       const inverse = inverseRms(v, squares, scalars);
-      v.columns(() => {
-        v.store(out, v.mul(v.mul(v.load(x), inverse), v.load(gain)));
-      });
+      v.columns(
+        () => {
+          v.store(out, v.mul(v.mul(v.load(x), inverse), v.load(gain)));
+        },
+        { ahead: { rows: [x], level: 2 } },
+      );
     },
   });
 }
@@ -49,16 +52,19 @@ export function rmsNormBackwardProgram(variant: string): RowProgram {
       });
       const inverse = inverseRms(v, squares, scalars);
       const mean = v.mul(v.mul(product, inverse), scalars.inverseColumns);
-      v.columns(() => {
-        const unit = v.mul(v.load(x), inverse);
-        const gradient = v.load(dOut);
-        const centred = v.sub(v.mul(gradient, v.load(gain)), v.mul(unit, mean));
-        const result = variant.endsWith(".accumulate")
-          ? v.fma(inverse, centred, v.load(dX))
-          : v.mul(inverse, centred);
-        v.store(dX, result);
-        v.store(dGain, v.fma(gradient, unit, v.load(dGain)));
-      });
+      v.columns(
+        () => {
+          const unit = v.mul(v.load(x), inverse);
+          const gradient = v.load(dOut);
+          const centred = v.sub(v.mul(gradient, v.load(gain)), v.mul(unit, mean));
+          const result = variant.endsWith(".accumulate")
+            ? v.fma(inverse, centred, v.load(dX))
+            : v.mul(inverse, centred);
+          v.store(dX, result);
+          v.store(dGain, v.fma(gradient, unit, v.load(dGain)));
+        },
+        { ahead: { rows: [x, dOut], level: 2 } },
+      );
     },
   });
 }

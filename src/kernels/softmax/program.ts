@@ -1,5 +1,5 @@
 /** @file Row softmax over a limited number of columns, and its gradient, as row programs. */
-import { expOfNonPositive } from "../../codegen/vector/math.ts";
+import { exp2OfNonPositive, LOG2_E } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { perRow, row } from "../row-operands.ts";
@@ -10,17 +10,19 @@ export function softmaxCausalProgram(variant: string): RowProgram {
     operands: { x: row(), limits: perRow("i32"), out: row() },
     scalars: ["scale"],
     body(v, { x, limits, out }, { scale }) {
-      const { top } = v.columns(() => ({ top: v.rowMax(v.mul(v.load(x), scale)) }), {
+      // Powers of two: the factor log₂ e of every exponent goes into the scale.
+      const scale2 = v.mul(scale, v.float(LOG2_E));
+      const { top } = v.columns(() => ({ top: v.rowMax(v.mul(v.load(x), scale2)) }), {
         end: limits,
       });
-      const lowered = v.neg(top);
       const { total } = v.columns(
         () => {
-          const term = expOfNonPositive(v, v.fma(v.load(x), scale, lowered));
+          // Not fused: the product is the one that gave the maximum, and no exponent is above 0.
+          const term = exp2OfNonPositive(v, v.sub(v.mul(v.load(x), scale2), top));
           v.store(out, term);
           return { total: v.sum(term) };
         },
-        { end: limits },
+        { end: limits, ahead: { rows: [x], level: 2 } },
       );
       const inverse = v.div(v.float(1), total);
       v.columns(() => v.store(out, v.mul(v.load(out), inverse)), { end: limits });

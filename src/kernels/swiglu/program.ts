@@ -1,5 +1,5 @@
 /** @file The gated activation and its gradient as row programs; operands as in the contract. */
-import { exp, sigmoid } from "../../codegen/vector/math.ts";
+import { expOfNegated, sigmoid } from "../../codegen/vector/math.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
 import { floatOf, perRow, row } from "../row-operands.ts";
@@ -17,12 +17,15 @@ export function swigluProgram(variant: string): RowProgram {
     scalars: [],
     body(v, { gate, up, weight, out }) {
       const factor = weight === undefined ? null : v.loadPerRow(weight);
-      v.columns(() => {
-        const z = v.load(gate);
-        const silu = v.div(z, v.add(v.float(1), exp(v, v.neg(z))));
-        const product = v.mul(silu, v.load(up));
-        v.store(out, factor === null ? product : v.mul(product, factor));
-      });
+      v.columns(
+        () => {
+          const z = v.load(gate);
+          const silu = v.div(z, v.add(v.float(1), expOfNegated(v, z)));
+          const product = v.mul(silu, v.load(up));
+          v.store(out, factor === null ? product : v.mul(product, factor));
+        },
+        { ahead: { rows: [gate, up], level: 2 } },
+      );
     },
   });
 }
@@ -40,20 +43,23 @@ export function swigluBackwardProgram(variant: string): RowProgram {
     scalars: [],
     body(v, { gate, up, weight, dWeight, dOut, dGate, dUp }) {
       const factor = weight === undefined ? null : v.loadPerRow(weight);
-      const { weightGradient } = v.columns(() => {
-        const z = v.load(gate);
-        const upValue = v.load(up);
-        const gradient = v.load(dOut);
-        const s = sigmoid(v, z);
-        const silu = v.mul(z, s);
-        // d silu / dz = s + silu·(1 − s)
-        const slope = v.fma(silu, v.sub(v.float(1), s), s);
-        const scaled = factor === null ? gradient : v.mul(gradient, factor);
-        v.store(dGate, v.mul(v.mul(scaled, upValue), slope));
-        v.store(dUp, v.mul(scaled, silu));
-        if (factor === null) return {};
-        return { weightGradient: v.sumOfProducts(gradient, v.mul(silu, upValue)) };
-      });
+      const { weightGradient } = v.columns(
+        () => {
+          const z = v.load(gate);
+          const upValue = v.load(up);
+          const gradient = v.load(dOut);
+          const s = sigmoid(v, z);
+          const silu = v.mul(z, s);
+          // d silu / dz = s + silu·(1 − s)
+          const slope = v.fma(silu, v.sub(v.float(1), s), s);
+          const scaled = factor === null ? gradient : v.mul(gradient, factor);
+          v.store(dGate, v.mul(v.mul(scaled, upValue), slope));
+          v.store(dUp, v.mul(scaled, silu));
+          if (factor === null) return {};
+          return { weightGradient: v.sumOfProducts(gradient, v.mul(silu, upValue)) };
+        },
+        { ahead: { rows: [gate, up], level: 2 } },
+      );
       if (dWeight !== undefined && weightGradient !== undefined) {
         v.storePerRow(dWeight, weightGradient);
       }
