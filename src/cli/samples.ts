@@ -16,8 +16,9 @@ export function sampleWriter(device: Device): (context: SampleContext) => Promis
     for (const prompt of prompts) {
       // The parameters have changed since the last time: nothing cached is worth keeping.
       session.clear();
-      const { tokens } = continuationPrompt(tokenizer, prompt, session.contextTokens - tokensMax);
-      const options = { sampling: GREEDY, seed: 0, maxTokens: tokensMax };
+      const room = session.contextTokens - tokensMax;
+      const { tokens, healing } = continuationPrompt(tokenizer, prompt, room);
+      const options = { sampling: GREEDY, seed: 0, maxTokens: tokensMax, healing };
       const { text } = await generate(session, tokenizer, tokens, options);
       samples.push({ prompt, text });
     }

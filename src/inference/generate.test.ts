@@ -125,16 +125,16 @@ describe("session", () => {
 
 describe("prompts", () => {
   it("are whole where they fit", () => {
-    const text = "the cat";
-    const { tokens, numPrefixCut } = continuationPrompt(tokenizer, text, 50);
+    const text = "the cat;";
+    const { tokens, numPrefixCut, healing } = continuationPrompt(tokenizer, text, 50);
     assert.deepEqual([...tokens], [tokenizer.bosId, ...tokenizer.encode(text)]);
-    assert.equal(numPrefixCut, 0);
-    const gap = { prefix: "the c", suffix: "t sat" };
+    assert.deepEqual([numPrefixCut, healing], [0, null]);
+    const gap = { prefix: "the;", suffix: "t sat" };
     assert.deepEqual(gapPrompt(tokenizer, gap, 50).tokens, fimPrompt(tokenizer, gap));
   });
 
   it("keep what is nearest to the cursor, and tell what they cut", () => {
-    const text = "the cat sat on the mat; ".repeat(10);
+    const text = "the cat sat on the mat;".repeat(10);
     const all = tokenizer.encode(text);
     const { tokens, numPrefixCut } = continuationPrompt(tokenizer, text, 12);
     assert.deepEqual(tokens, all.slice(-12));

@@ -10,7 +10,9 @@
 import { OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { Sampler, type SamplingOptions } from "./sampler.ts";
+import { describeToken } from "./engine/log-probabilities.ts";
+import { type Healing, HealingState } from "./healing.ts";
+import { type SampledToken, Sampler, type SamplingOptions } from "./sampler.ts";
 import { nextTurn, type Session } from "./session.ts";
 import { TextBuilder } from "./text-builder.ts";
 
@@ -29,6 +31,11 @@ export interface GenerateOptions {
    * left out.
    */
   readonly endTokens?: readonly number[];
+  /**
+   * The end of the prompt's text that the prompt lacks: it is generated first, and is not in the
+   * result. Tokens that say nothing else count for nothing.
+   */
+  readonly healing?: Healing | null;
   readonly signal?: AbortSignal;
 }
 
@@ -38,7 +45,7 @@ export interface Generation {
   readonly text: string;
   /**
    * Generated tokens, without the end token; with a stop string, up to and with the token that
-   * completed it.
+   * completed it. The first may begin with bytes of the prompt (`healing`).
    */
   readonly tokens: readonly number[];
   /** ln of the model's probability of each of them. */
@@ -62,7 +69,9 @@ export async function generate(
   const sampler = new Sampler(options.sampling, options.seed);
   const endTokens = new Set(options.endTokens ?? [tokenizer.eosId]);
   const text = new TextBuilder(tokenizer, options.stopStrings ?? [], onText);
+  const healing = options.healing ? new HealingState(tokenizer, options.healing) : null;
   const tokens: number[] = [];
+  let numRepeating = 0;
   const logProbabilities: number[] = [];
   const isAborted = (): boolean => options.signal?.aborted ?? false;
   const numCachedTokens = session.keepCommon(prompt);
@@ -75,17 +84,36 @@ export async function generate(
   let logits = await session.read(prompt, isAborted);
   for (;;) {
     if (logits === null || isAborted()) return end("aborted");
-    const { token, logProbability } = sampler.sample(logits.subarray(0, tokenizer.vocabSize));
+    const own = logits.subarray(0, tokenizer.vocabSize);
+    const { token, logProbability } = chooseToken(sampler, own, healing);
     if (endTokens.has(token)) return end("end");
-    tokens.push(token);
-    logProbabilities.push(logProbability);
-    text.push(token);
+    const repeated = healing?.accept(token) ?? 0;
+    if (repeated > 0 && repeated === tokenizer.countBytes(token)) numRepeating++;
+    else {
+      tokens.push(token);
+      logProbabilities.push(logProbability);
+      text.push(token, repeated);
+    }
     if (text.stop !== null) return end("stop");
     if (tokens.length === options.maxTokens) return end("length");
-    if (prompt.length + tokens.length === session.contextTokens) return end("context");
+    const numTokens = prompt.length + numRepeating + tokens.length;
+    if (numTokens === session.contextTokens) return end("context");
     await nextTurn();
     if (!isAborted()) logits = session.append(token);
   }
+}
+
+/** The next token, and its probability under the model alone. */
+function chooseToken(
+  sampler: Sampler,
+  logits: Float32Array,
+  healing: HealingState | null,
+): SampledToken {
+  if (healing === null || healing.isDone) return sampler.sample(logits);
+  const masked = logits.slice();
+  healing.maskOut(masked);
+  const { token } = sampler.sample(masked);
+  return { token, logProbability: describeToken(logits, token, 0).logProbability };
 }
 
 function checkRoom(session: LogitSource, prompt: Int32Array, { maxTokens }: GenerateOptions): void {

@@ -8,11 +8,13 @@
  * Kept is what is nearest to the cursor. What was cut is told; nothing is cut silently, and nothing
  * if it all fits. Of a gap's room the suffix may have a quarter, and whatever the prefix does not
  * need. A continuation that was cut begins without <bos>: it is not the beginning of a document.
+ * A prefix that may end inside a token is cut back for `healing` (healing.ts).
  */
 import { assert } from "../base/errors.ts";
 import { floorDiv } from "../base/integers.ts";
 import { fimPrompt } from "../tokenizer/fim.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type Healing, healingOf } from "./healing.ts";
 
 export interface Prompt {
   readonly tokens: Int32Array;
@@ -20,6 +22,8 @@ export interface Prompt {
   readonly numPrefixCut: number;
   /** Tokens cut from the end of the suffix. */
   readonly numSuffixCut: number;
+  /** The end of the prefix, which is not in `tokens`: generation begins by saying it again. */
+  readonly healing: Healing | null;
 }
 
 /** The prompt to go on after `prefix`, in at most `tokensMax` tokens. */
@@ -30,12 +34,14 @@ export function continuationPrompt(
 ): Prompt {
   assert(tokensMax >= 1, `tokensMax (${tokensMax}) must be at least 1`);
   const encoded = tokenizer.encode(prefix);
-  if (encoded.length < tokensMax) {
-    const tokens = concatenate([[tokenizer.bosId], encoded]);
-    return { tokens, numPrefixCut: 0, numSuffixCut: 0 };
-  }
-  const numPrefixCut = encoded.length - tokensMax;
-  return { tokens: encoded.slice(numPrefixCut), numPrefixCut, numSuffixCut: 0 };
+  const isWhole = encoded.length < tokensMax;
+  const numPrefixCut = isWhole ? 0 : encoded.length - tokensMax;
+  const kept = encoded.subarray(numPrefixCut);
+  // Without <bos> the first token stays, for a sequence begins with one.
+  const healing = healingOf(tokenizer, isWhole ? kept : kept.subarray(1));
+  const said = kept.subarray(0, kept.length - (healing?.numTokens ?? 0));
+  const tokens = concatenate([isWhole ? [tokenizer.bosId] : [], said]);
+  return { tokens, numPrefixCut, numSuffixCut: 0, healing };
 }
 
 /** The prompt to fill the gap between `prefix` and `suffix`, in at most `tokensMax` tokens. */
@@ -54,9 +60,11 @@ export function gapPrompt(
   const keptAfter = after.subarray(0, after.length - numSuffixCut);
   const numPrefixCut = Math.max(0, before.length - (room - keptAfter.length));
   const keptBefore = before.subarray(numPrefixCut);
+  const healing = healingOf(tokenizer, keptBefore);
+  const said = keptBefore.subarray(0, keptBefore.length - (healing?.numTokens ?? 0));
   const [bos, begin, hole, end] = frame;
-  const tokens = concatenate([[bos!, begin!], keptBefore, [hole!], keptAfter, [end!]]);
-  return { tokens, numPrefixCut, numSuffixCut };
+  const tokens = concatenate([[bos!, begin!], said, [hole!], keptAfter, [end!]]);
+  return { tokens, numPrefixCut, numSuffixCut, healing };
 }
 
 function concatenate(parts: readonly ArrayLike<number>[]): Int32Array {

@@ -25,8 +25,9 @@ export class TextBuilder {
     this.#onText = onText;
   }
 
-  push(token: number): void {
-    this.#pushText(this.#decoder.push(token));
+  /** A token, without its first `repeated` bytes, which were said before. */
+  push(token: number, repeated = 0): void {
+    this.#pushText(this.#decoder.push(token, repeated));
   }
 
   /** Give out what was held back: half a character, the beginning of a stop string. */

@@ -31,10 +31,12 @@ export class StreamDecoder {
     this.#skipSpecialTokens = options.skipSpecialTokens ?? false;
   }
 
-  push(id: number): string {
+  /** The text that token `id` decides, without the first `skip` of its bytes. */
+  push(id: number, skip = 0): string {
     const added = this.#texts.addedToken(id);
     if (added === undefined) {
-      return this.#decoder.decode(this.#texts.tokenBytes(id), { stream: true });
+      const bytes = this.#texts.tokenBytes(id).subarray(skip);
+      return this.#decoder.decode(bytes, { stream: true });
     }
     const isSkipped = added.special && this.#skipSpecialTokens;
     return isSkipped ? "" : this.end() + added.content;

@@ -25,12 +25,13 @@ export async function showCompletions(
   const { model, tokenizer } = loadModel(device, run);
   const session = new Session(new Decoder(device, model, CONTEXT_TOKENS), CONTEXT_TOKENS);
   const room = CONTEXT_TOKENS - ANSWER_TOKENS;
-  const answer = async ({ tokens }: Prompt): Promise<string> => {
+  const answer = async ({ tokens, healing }: Prompt): Promise<string> => {
     const options = {
       sampling: GREEDY,
       seed: SEED,
       maxTokens: ANSWER_TOKENS,
       stopStrings: ["\n"],
+      healing,
     };
     return (await generate(session, tokenizer, tokens, options)).text;
   };

@@ -15,6 +15,7 @@
  *   constraint.…       the schema or the pattern cannot be honoured
  */
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
+import type { Healing } from "../healing.ts";
 import type { SamplingOptions } from "../sampler.ts";
 
 /** What is added to the logits before a token is chosen. Reported probabilities do not change. */
@@ -58,6 +59,12 @@ export interface EngineRequest {
   readonly promptLogProbabilities: boolean;
   readonly constraint: ConstraintSpec | null;
   /**
+   * The end of the prompt's text that `prompt` lacks (healing.ts): generated first, and neither
+   * given out nor counted. Its tokens count as the prompt's. Not together with a constraint, nor
+   * where the prompt is only read.
+   */
+  readonly healing?: Healing | null;
+  /**
    * Who asks. Cached prefixes are shared within a tenant, never between two; tenants that wait
    * share the engine evenly, however many requests each has.
    */
@@ -88,7 +95,7 @@ export interface EngineUsage {
   readonly promptTokens: number;
   /** Of the prompt, those that were not read again. */
   readonly cachedTokens: number;
-  /** Generated, the end token included. */
+  /** Generated, the end token included, tokens that only repeat the prompt left out. */
   readonly completionTokens: number;
   /** Tokens that the MTP module proposed, and those of them that stood. */
   readonly draftedTokens: number;

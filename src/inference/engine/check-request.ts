@@ -7,6 +7,7 @@ const TOP_MAX = 1024;
 
 export function checkRequest(request: EngineRequest, description: EngineDescription): void {
   const { prompt, maxTokens, endTokens, topLogProbabilities, deadlineMs } = request;
+  const { healing, constraint } = request;
   const { contextTokens, vocabSize } = description;
   const isToken = (token: number): boolean => isIntegerIn(token, 0, vocabSize - 1);
   refuseUnless(isIntegerIn(maxTokens, 0, 2 ** 31 - 1), "inference.length", () => {
@@ -23,6 +24,10 @@ export function checkRequest(request: EngineRequest, description: EngineDescript
   const stranger = [...prompt, ...(endTokens ?? [])].find((token) => !isToken(token));
   refuseUnless(stranger === undefined, "inference.token", () => {
     return `token ${stranger} is outside the vocabulary of ${vocabSize}`;
+  });
+  const isHealed = healing !== undefined && healing !== null;
+  refuseUnless(!isHealed || (constraint === null && maxTokens > 0), "inference.prompt", () => {
+    return "a prompt is healed where text is generated without a constraint; leave healing out";
   });
   const top = topLogProbabilities ?? 0;
   refuseUnless(isIntegerIn(top, 0, TOP_MAX), "inference.sampling", () => {

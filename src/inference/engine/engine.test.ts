@@ -75,6 +75,9 @@ async function collect(engine: LocalEngine, request: EngineRequest, signal = NEV
   };
 }
 
+/** A prompt's end whose tokens are left out of it. */
+const HEALING = { bytes: new TextEncoder().encode(" the ca"), numTokens: 3 };
+
 /** Requests of all kinds; some begin alike. */
 function randomRequests(count: number): EngineRequest[] {
   const random = new Random(SEED);
@@ -92,12 +95,35 @@ function randomRequests(count: number): EngineRequest[] {
       seed: index,
       topLogProbabilities: 2,
       promptLogProbabilities: index % 7 === 3,
+      healing: index % 5 === 2 ? HEALING : null,
       tenant: `t${random.below(2)}`,
     };
   });
 }
 
 describe("engine", () => {
+  it("says the end of a healed prompt again, and neither gives it out nor counts it", async () => {
+    const engine = open();
+    const request = { ...REQUEST, topLogProbabilities: 0, healing: HEALING };
+    for (const seed of [1, 2, 3, 4, 5, 6]) {
+      const healed = await collect(engine, { ...request, seed });
+      const { usage, reason } = healed.finished;
+      const [started] = healed.events;
+      assert.ok(started?.kind === "started" && started.promptTokens === 3 + 3);
+      assert.deepEqual([usage.promptTokens, usage.completionTokens, reason], [6, 12, "length"]);
+      assert.deepEqual([healed.tokens.length, healed.logProbabilities.length], [12, 12]);
+      // The first token may begin within the prompt's end; its text begins after it.
+      const whole = tokenizer.decode(healed.tokens, { skipSpecialTokens: true });
+      const first = tokenizer.decode([healed.tokens[0]!]);
+      const repeated = [...whole].length - [...healed.text].length;
+      assert.ok(whole.endsWith(healed.text) && repeated < Math.max(1, first.length));
+      assert.ok(" the ca".endsWith(whole.slice(0, repeated)));
+    }
+    const constrained = { ...request, constraint: { kind: "json" } as const };
+    await assert.rejects(collect(engine, constrained), { code: "inference.prompt" });
+    await engine.close();
+  });
+
   it("gives a request the same tokens and probabilities in any company, by any way", async () => {
     const requests = randomRequests(24);
     const alone = open({ keepsPrefixes: false, drafting: "never", stepTokens: 400 });

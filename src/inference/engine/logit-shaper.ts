@@ -1,6 +1,6 @@
 /**
  * @file What a request does to the logits before a token is chosen: biases, penalties on what was
- * generated before, and the tokens that its constraint allows.
+ * generated before, and the tokens that its constraint or the healing of its prompt allows.
  *
  *     logit[t] + bias[t] − presence·[n_t > 0] − frequency·n_t        n_t: times t was generated
  *
@@ -9,22 +9,26 @@
  */
 import { OperationalError } from "../../base/errors.ts";
 import { isIntegerIn } from "../../base/integers.ts";
+import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { ConstraintState } from "../constraint/constraint.ts";
-import type { LogitAdjustments } from "./api.ts";
+import { HealingState } from "../healing.ts";
+import type { EngineRequest, LogitAdjustments } from "./api.ts";
 
 export class LogitShaper {
   readonly #adjustments: LogitAdjustments | null;
   readonly #constraint: ConstraintState | null;
+  readonly #healing: HealingState | null;
   readonly #counts = new Map<number, number>();
 
   constructor(
-    adjustments: LogitAdjustments | null,
+    { adjustments, healing }: Pick<EngineRequest, "adjustments" | "healing">,
     constraint: ConstraintState | null,
-    vocabSize: number,
+    tokenizer: Tokenizer,
   ) {
-    if (adjustments !== null) checkAdjustments(adjustments, vocabSize);
+    if (adjustments !== null) checkAdjustments(adjustments, tokenizer.vocabSize);
     this.#adjustments = adjustments;
     this.#constraint = constraint;
+    this.#healing = healing ? new HealingState(tokenizer, healing) : null;
   }
 
   /** Whether the constraint allows nothing but the end. */
@@ -34,19 +38,25 @@ export class LogitShaper {
 
   /** The logits to choose from; `logits` themselves if nothing shapes them. */
   shape(logits: Float32Array): Float32Array {
-    if (this.#adjustments === null && this.#constraint === null) return logits;
+    const heals = this.#healing !== null && !this.#healing.isDone;
+    if (this.#adjustments === null && this.#constraint === null && !heals) return logits;
     const shaped = logits.slice();
     if (this.#adjustments !== null) this.#adjust(shaped, this.#adjustments);
     if (this.#constraint !== null) maskOut(shaped, this.#constraint);
+    if (heals) this.#healing.maskOut(shaped);
     return shaped;
   }
 
-  /** Count a chosen token. */
-  accept(token: number): void {
-    if (this.#adjustments !== null) {
+  /**
+   * Count a chosen token; returns how many of its bytes, the first ones, repeat the prompt's end.
+   */
+  accept(token: number, numBytes: number): number {
+    const repeated = this.#healing?.accept(token) ?? 0;
+    if (this.#adjustments !== null && (repeated === 0 || repeated < numBytes)) {
       this.#counts.set(token, (this.#counts.get(token) ?? 0) + 1);
     }
     this.#constraint?.accept(token);
+    return repeated;
   }
 
   #adjust(logits: Float32Array, adjustments: LogitAdjustments): void {

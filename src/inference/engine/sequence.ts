@@ -76,6 +76,8 @@ export class Sequence implements SchedulableSequence {
   #isPromptTold = false;
   #newText = "";
   #numGenerated = 0;
+  /** Of those, tokens that only repeat the prompt's end. */
+  #numRepeating = 0;
   #cachedTokens = 0;
   #draftedTokens = 0;
   #acceptedTokens = 0;
@@ -96,7 +98,7 @@ export class Sequence implements SchedulableSequence {
     this.#tokenizer = tokenizer;
     this.#contextTokens = parts.contextTokens;
     this.#sampler = new Sampler(request.sampling, request.seed);
-    this.#shaper = new LogitShaper(request.adjustments, parts.constraint, tokenizer.vocabSize);
+    this.#shaper = new LogitShaper(request, parts.constraint, tokenizer);
     this.#endTokens = new Set(request.endTokens ?? [tokenizer.eosId]);
     this.#text = new TextBuilder(tokenizer, request.stopStrings, (text) => {
       this.#newText += text;
@@ -131,11 +133,16 @@ export class Sequence implements SchedulableSequence {
     }).length;
   }
 
+  /** Of the text that was asked to be continued. */
+  get #promptTokens(): number {
+    return this.request.prompt.length + (this.request.healing?.numTokens ?? 0);
+  }
+
   get usage(): EngineUsage {
     return {
-      promptTokens: this.request.prompt.length,
+      promptTokens: this.#promptTokens,
       cachedTokens: this.#cachedTokens,
-      completionTokens: this.#numGenerated,
+      completionTokens: this.#numGenerated - this.#numRepeating,
       draftedTokens: this.#draftedTokens,
       acceptedTokens: this.#acceptedTokens,
     };
@@ -163,7 +170,7 @@ export class Sequence implements SchedulableSequence {
     if (this.admittedAt !== null) return;
     this.admittedAt = now;
     this.#cachedTokens = cachedTokens;
-    const promptTokens = this.request.prompt.length;
+    const promptTokens = this.#promptTokens;
     const queueMs = now - this.askedAt;
     this.events.push({ kind: "started", promptTokens, cachedTokens, nearMiss, queueMs });
   }
@@ -226,17 +233,21 @@ export class Sequence implements SchedulableSequence {
 
   #push(token: number, told: number[]): void {
     this.#numGenerated++;
-    this.#shaper.accept(token);
+    const numBytes = this.#tokenizer.countBytes(token);
+    const repeated = this.#shaper.accept(token, numBytes);
     if (this.#endTokens.has(token)) {
       this.#end = "end";
       return;
     }
     this.#tokens.push(token);
-    told.push(token);
-    this.#text.push(token);
+    if (repeated > 0 && repeated === numBytes) this.#numRepeating++;
+    else {
+      told.push(token);
+      this.#text.push(token, repeated);
+    }
     if (this.#text.stop !== null) this.#end = "stop";
     else if (this.#shaper.isComplete) this.#end = "end";
-    else if (this.#numGenerated >= this.request.maxTokens) this.#end = "length";
+    else if (this.usage.completionTokens >= this.request.maxTokens) this.#end = "length";
     else if (this.#tokens.length >= this.#contextTokens) this.#end = "context";
   }
 
@@ -254,7 +265,7 @@ export class Sequence implements SchedulableSequence {
     // A draft that cannot be used is none: a module that was never trained may say NaN.
     if (shaped.some((logit) => Number.isNaN(logit) || logit === Number.POSITIVE_INFINITY)) return;
     if (this.#tokens.length + 1 >= this.#contextTokens) return;
-    if (this.#numGenerated + 1 >= this.request.maxTokens) return;
+    if (this.usage.completionTokens + 1 >= this.request.maxTokens) return;
     this.draft = this.#sampler.preview(shaped);
   }
 

@@ -98,6 +98,27 @@ describe("OpenAI's client", () => {
     assert.equal(final.choices[0]!.message.content, "Let me see.");
   });
 
+  test("heals a text prompt that ends inside a token, unless tokens are told", async () => {
+    await using server = await startTestServer({ says: "!" });
+    const openai = clientOf(server);
+    const { tokenizer } = server.engine;
+    const ask = { model: "tiny", prompt: "export const ", max_tokens: 4 };
+    const exact = [tokenizer.bosId, ...tokenizer.encode(ask.prompt)];
+    await openai.completions.create(ask);
+    await openai.completions.create({ ...ask, suffix: ";" });
+    await openai.completions.create({ ...ask, echo: true });
+    await openai.completions.create({ ...ask, logprobs: 1 });
+    await openai.completions.create({ ...ask, prompt: exact });
+    const [text, gap, echoed, told, tokens] = server.engine.requests;
+    const { bytes, numTokens } = text!.healing!;
+    assert.ok(ask.prompt.endsWith(new TextDecoder().decode(bytes)));
+    assert.deepEqual([...text!.prompt], exact.slice(0, exact.length - numTokens));
+    assert.deepEqual(gap!.healing, text!.healing);
+    for (const request of [echoed!, told!, tokens!]) {
+      assert.deepEqual([[...request.prompt], request.healing], [exact, null]);
+    }
+  });
+
   test("completes texts: echo, several prompts, log-probabilities, a gap", async () => {
     await using server = await startTestServer({ says: " and so on" });
     const openai = clientOf(server);

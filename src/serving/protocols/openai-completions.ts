@@ -2,11 +2,16 @@
  * @file Completions: OpenAI's older API; with `suffix` it fills the gap between two texts, as
  * DeepSeek's `/beta/completions` does.
  *
- * A text is given a begin of sentence, as the vocabulary wants it; token ids are taken as they
- * are. Every prompt of a list has `n` choices, numbered prompt by prompt.
+ * A text is given a begin of sentence, as the vocabulary wants it, and is healed where it may end
+ * inside a token (inference/healing.ts). It is not where tokens are told, with `echo` or
+ * `logprobs`: those are of the prompt as it is encoded, and of tokens that begin where it ends.
+ * Token ids are taken as they are. Every prompt of a list has `n` choices, numbered prompt by prompt.
  */
 import { isIntegerIn } from "../../base/integers.ts";
+import type { Healing } from "../../inference/healing.ts";
+import { continuationPrompt, gapPrompt } from "../../inference/prompt.ts";
 import { fimPrompt } from "../../tokenizer/fim.ts";
+import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { answer } from "../answering.ts";
 import {
   type Ask,
@@ -34,6 +39,8 @@ const PROMPTS_MAX = 64;
 /** Prompts times choices. */
 const ANSWERS_MAX = 128;
 const TOKENS_MAX = 2 ** 22;
+/** What does not fit the context is refused, not cut. */
+const UNCUT = Number.MAX_SAFE_INTEGER;
 const PROBABILITIES_MAX = 20;
 /** OpenAI's own default. */
 const TOKENS_DEFAULT = 16;
@@ -42,18 +49,21 @@ export interface CompletionPrompt {
   readonly tokens: Int32Array;
   /** What `echo` gives back. */
   readonly text: string;
+  /** What `tokens` lacks at its end. */
+  readonly healing: Healing | null;
 }
 
 export const completions: Handler = async (exchange, service) => {
   const fields = new Fields(await exchange.body());
   const model = service.models.find(fields.requiredText("model"));
   const suffix = fields.text("suffix");
-  const prompts = readPrompts(fields, model, suffix);
   const isEchoed = fields.flag("echo") ?? false;
   if (isEchoed && suffix !== undefined) {
     refuseUnsupported("echo", "it cannot be combined with suffix");
   }
   const ask = readCompletion(fields, model, exchange.caller);
+  const heals = !isEchoed && ask.topLogProbabilities === null && ask.maxTokens !== 0;
+  const prompts = readPrompts(fields, model, { suffix, heals });
   fields.neutral("best_of", [1, ask.numChoices], "all choices are returned; use n");
   const isStream = fields.flag("stream") ?? false;
   const includeUsage = readStreamOptions(fields, isStream);
@@ -62,9 +72,9 @@ export const completions: Handler = async (exchange, service) => {
     const given = `${prompts.length} prompts with ${ask.numChoices} choices each`;
     refuseField("n", `asks for too much: ${given}; at most ${ANSWERS_MAX} answers are given`);
   }
-  const jobs = prompts.flatMap(({ tokens }) =>
+  const jobs = prompts.flatMap(({ tokens, healing }) =>
     Array.from({ length: ask.numChoices }, (_, index) => ({
-      request: engineRequest(ask, tokens, { index, isEchoed }),
+      request: { ...engineRequest(ask, tokens, { index, isEchoed }), healing },
       fieldNames: FIELD_NAMES,
       form: null,
       reasoning: null,
@@ -104,7 +114,7 @@ function readCompletion(fields: Fields, model: ServedModel, caller: string): Ask
 function readPrompts(
   fields: Fields,
   { engine }: ServedModel,
-  suffix: string | undefined,
+  { suffix, heals }: { readonly suffix: string | undefined; readonly heals: boolean },
 ): readonly CompletionPrompt[] {
   const { tokenizer, description } = engine;
   const value = fields.raw("prompt");
@@ -117,16 +127,30 @@ function readPrompts(
     refuseField("prompt", "must be text where there is a suffix");
   }
   return list.map((one, index) => {
-    if (typeof one === "string") {
-      const tokens =
-        suffix === undefined
-          ? Int32Array.from([tokenizer.bosId, ...tokenizer.encode(one)])
-          : fimPrompt(tokenizer, { prefix: one, suffix });
-      return { tokens, text: one };
-    }
+    if (typeof one === "string")
+      return { ...encodePrompt(tokenizer, one, suffix, heals), text: one };
     const tokens = readTokens(one, `prompt[${index}]`, description.vocabSize);
-    return { tokens, text: tokenizer.decode(tokens, { skipSpecialTokens: true }) };
+    const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
+    return { tokens, text, healing: null };
   });
+}
+
+function encodePrompt(
+  tokenizer: Tokenizer,
+  prefix: string,
+  suffix: string | undefined,
+  heals: boolean,
+): Pick<CompletionPrompt, "tokens" | "healing"> {
+  if (heals) {
+    return suffix === undefined
+      ? continuationPrompt(tokenizer, prefix, UNCUT)
+      : gapPrompt(tokenizer, { prefix, suffix }, UNCUT);
+  }
+  const tokens =
+    suffix === undefined
+      ? Int32Array.from([tokenizer.bosId, ...tokenizer.encode(prefix)])
+      : fimPrompt(tokenizer, { prefix, suffix });
+  return { tokens, healing: null };
 }
 
 /** Token ids that the vocabulary has. */
