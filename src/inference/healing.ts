@@ -3,10 +3,11 @@
  * again.
  *
  * A text ends where somebody stopped typing, not where a token ends: after "for (const " a model
- * has never seen a word begin without its space. If some token of the vocabulary could reach over the
- * prompt's end, the last piece of the text (pre-tokenizer.ts) is left out, or as much as the token
- * reaches over if that is more, and the first tokens generated must spell the bytes that were left
- * out: each begins with what is left of them, or is a beginning of it. The bytes are exact, inside characters too.
+ * has never seen a word begin without its space. If some token of the vocabulary could reach over
+ * the prompt's end, the last piece of the text (pre-tokenizer.ts) is left out, or as much as the
+ * token reaches over if that is more, and the first tokens generated must spell the bytes that were
+ * left out: each begins with what is left of them, or is a beginning of it. The bytes are exact,
+ * inside characters too.
  */
 import { assert } from "../base/errors.ts";
 import { PieceScanner } from "../tokenizer/pre-tokenizer.ts";
@@ -68,7 +69,9 @@ function lastPieceBytes(bytes: Uint8Array): number {
     : new TextEncoder().encode(text.slice(last)).length;
 }
 
-/** The most bytes of the end of `text`, above `least`, that `token` begins with and goes on from. */
+/**
+ * The most bytes of the end of `text`, above `least`, that `token` begins with and goes on from.
+ */
 function reachOver(text: Uint8Array, token: Uint8Array, least: number): number {
   for (let reach = Math.min(text.length, token.length - 1); reach > least; reach--) {
     const tail = text.length - reach;

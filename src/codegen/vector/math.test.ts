@@ -74,8 +74,9 @@ test("exp2 errs by less than 2e-7 of its value wherever its result is normal", (
   }
 });
 
-test("exp2 has its limits: 0 far below, infinity far above, NaN for any NaN, exactly 1 at 0", () => {
-  const words = Float32Array.from([-Infinity, -1e30, -126.6, 0, -0, 127.6, 1e9, Infinity, 0, 0, 0]);
+test("exp2 has its limits: 0 far below, infinity far above, NaN for NaN, exactly 1 at 0", () => {
+  const ends = [-Infinity, -1e30, -126.6, 0, -0, 127.6, 1e9, Infinity];
+  const words = Float32Array.from([...ends, 0, 0, 0]);
   // NaNs: with a payload that would reach the exponent if shifted, signalling, negative.
   new Uint32Array(words.buffer).set([0x7fc00001, 0x7f8000ff, 0xffffffff], 8);
   for (const relaxedSimd of MODES) {

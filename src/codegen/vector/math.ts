@@ -11,8 +11,8 @@
  *   stochasticBf16Bits  bf16 codes, rounded at random
  *
  * Method: reduction by powers of two. The polynomial of 2^f is a least-squares fit under Lawson's
- * weights, that of log is the one of Cephes' single-precision logf (S. L. Moshier): coefficients are
- * facts of approximation theory.
+ * weights, that of log is the one of Cephes' single-precision logf (S. L. Moshier): coefficients
+ * are facts of approximation theory.
  */
 
 import type { Value } from "./program.ts";

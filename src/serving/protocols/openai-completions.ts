@@ -5,7 +5,8 @@
  * A text is given a begin of sentence, as the vocabulary wants it, and is healed where it may end
  * inside a token (inference/healing.ts). It is not where tokens are told, with `echo` or
  * `logprobs`: those are of the prompt as it is encoded, and of tokens that begin where it ends.
- * Token ids are taken as they are. Every prompt of a list has `n` choices, numbered prompt by prompt.
+ * Token ids are taken as they are. Every prompt of a list has `n` choices, numbered prompt by
+ * prompt.
  */
 import { isIntegerIn } from "../../base/integers.ts";
 import type { Healing } from "../../inference/healing.ts";
