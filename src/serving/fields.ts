@@ -21,6 +21,8 @@ export class Fields {
   readonly path: string;
   readonly #values: ReadonlyMap<string, unknown>;
   readonly #read = new Set<string>();
+  /** Those of them that may have a value. */
+  readonly #known = new Set<string>();
 
   constructor(value: unknown, path = "") {
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -41,6 +43,11 @@ export class Fields {
 
   /** The value as it is; undefined if left out or null. */
   raw(name: string): unknown {
+    this.#known.add(name);
+    return this.#take(name);
+  }
+
+  #take(name: string): unknown {
     this.#read.add(name);
     return this.#values.get(name) ?? undefined;
   }
@@ -106,19 +113,20 @@ export class Fields {
     return [...this.#values.keys()];
   }
 
-  /** Accept a field that changes nothing as long as it has one of these values. */
+  /** Accept a field that changes nothing as long as it has one of these values; of none, refuse. */
   neutral(name: string, values: readonly unknown[], remedy = "leave it out"): void {
-    const value = this.raw(name);
+    const value = values.length > 0 ? this.raw(name) : this.#take(name);
     if (value === undefined) return;
     const isNeutral = values.some((other) => JSON.stringify(other) === JSON.stringify(value));
     if (!isNeutral) refuseUnsupported(this.at(name), remedy);
   }
 
-  /** Refuse every field that was not read. */
+  /** Refuse every field that was not read, and say which are. */
   end(): void {
     for (const [name, value] of this.#values) {
       if (this.#read.has(name) || value === null) continue;
-      refuseUnsupported(this.at(cut(name)), "leave it out");
+      const known = [...this.#known].sort().join(", ");
+      refuseUnsupported(this.at(cut(name)), `leave it out; known here: ${known}`);
     }
   }
 }

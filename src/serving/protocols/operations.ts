@@ -54,7 +54,8 @@ async function metricsOf(engine: Engine): Promise<readonly EngineMetric[]> {
 export const tokenize: Handler = async (exchange, { models }) => {
   const fields = new Fields(await exchange.body());
   const { tokenizer, description } = models.find(fields.requiredText("model")).engine;
-  const text = fields.text("prompt") ?? fields.text("content");
+  const [prompt, content] = [fields.text("prompt"), fields.text("content")];
+  const text = prompt ?? content;
   const addsBos = fields.flag("add_special_tokens") ?? true;
   fields.end();
   if (text === undefined) refuseField("prompt", "is missing; it must be a string");
