@@ -33,6 +33,8 @@ const TILE_VECTORS = TILE_COLUMNS / 16;
 /** Tiles for the rows left over. */
 const REST_ROWS = [8, 4, 2, 1] as const;
 const UNROLL = 4;
+/** Depth, in words, from which a tile's place in the output is fetched before its sums. */
+const FETCHED_FROM_WORDS = 32;
 
 /** Where the core finds its arguments; it clobbers every other register but rdi. */
 export const CORE_ARGUMENTS: Readonly<
@@ -164,11 +166,30 @@ export function emitEither(a: X64, condition: Memory, emit: (isSet: boolean) => 
   a.bind(done);
 }
 
+/**
+ * Ask for the tile's lines of the output before its sums are taken, which are written or added to
+ * when they are done: the wait for memory then passes beside the arithmetic. Shallow sums leave it
+ * no time, and are those of attention, whose outputs are in cache. Clobbers rax.
+ */
+function emitFetchOutput(a: X64, { rows, vectors }: Tile): void {
+  const { outStrideBytes, words } = CORE_ARGUMENTS;
+  const done = a.label();
+  a.cmp(words, FETCHED_FROM_WORDS);
+  a.j("l", done);
+  a.mov(r.rax, AT.outRow);
+  for (let row = 0; row < rows; row++) {
+    for (let vector = 0; vector < vectors; vector++) a.prefetch(mem(r.rax, vector * 64));
+    if (row + 1 < rows) a.add(r.rax, outStrideBytes);
+  }
+  a.bind(done);
+}
+
 /** All rows of one panel of A against one panel of B, in tiles of `vectors` vectors. */
 function emitPanelPair(a: X64, vectors: number, { emitTile }: TileWork): void {
   const done = a.label();
   const rest = a.label();
   const tile = (rows: number): void => {
+    emitFetchOutput(a, { rows, vectors });
     a.mov(AT.b, AT.bPanel);
     emitTile({ rows, vectors });
   };
