@@ -161,7 +161,6 @@ export class RoutedExperts {
     const gateUp = openCached(pass, state.gateUp);
     const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
     const activation = source.allocate(computeType, shape);
-    swiglu(device, { gateUp, weight: rowWeight, out: activation });
     const dOut = this.#dispatchGradient(pass, call.dOut, plan);
     const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
     {
@@ -170,7 +169,8 @@ export class RoutedExperts {
       const down = { transposition: "nn", a: dOut.dgrad, weight: this.down } as const;
       this.#multiply(pass, { ...down, out: dActivation }, plan);
       const dWeight = call.rowWeightGrad;
-      swigluBackward(device, { gateUp, weight: rowWeight, dOut: dActivation, dGateUp, dWeight });
+      const weighted = { weight: rowWeight, dWeight };
+      swigluBackward(device, { gateUp, ...weighted, dOut: dActivation, dGateUp, activation });
     }
     const { wgrad } = dOut;
     this.#queue(pass, { a: wgrad, b: activation, weight: this.down }, plan);

@@ -78,18 +78,14 @@ export class FeedForward {
     const gateUp = openCached(pass, state.gateUp);
     const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
     const activation = source.allocate(computeType, shape);
-    swiglu(device, { gateUp, out: activation });
     const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
     {
       using _inner = scratch.mark();
       const dActivation = scratch.allocate(floatType, shape);
-      this.down.backward(pass, {
-        input: wgradInput(pass, activation, recipe),
-        dOut: outputGradient(pass, call.dOut, recipe),
-        dInput: dActivation,
-        mode: "overwrite",
-      });
-      swigluBackward(device, { gateUp, dOut: dActivation, dGateUp });
+      const dOut = outputGradient(pass, call.dOut, recipe);
+      this.down.backwardInput(pass, { dOut, dInput: dActivation, mode: "overwrite" });
+      swigluBackward(device, { gateUp, dOut: dActivation, dGateUp, activation });
+      this.down.queueWeightGrad(pass, { input: wgradInput(pass, activation, recipe), dOut });
     }
     const input = defined(state.input ?? call.input, "the input of a feed-forward network");
     this.gateUp.backward(pass, {

@@ -40,11 +40,21 @@ export class Linear {
     multiply(pass, { transposition: "nt", a: x, weight, out, accumulate: mode === "accumulate" });
   }
 
-  backward(pass: Pass, { input, dOut, dInput, mode }: LinearBackward): void {
+  backward(pass: Pass, call: LinearBackward): void {
+    this.backwardInput(pass, call);
+    this.queueWeightGrad(pass, call);
+  }
+
+  /** The input's gradient alone. */
+  backwardInput(pass: Pass, { dOut, dInput, mode }: Omit<LinearBackward, "input">): void {
     const { weight } = this;
     const accumulate = mode === "accumulate";
     multiply(pass, { transposition: "nn", a: dOut.dgrad, weight, out: dInput, accumulate });
-    const { gradient, recipe } = weight;
+  }
+
+  /** The weight's gradient alone. */
+  queueWeightGrad(pass: Pass, { input, dOut }: Pick<LinearBackward, "input" | "dOut">): void {
+    const { gradient, recipe } = this.weight;
     pass.weightGrads.push({ a: dOut.wgrad, b: input, gradient, sum: sumRule(recipe) });
   }
 }

@@ -133,12 +133,14 @@ const SWIGLU_CASES: readonly ConformanceCase[] = NARROW_OUTPUTS.flatMap((dtype) 
           const gateUp = make.normal("f32", [rows, 2 * columns]);
           const dOut = make.normal("f32", [rows, columns]);
           const dGateUp = make.poisoned(dtype, [rows, 2 * columns]);
+          const activation = make.poisoned(dtype, [rows, columns]);
+          const results = { dGateUp, activation };
           const extra = weighted
             ? { weight: make.normal("f32", [rows, 1]), dWeight: make.poisoned("f32", [rows, 1]) }
             : undefined;
           return {
-            run: (device) => swigluBackward(device, { gateUp, ...extra, dOut, dGateUp }),
-            outputs: { dGateUp, ...(extra === undefined ? {} : { dWeight: extra.dWeight }) },
+            run: (device) => swigluBackward(device, { gateUp, ...extra, dOut, ...results }),
+            outputs: { ...results, ...(extra === undefined ? {} : { dWeight: extra.dWeight }) },
           };
         },
         weighted ? SEVERAL_ROWS : SHAPES,

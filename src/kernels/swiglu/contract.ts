@@ -8,8 +8,9 @@
  *               need not be kept
  *   dWeight_T = Σ_i dOut_TI · silu(gate) · up            written with `weight` only
  *
- * Backward recomputes the activation from gateUp. Outputs are overwritten; bf16 outputs feed matrix
- * products. An output overlaps neither an input nor another output.
+ * Backward recomputes the activation from gateUp, and writes it: the weight gradient of the product
+ * behind needs it (it may differ from forward's in the last bit). Outputs are overwritten; bf16
+ * outputs feed matrix products. An output overlaps neither an input nor another output.
  */
 import { assert } from "../../base/errors.ts";
 import { divExact } from "../../base/integers.ts";
@@ -19,7 +20,7 @@ import { sliceColumns, type Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertPerRow } from "../door.ts";
 import { launchRows, matrix, perRow } from "../launch-rows.ts";
 
-/** Named by the dtype of `out` (forward) or `dGateUp` (backward). */
+/** Named by the dtype of `out` (forward) or of `dGateUp` and `activation` (backward). */
 export const SWIGLU_VARIANTS = [
   "f32",
   "bf16",
@@ -59,11 +60,13 @@ export interface SwigluBackwardCall {
   readonly weight?: Tensor<FloatType>;
   readonly dOut: Tensor<FloatType>;
   readonly dGateUp: Tensor<FloatType | "bf16">;
+  /** What forward gives as `out`; in the dtype of dGateUp. */
+  readonly activation: Tensor<FloatType | "bf16">;
   readonly dWeight?: Tensor<FloatType>;
 }
 
 export function swigluBackward(device: Device, call: SwigluBackwardCall): void {
-  const { gateUp, weight, dOut, dGateUp, dWeight } = call;
+  const { gateUp, weight, dOut, dGateUp, activation, dWeight } = call;
   const { rows, dtype } = gateUp;
   const columns = divExact(gateUp.columns, 2);
   const narrow = dtype === "f32" ? (["f32", "bf16"] as const) : (["f64"] as const);
@@ -74,6 +77,7 @@ export function swigluBackward(device: Device, call: SwigluBackwardCall): void {
   assertMatrix(device, "swigluBackward gateUp", gateUp, ["f32", "f64"], rows, 2 * columns);
   assertMatrix(device, "swigluBackward dOut", dOut, [dtype], rows, columns);
   assertMatrix(device, "swigluBackward dGateUp", dGateUp, narrow, rows, 2 * columns);
+  assertMatrix(device, "swigluBackward activation", activation, [dGateUp.dtype], rows, columns);
   const weights = weight === undefined || dWeight === undefined ? [] : [weight, dWeight];
   for (const tensor of weights) {
     assertPerRow(device, "swigluBackward weight", tensor, [dtype], rows);
@@ -88,6 +92,7 @@ export function swigluBackward(device: Device, call: SwigluBackwardCall): void {
       matrix(dOut),
       matrix(sliceColumns(dGateUp, 0, columns)),
       matrix(sliceColumns(dGateUp, columns, 2 * columns)),
+      matrix(activation),
     ],
   });
 }

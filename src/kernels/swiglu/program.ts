@@ -30,7 +30,10 @@ export function swigluProgram(variant: string): RowProgram {
   });
 }
 
-/** As above; the dtype is that of dGate and dUp. Only the weighted variant writes dWeight. */
+/**
+ * As above; the dtype is that of dGate, dUp and activation. Only the weighted variant writes
+ * dWeight.
+ */
 export function swigluBackwardProgram(variant: string): RowProgram {
   const [outDType, weighted] = variant.split(".");
   return rowProgram({
@@ -39,9 +42,10 @@ export function swigluBackwardProgram(variant: string): RowProgram {
       ...{ gate: row(), up: row() },
       ...(weighted === undefined ? {} : { weight: perRow(), dWeight: perRow() }),
       ...{ dOut: row(), dGate: row(floatOf(outDType)), dUp: row(floatOf(outDType)) },
+      activation: row(floatOf(outDType)),
     },
     scalars: [],
-    body(v, { gate, up, weight, dWeight, dOut, dGate, dUp }) {
+    body(v, { gate, up, weight, dWeight, dOut, dGate, dUp, activation }) {
       const factor = weight === undefined ? null : v.loadPerRow(weight);
       const { weightGradient } = v.columns(
         () => {
@@ -55,8 +59,10 @@ export function swigluBackwardProgram(variant: string): RowProgram {
           const scaled = factor === null ? gradient : v.mul(gradient, factor);
           v.store(dGate, v.mul(v.mul(scaled, upValue), slope));
           v.store(dUp, v.mul(scaled, silu));
+          const product = v.mul(silu, upValue);
+          v.store(activation, factor === null ? product : v.mul(product, factor));
           if (factor === null) return {};
-          return { weightGradient: v.sumOfProducts(gradient, v.mul(silu, upValue)) };
+          return { weightGradient: v.sumOfProducts(gradient, product) };
         },
         { ahead: { rows: [gate, up], level: 2 } },
       );

@@ -27,10 +27,11 @@ export function createReferenceSwigluBackward(variant: string, context: ThreadCo
   const [outDType, weighted] = variant.split(".") as [FloatType | "bf16", string | undefined];
   const dtype = outDType === "f64" ? "f64" : "f32";
   const weights = weighted ? [dtype, dtype] : [];
-  const dtypes = [dtype, dtype, ...weights, dtype, outDType, outDType] as (FloatType | "bf16")[];
+  const outputs = [outDType, outDType, outDType];
+  const dtypes = [dtype, dtype, ...weights, dtype, ...outputs] as (FloatType | "bf16")[];
   return referenceRows(context, dtypes, (operands, { row, columns }) => {
     const [gate, up] = operands;
-    const [dOut, dGate, dUp] = operands.slice(-3);
+    const [dOut, dGate, dUp, activation] = operands.slice(-4);
     const weight = weighted ? operands[2]!.get(row, 0) : 1;
     let dWeight = 0;
     for (let column = 0; column < columns; column++) {
@@ -41,6 +42,7 @@ export function createReferenceSwigluBackward(variant: string, context: ThreadCo
       dWeight += gradient * z * s * u;
       dGate!.set(row, column, weight * gradient * u * s * (1 + z * (1 - s)));
       dUp!.set(row, column, weight * gradient * z * s);
+      activation!.set(row, column, weight * z * s * u);
     }
     if (weighted) operands[3]!.set(row, 0, dWeight);
   });
