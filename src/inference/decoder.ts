@@ -24,6 +24,7 @@ import type { FloatType } from "../tensor/dtype.ts";
 import { sliceRows, type Tensor } from "../tensor/tensor.ts";
 import { fillFrom, view } from "../tensor/view.ts";
 import { absorbedAttention } from "./absorbed-attention.ts";
+import { ExpertLoad } from "./expert-load.ts";
 import { blocksFor, LatentBlocks } from "./latent-blocks.ts";
 import { LatentCache } from "./latent-cache.ts";
 import {
@@ -84,6 +85,7 @@ interface PassPlaces {
   readonly inputs: PassInputs;
   readonly logits: readonly Tensor<FloatType>[];
   readonly hidden: Tensor<FloatType>;
+  readonly offsets: Tensor<"i32">;
 }
 
 /** Positions that a pass needs tables for. */
@@ -94,6 +96,7 @@ function endOf(sequences: readonly SequenceTokens[]): number {
 export class Decoder {
   readonly model: Model;
   readonly blocks: LatentBlocks;
+  readonly expertLoad: ExpertLoad;
   readonly #device: Device;
   readonly #kept: Arena;
   #keptMark: ArenaMark | null = null;
@@ -107,6 +110,7 @@ export class Decoder {
    */
   constructor(device: Device, model: Model, cacheTokens?: number) {
     this.model = model;
+    this.expertLoad = new ExpertLoad(model.config);
     const numBlocks = blocksFor(cacheTokens ?? model.config.maxPositionEmbeddings);
     this.blocks = new LatentBlocks(new Arena(device.memory, "latent blocks"), model, numBlocks);
     this.#device = device;
@@ -147,9 +151,12 @@ export class Decoder {
     using _saved = saved.mark();
     using _scratch = scratch.mark();
     const inputs = allocateInputs(saved, shape);
+    const offsets = this.expertLoad.allocate(saved);
     fillInputs(inputs, shape, call);
-    const pass = this.#openPass({ saved, scratch }, inputs, call.sequences);
+    const nextOffsets = this.expertLoad.rowsOf(offsets);
+    const pass = { ...this.#openPass({ saved, scratch }, inputs, call.sequences), nextOffsets };
     const x = this.#runLayers(pass, inputs);
+    this.expertLoad.count(offsets, call.tokens.length);
     const logits = this.#wantedRows(x, call).map((rows) =>
       this.#computeLogits(pass, this.model.layers.norm, rows),
     );
@@ -160,15 +167,17 @@ export class Decoder {
   #forwardRecorded(key: string, shape: InputShape, call: PassCall): PassResult {
     const { vocabSize, hiddenDim } = this.model.config;
     const { floatType, layers } = this.model;
-    const { logits, hidden } = this.#recorded.run(key, {
+    const { logits, hidden, offsets } = this.#recorded.run(key, {
       open: ({ saved }) => ({
         inputs: allocateInputs(saved, shape),
+        offsets: this.expertLoad.allocate(saved),
         hidden: saved.allocate(floatType, [call.tokens.length, hiddenDim]),
         logits: call.wanted.map((rows) => saved.allocate(floatType, [rows, vocabSize])),
       }),
       fill: ({ inputs }) => fillInputs(inputs, shape, call),
       launch: (places, arenas) => {
-        const pass = this.#openPass(arenas, places.inputs, call.sequences);
+        const nextOffsets = this.expertLoad.rowsOf(places.offsets);
+        const pass = { ...this.#openPass(arenas, places.inputs, call.sequences), nextOffsets };
         const x = this.#runLayers(pass, places.inputs);
         this.#wantedRows(x, call).forEach((rows, index) => {
           if (rows.rows === 0) return;
@@ -178,6 +187,7 @@ export class Decoder {
         layers.norm.forward(pass, x, places.hidden);
       },
     });
+    this.expertLoad.count(offsets, call.tokens.length);
     return { logits: logits.map((tensor) => Float32Array.from(view(tensor))), hidden };
   }
 

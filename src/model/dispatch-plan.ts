@@ -35,7 +35,8 @@ export function makeDispatchPlan(
   choice: Tensor<"i32">,
   numExperts: number,
 ): DispatchPlan {
-  const plan = sortChoices(pass, choice, numExperts);
+  const offsets = pass.nextOffsets?.() ?? pass.saved.allocate("i32", [1, numExperts + 1]);
+  const plan = sortChoices(pass, choice, offsets);
   return { ...plan, placeOfChoice: plan.rowOfChoice, hasZeroRow: false };
 }
 
@@ -51,7 +52,7 @@ export function makeReceivedPlan(
   const choice = saved.allocate("i32", shape);
   // One more expert, the last, takes what is not for this rank.
   view(choice).set(choices.map((expert) => (expert < 0 ? numExperts : expert)));
-  const sorted = sortChoices(pass, choice, numExperts + 1);
+  const sorted = sortChoices(pass, choice, saved.allocate("i32", [1, numExperts + 2]));
   const rowOfChoice = saved.allocate("i32", shape);
   view(rowOfChoice).set(view(sorted.rowOfChoice).map((row) => Math.min(row, numRows)));
   return {
@@ -63,9 +64,8 @@ export function makeReceivedPlan(
   };
 }
 
-function sortChoices({ saved, device }: Pass, choice: Tensor<"i32">, numExperts: number) {
+function sortChoices({ saved, device }: Pass, choice: Tensor<"i32">, offsets: Tensor<"i32">) {
   const { rows, columns } = choice;
-  const offsets = saved.allocate("i32", [1, numExperts + 1]);
   const tokenOfRow = saved.allocate("i32", [1, rows * columns]);
   const rowOfChoice = saved.allocate("i32", [rows, columns]);
   planDispatch(device, { choice, offsets, tokenOfRow, rowOfChoice });

@@ -36,6 +36,8 @@ export interface Pass {
    * differentiated.
    */
   readonly balanceScale: number;
+  /** Where each MoE layer's `DispatchPlan.offsets` go, for who reads them after the pass. */
+  readonly nextOffsets?: () => Tensor<"i32">;
 }
 
 /** A copy of `x` in the compute type, allocated from `arena`. */

@@ -14,7 +14,7 @@ import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import type { EngineMetric, FinishReason, PrefixReader } from "./api.ts";
 import type { DraftPolicy } from "./draft-policy.ts";
 import { KeptPrefixes } from "./kept-prefixes.ts";
-import { EngineCounts } from "./metrics.ts";
+import { EngineCounts, loadMetrics } from "./metrics.ts";
 import { PrefillPace } from "./prefill-pace.ts";
 import { type PlannedRun, planStep, type SchedulePlan } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
@@ -106,7 +106,9 @@ export class EngineCore {
       num_requests_waiting: this.numWaiting,
       kv_cache_usage_perc: 1 - blocks.numFree / blocks.numBlocks,
     });
-    return [...counted, ...this.prefixes.describe()];
+    const { layerIndexes } = this.#decoder.expertLoad;
+    const loads = this.#decoder.expertLoad.maxOverMean();
+    return [...counted, ...loadMetrics(layerIndexes, loads), ...this.prefixes.describe()];
   }
 
   /** End everything with a failure. */

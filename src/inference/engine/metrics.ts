@@ -121,3 +121,17 @@ export class EngineCounts {
     ];
   }
 }
+
+/** How uneven the experts of each layer are. */
+export function loadMetrics(
+  layerIndexes: readonly number[],
+  maxOverMean: readonly number[],
+): EngineMetric[] {
+  return layerIndexes.map((layerIndex, index) => ({
+    kind: "gauge",
+    name: "expert_load_max_over_mean",
+    help: "The most chosen expert's tokens over the mean, of late; 1 is even.",
+    labels: { layer: String(layerIndex) },
+    value: maxOverMean[index]!,
+  }));
+}
