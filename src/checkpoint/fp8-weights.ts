@@ -125,21 +125,29 @@ function findTensor(reader: TensorReader, name: string): TensorInfo {
 }
 
 function readFp8WeightInto(reader: TensorReader, info: TensorInfo, out: Float32Array): void {
-  const [rows, columns] = info.shape;
-  if (rows === undefined || columns === undefined || info.shape.length !== 2) {
-    const message = `FP8 weight ${info.name} has shape [${info.shape}], expected [out, in]`;
-    throw new OperationalError("checkpoint.invalid", message, { name: info.name });
+  const weight = readFp8Weight(reader, info.name);
+  const [rows = 0, columns = 0] = info.shape;
+  decodeFp8Weight(weight, { rows, columns }, out);
+}
+
+/** Codes and scales of an FP8 weight, which must be E4M3 with a scale for each block. */
+export function readFp8Weight(reader: TensorReader, name: string): Fp8Weight {
+  const { shape } = findTensor(reader, name);
+  const [rows, columns] = shape;
+  if (rows === undefined || columns === undefined || shape.length !== 2) {
+    const message = `FP8 weight ${name} has shape [${shape}], expected [out, in]`;
+    throw new OperationalError("checkpoint.invalid", message, { name });
   }
-  const scaleInfo = findTensor(reader, scaleName(info.name));
+  const scaleInfo = findTensor(reader, scaleName(name));
   const grid = blockGrid(rows, columns);
   const expected = [grid.scaleRows, grid.scaleColumns];
   if (scaleInfo.dtype !== "F32" || scaleInfo.shape.join() !== expected.join()) {
     const message =
       `${scaleInfo.name} is ${scaleInfo.dtype} [${scaleInfo.shape}], expected F32 [${expected}] ` +
-      `for a weight of shape [${info.shape}]`;
+      `for a weight of shape [${shape}]`;
     throw new OperationalError("checkpoint.invalid", message, { name: scaleInfo.name });
   }
   const scales = scalesOf(grid);
   reader.readInto(scaleInfo.name, new Uint8Array(scales.buffer));
-  decodeFp8Weight({ codes: reader.read(info.name), scales }, { rows, columns }, out);
+  return { codes: reader.read(name), scales };
 }

@@ -3,12 +3,11 @@
  *
  * It trusts nothing: every count is held against what the rest of the file could contain before
  * anything is allocated, sums are exact, names and keys occur once, and every tensor lies inside
- * the data, aligned, after the one before it. Arrays of arrays and quantised tensor types are
- * refused.
+ * the data, aligned, after the one before it. Arrays of arrays, and tensor types that are not
+ * written here, are refused.
  */
 import { OperationalError } from "../base/errors.ts";
 import { roundUp } from "../base/integers.ts";
-import type { FloatDtype } from "./float-codec.ts";
 import {
   GGUF_ALIGNMENT,
   GGUF_ARRAY_TYPE,
@@ -19,12 +18,13 @@ import {
   GGUF_VALUE_TYPES,
   GGUF_VERSION,
   type GgufScalarType,
+  type GgufTensorDtype,
   type GgufValue,
+  ggufTensorBytes,
 } from "./gguf.ts";
 import { decodeUtf8 } from "./json-scanner.ts";
 import { ReadableFile } from "./readable-file.ts";
 import { tensorMissing } from "./safetensors.ts";
-import { type TensorInfo, tensorBytes } from "./tensors.ts";
 
 const NUM_PAIRS_MAX = 65_536;
 const NUM_TENSORS_MAX = 131_072;
@@ -40,8 +40,10 @@ const PAIR_BYTES_MIN = 8 + 4 + 1;
 const TENSOR_BYTES_MIN = 8 + 4 + 4 + 8;
 
 /** A tensor and its place, in bytes from the start of the file. */
-export interface GgufTensor extends TensorInfo {
-  readonly dtype: FloatDtype;
+export interface GgufTensor {
+  readonly name: string;
+  readonly dtype: GgufTensorDtype;
+  readonly shape: readonly number[];
   readonly begin: number;
   readonly end: number;
 }
@@ -139,7 +141,10 @@ const TYPE_OF_CODE = new Map(
   Object.entries(GGUF_VALUE_TYPES).map(([type, code]) => [code as number, type as GgufScalarType]),
 );
 const DTYPE_OF_CODE = new Map(
-  Object.entries(GGUF_TENSOR_TYPES).map(([dtype, code]) => [code as number, dtype as FloatDtype]),
+  Object.entries(GGUF_TENSOR_TYPES).map(([dtype, code]) => [
+    code as number,
+    dtype as GgufTensorDtype,
+  ]),
 );
 
 function readScalarType(cursor: Cursor): GgufScalarType {
@@ -171,7 +176,9 @@ function readMetadata(cursor: Cursor, numPairs: number): Map<string, GgufValue> 
 }
 
 /** A tensor with its offset from the start of the data, which is not known yet. */
-function readTensorInfo(cursor: Cursor): TensorInfo & { dtype: FloatDtype; offset: number } {
+function readTensorInfo(
+  cursor: Cursor,
+): Pick<GgufTensor, "name" | "dtype" | "shape"> & { readonly offset: number } {
   const name = cursor.string(GGUF_NAME_BYTES_MAX);
   const rank = cursor.u32();
   if (rank > GGUF_RANK_MAX) cursor.fail(`tensor ${JSON.stringify(name)} has ${rank} dimensions`);
@@ -210,8 +217,10 @@ function readHeader(file: ReadableFile): {
   let covered = 0;
   for (const { name, dtype, shape, offset } of infos) {
     const subject = `tensor ${JSON.stringify(name)}`;
-    const bytes = tensorBytes({ dtype, shape });
-    if (bytes === undefined) cursor.fail(`${subject} of shape [${shape}] is too large to count`);
+    const bytes = ggufTensorBytes(dtype, shape);
+    if (bytes === undefined) {
+      cursor.fail(`${subject} of shape [${shape}] is too large to count, or no whole blocks`);
+    }
     if (offset % alignment !== 0) cursor.fail(`${subject} lies at ${offset}, not aligned`);
     if (offset !== roundUp(covered, alignment)) cursor.fail(`${subject} overlaps or leaves a hole`);
     if (tensors.has(name)) cursor.fail(`${subject} occurs twice`);

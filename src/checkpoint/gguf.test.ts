@@ -197,7 +197,8 @@ describe("a bad file is refused with the reason:", () => {
       /too large/,
       padded(bytesOf(start(1, 0), tensor([2 ** 40, 2 ** 40], 0, 0)), 32),
     ],
-    ["a quantised type", /has type 8/, padded(bytesOf(start(1, 0), tensor([32], 8, 0)), 64)],
+    ["a type of no name", /has type 9/, padded(bytesOf(start(1, 0), tensor([32], 9, 0)), 64)],
+    ["half a block", /no whole blocks/, padded(bytesOf(start(1, 0), tensor([16], 8, 0)), 64)],
     [
       "a tensor beyond the file",
       /ends at byte/,

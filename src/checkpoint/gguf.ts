@@ -8,8 +8,8 @@
  *     padding | data, each tensor padded to the alignment of 32
  *
  * All little-endian. Shapes here are outermost first, as everywhere in this code; the writer turns
- * them around. Tensor types are the unquantised floats. What the keys and names mean is not known
- * here.
+ * them around. Tensor types are the unquantised floats and two of blocks (gguf-blocks.ts). What the
+ * keys and names mean is not known here.
  *
  * Source: docs/gguf.md of the ggml project.
  */
@@ -17,8 +17,8 @@ import { assert } from "../base/errors.ts";
 import { roundUp } from "../base/integers.ts";
 import { type FileSink, streamFileAtomically } from "./atomic.ts";
 import type { FloatDtype } from "./float-codec.ts";
-import { sourceBytes } from "./safetensors.ts";
-import type { TensorSource } from "./tensors.ts";
+import { BLOCK_BYTES, BLOCK_VALUES, type BlockDtype } from "./gguf-blocks.ts";
+import { tensorBytes } from "./tensors.ts";
 
 export const GGUF_MAGIC = 0x46554747;
 export const GGUF_VERSION = 3;
@@ -46,8 +46,30 @@ export const GGUF_VALUE_TYPES = {
 } as const;
 export const GGUF_ARRAY_TYPE = 9;
 
+export type GgufTensorDtype = FloatDtype | BlockDtype;
+
 /** Codes of the tensor types that are written and read here. */
-export const GGUF_TENSOR_TYPES: Readonly<Record<FloatDtype, number>> = { F32: 0, F16: 1, BF16: 30 };
+export const GGUF_TENSOR_TYPES: Readonly<Record<GgufTensorDtype, number>> = {
+  F32: 0,
+  F16: 1,
+  Q4_0: 2,
+  Q8_0: 8,
+  BF16: 30,
+};
+
+/**
+ * Bytes of a tensor; undefined if they are no safe integer, or if rows are not whole blocks.
+ */
+export function ggufTensorBytes(
+  dtype: GgufTensorDtype,
+  shape: readonly number[],
+): number | undefined {
+  if (dtype !== "Q8_0" && dtype !== "Q4_0") return tensorBytes({ dtype, shape });
+  const bytes = tensorBytes({ dtype: "F32", shape });
+  const isWhole = (shape.at(-1) ?? 1) % BLOCK_VALUES === 0;
+  if (bytes === undefined || !isWhole) return undefined;
+  return (bytes / (4 * BLOCK_VALUES)) * BLOCK_BYTES[dtype];
+}
 
 type NumberType = "u8" | "i8" | "u16" | "i16" | "u32" | "i32" | "f32" | "f64";
 type BigintType = "u64" | "i64";
@@ -63,8 +85,18 @@ export type GgufValue =
   | { readonly type: "array"; readonly of: "bool"; readonly values: readonly boolean[] }
   | { readonly type: "array"; readonly of: "string"; readonly values: readonly string[] };
 
-export interface GgufTensorSource extends TensorSource {
-  readonly dtype: FloatDtype;
+/** A tensor to write; its bytes are asked for when their turn comes, and not kept. */
+export interface GgufTensorSource {
+  readonly name: string;
+  readonly dtype: GgufTensorDtype;
+  readonly shape: readonly number[];
+  readonly data: () => Uint8Array;
+}
+
+function sourceBytes({ name, dtype, shape }: GgufTensorSource): number {
+  const bytes = ggufTensorBytes(dtype, shape);
+  assert(bytes !== undefined, `tensor ${name} of shape [${shape}] cannot be ${dtype}`);
+  return bytes;
 }
 
 /** Bytes that grow; the header of a model with its tokenizer is some megabytes. */

@@ -17,6 +17,8 @@ const BODY_BYTES_MAX = 32 * 2 ** 20;
 
 export interface ServeOptions {
   readonly models: readonly string[];
+  /** What weights are kept in (weight-format.ts); as each model stores them if left out. */
+  readonly weights?: string | undefined;
   readonly aliases: readonly string[];
   readonly host: string;
   readonly port: number;
@@ -70,7 +72,10 @@ export async function serveModels(
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
   const copies = options.role === "split" ? 2 : 1;
-  const loader = modelLoader(engineOpener(env, engineSettings(options, env)), copies);
+  const loader = modelLoader(engineOpener(env, engineSettings(options, env)), {
+    copies,
+    weights: options.weights,
+  });
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -106,21 +111,23 @@ function engineOpener(
 }
 
 function engineSettings(
-  { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax }: ServeOptions,
+  { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax, weights }: ServeOptions,
   env: Context["env"],
 ): EngineSettings {
   const folder = prefixCacheFolder ?? cacheFolder("prefixes", env);
-  return { role, prefixFolder: bytesMax === 0 ? null : { folder: resolve(folder), bytesMax } };
+  const prefixFolder = bytesMax === 0 ? null : { folder: resolve(folder), bytesMax };
+  return { role, prefixFolder, weights };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */
 export async function openPrivateServer(
-  path: string,
+  { path, weights }: { readonly path: string; readonly weights: string | undefined },
   { env }: Pick<Context, "env">,
 ): Promise<AsyncDisposable & { readonly url: string; readonly key: string }> {
   await using opened = new AsyncDisposableStack();
   const declaration = modelOf(path);
-  const loader = modelLoader(engineOpener(env));
+  const settings = { prefixFolder: null, role: "both", weights } as const;
+  const loader = modelLoader(engineOpener(env, settings), { weights });
   const models = opened.use(new ModelRegistry(loader, [declaration], new Map()));
   await models.load(declaration.id);
   const key = randomBytes(24).toString("base64url");

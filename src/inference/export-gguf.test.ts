@@ -5,11 +5,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { decodeFloats } from "../checkpoint/float-codec.ts";
+import { decodeBlocks } from "../checkpoint/gguf-blocks.ts";
 import { openGguf } from "../checkpoint/gguf-reader.ts";
 import { openCpuDevice } from "../kernels/cpu.ts";
 import { Model } from "../model/model.ts";
 import { TINY } from "../model/test-support.ts";
 import { fromBf16, toBf16 } from "../numerics/bf16.ts";
+import { dequantizeRow, makeCodedRow, quantizeRow } from "../numerics/integer-groups.ts";
 import { view } from "../tensor/view.ts";
 import { trainBpe } from "../tokenizer/bpe-train.ts";
 import { learnedVocabulary, Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -57,6 +59,45 @@ describe("exportGguf", () => {
       rmSync(folder, { recursive: true });
     }
   });
+
+  for (const dtype of ["q8_0", "q4_0"] as const) {
+    it(`writes ${dtype} with the codes that inference keeps, the rest in BF16 or F32`, async () => {
+      await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });
+      const wide = { ...config, hiddenDim: 64, moeIntermediateDim: 32 };
+      const model = new Model(device, wide, { precision: "f32", seed: 2, gradients: false });
+      const folder = mkdtempSync(join(tmpdir(), "hadal-gguf-"));
+      try {
+        const path = join(folder, "blocks.gguf");
+        exportGguf({ model, tokenizer }, path, dtype);
+        using file = openGguf(path);
+        const typeOf = (name: string): string | undefined => file.tensors.get(name)?.dtype;
+        const blocks = dtype === "q8_0" ? "Q8_0" : "Q4_0";
+        assert.equal(typeOf("blk.1.ffn_gate_exps.weight"), blocks);
+        assert.equal(typeOf("blk.1.ffn_down_exps.weight"), blocks);
+        assert.equal(typeOf("output.weight"), "Q8_0");
+        assert.equal(typeOf("token_embd.weight"), "BF16");
+        assert.equal(typeOf("blk.0.attn_k_b.weight"), "BF16");
+        assert.equal(typeOf("blk.1.ffn_gate_inp.weight"), "F32");
+        // Six columns are no whole block.
+        assert.equal(typeOf("blk.0.attn_q_b.weight"), "BF16");
+        const values = Float32Array.from(
+          view(model.parameters.get("layers.1.moe.experts.down").value),
+        );
+        const expected = new Float32Array(values.length);
+        const rule = { bits: dtype === "q8_0" ? 8 : 4, groupSize: 32, asymmetric: false } as const;
+        for (let at = 0; at < values.length; at += 32) {
+          const row = makeCodedRow(32, 32);
+          quantizeRow(values.subarray(at, at + 32), rule, row);
+          dequantizeRow(row, 32, expected.subarray(at, at + 32));
+        }
+        const actual = new Float32Array(values.length);
+        decodeBlocks(blocks, file.read("blk.1.ffn_down_exps.weight"), actual);
+        assert.deepEqual(actual, expected);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    });
+  }
 
   it("refuses a tokenizer with more tokens than the model", async () => {
     await using device = await openCpuDevice({ kernels: "reference", numThreads: 1 });

@@ -3,23 +3,39 @@
  *
  * Tensors and architecture keys are model/gguf-map.ts and model/gguf-metadata.ts; this adds the
  * tokenizer and writes. Values are made one tensor at a time. F32 loses nothing; BF16 rounds the
- * matrices, norms, gates and routing biases stay F32. Refuses a tokenizer with more tokens than the
- * model and what llama.cpp could not compute. Source of the tokenizer's keys and codes:
+ * matrices, norms, gates and routing biases stay F32. q8_0 and q4_0 hold the codes of `int8:g32`
+ * and `int4:g32`: linear layers and experts in blocks, the head in Q8_0, the embedding and both
+ * halves of W_UKV (and rows that are no whole blocks) in BF16. Refuses a tokenizer with more tokens
+ * than the model and what llama.cpp could not compute. Source of the tokenizer's keys and codes:
  * docs/gguf.md of the ggml project, llama.cpp's loader.
  */
-import { OperationalError } from "../base/errors.ts";
+import { defined, OperationalError } from "../base/errors.ts";
 import { encodeFloats } from "../checkpoint/float-codec.ts";
-import { type GgufValue, writeGguf } from "../checkpoint/gguf.ts";
+import { type GgufTensorDtype, type GgufValue, writeGguf } from "../checkpoint/gguf.ts";
+import {
+  BLOCK_DTYPES,
+  BLOCK_VALUES,
+  type BlockDtype,
+  encodeBlocks,
+} from "../checkpoint/gguf-blocks.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { ggufTensors, ggufValues } from "../model/gguf-map.ts";
+import { type GgufTensor, ggufTensors, ggufValues } from "../model/gguf-map.ts";
 import { ggufMetadata } from "../model/gguf-metadata.ts";
+import { declareParameters } from "../model/parameter-declarations.ts";
 import type { ModelState } from "../model/tensor-source.ts";
+import { integerRuleOf } from "../model/weight-format.ts";
+import type { GroupRule } from "../numerics/integer-groups.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
-export const GGUF_DTYPES = ["f32", "bf16"] as const;
+export const GGUF_DTYPES = ["f32", "bf16", "q8_0", "q4_0"] as const;
 export type GgufDtype = (typeof GGUF_DTYPES)[number];
 
-const FILE_TYPES: Readonly<Record<GgufDtype, number>> = { f32: 0, bf16: 32 };
+const FILE_TYPES: Readonly<Record<GgufDtype, number>> = { f32: 0, bf16: 32, q8_0: 7, q4_0: 2 };
+/** The integers that the weights of a quantised file are cut into. */
+const RULES: Readonly<Partial<Record<GgufDtype, GroupRule>>> = {
+  q8_0: { bits: 8, groupSize: 32, asymmetric: false },
+  q4_0: { bits: 4, groupSize: 32, asymmetric: false },
+};
 /**
  * What llama.cpp is told of a token: text, a marker that is never text, a marker that is, or no
  * token at all.
@@ -46,13 +62,39 @@ export function exportGguf(
     ["general.file_type", { type: "u32", value: FILE_TYPES[dtype] }],
     ...tokenizerEntries(tokenizer, config.vocabSize),
   ]);
+  const typeOf = tensorTypes(config, dtype);
   const sources = ggufTensors(config).map((tensor) => {
-    const stored = tensor.isFloat32 || dtype === "f32" ? ("F32" as const) : ("BF16" as const);
+    const stored = typeOf(tensor);
     const { name, shape } = tensor;
-    const data = (): Uint8Array => encodeFloats(stored, ggufValues(model, tensor));
+    const data = (): Uint8Array => {
+      const values = ggufValues(model, tensor);
+      return isBlocks(stored) ? encodeBlocks(stored, values) : encodeFloats(stored, values);
+    };
     return { name, shape, dtype: stored, data };
   });
   writeGguf(path, metadata, sources);
+}
+
+function isBlocks(dtype: GgufTensorDtype): dtype is BlockDtype {
+  return (BLOCK_DTYPES as readonly string[]).includes(dtype);
+}
+
+/** What each tensor is stored as. In blocks are the weights that weight-format.ts codes. */
+function tensorTypes(
+  config: ModelConfig,
+  dtype: GgufDtype,
+): (tensor: GgufTensor) => GgufTensorDtype {
+  const roles = new Map(declareParameters(config).map(({ name, role }) => [name, role]));
+  const rule = RULES[dtype];
+  return ({ parts, shape, isFloat32 }) => {
+    if (isFloat32 || dtype === "f32") return "F32";
+    const [place] = parts;
+    if (rule === undefined || place?.kind !== "rows") return "BF16";
+    const role = defined(roles.get(place.parameter), `the role of ${place.parameter}`);
+    const integers = integerRuleOf({ name: place.parameter, role }, rule);
+    if (integers === null || defined(shape.at(-1), "columns") % BLOCK_VALUES !== 0) return "BF16";
+    return integers.bits === 8 ? "Q8_0" : "Q4_0";
+  };
 }
 
 /** The tokenizer's keys; ids beyond its own, up to the model's vocabulary, are named as unused. */

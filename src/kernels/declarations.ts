@@ -15,6 +15,9 @@ import {
 } from "./attention/reference.ts";
 import { CAST_ROWS_VARIANTS } from "./cast-rows/contract.ts";
 import { createReferenceCastRows } from "./cast-rows/reference.ts";
+import { CODED_MATMUL_SLOTS, CODED_MATMUL_VARIANTS } from "./coded-matmul/contract.ts";
+import { CODED_MATMUL_IMPLEMENTATIONS } from "./coded-matmul/generated.ts";
+import { createReferenceCodedMatmul } from "./coded-matmul/reference.ts";
 import { CROSS_ENTROPY_VARIANTS } from "./cross-entropy/contract.ts";
 import { createReferenceCrossEntropy } from "./cross-entropy/reference.ts";
 import { PLAN_DISPATCH_SLOTS } from "./dispatch/contract.ts";
@@ -140,6 +143,12 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
       ...GROUPED_SCALED_MATMUL_IMPLEMENTATIONS,
       reference(createReferenceGroupedScaledMatmul),
     ],
+  },
+  {
+    name: "codedMatmul",
+    variants: CODED_MATMUL_VARIANTS,
+    slots: CODED_MATMUL_SLOTS,
+    implementations: [...CODED_MATMUL_IMPLEMENTATIONS, reference(createReferenceCodedMatmul)],
   },
   {
     name: "quantizeTiles",

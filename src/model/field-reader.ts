@@ -42,6 +42,18 @@ export class FieldReader {
     return this.#require(field, value, valid, "a list of whole numbers");
   }
 
+  texts(field: string): readonly string[] {
+    const value = this.#take(field, undefined);
+    const valid = (list: unknown): boolean =>
+      Array.isArray(list) && list.every((entry) => typeof entry === "string");
+    return this.#require(field, value, valid, "a list of texts");
+  }
+
+  /** The names of all fields. */
+  names(): readonly string[] {
+    return [...this.#fields.keys()];
+  }
+
   number(field: string, fallback?: number): number {
     return this.#require(field, this.#take(field, fallback), Number.isFinite, "a number");
   }

@@ -11,10 +11,10 @@
  * programs then refuse the model instead of computing a different one.
  * Source: released config.json files of DeepSeek-V2, V2-Lite, V3 and Moonlight.
  */
-import { OperationalError } from "../base/errors.ts";
 import { type ModelConfig, validateConfig } from "./config.ts";
 import { FieldReader } from "./field-reader.ts";
 import { readRope, writeRopeScaling } from "./hugging-face-rope.ts";
+import { readQuantization } from "./quantization-config.ts";
 
 export const MODEL_TYPES = ["deepseek_v3", "deepseek_v2", "hadal"] as const;
 type ModelType = (typeof MODEL_TYPES)[number];
@@ -92,7 +92,8 @@ export function parseHuggingFaceConfig(json: unknown): ModelConfig {
   };
   requireDerivedFields(fields, config);
   for (const [field, value] of Object.entries(FIXED)) fields.fixed(field, value);
-  readQuantization(fields);
+  const quantization = fields.nested("quantization_config");
+  if (quantization !== null) readQuantization(quantization);
   fields.skip(INFORMATIONAL);
   fields.refuseRest();
   return validateConfig(config);
@@ -103,24 +104,6 @@ function requireDerivedFields(fields: FieldReader, config: ModelConfig): void {
   fields.fixed("num_key_value_heads", config.numHeads);
   fields.fixed("head_dim", config.qkRopeHeadDim);
   fields.fixed("qk_head_dim", config.qkNopeHeadDim + config.qkRopeHeadDim);
-}
-
-/** FP8 weights with block scales can be read from a checkpoint; nothing else can. */
-function readQuantization(fields: FieldReader): void {
-  const quantization = fields.nested("quantization_config");
-  if (quantization === null) return;
-  quantization.fixed("quant_method", "fp8");
-  quantization.fixed("fmt", "e4m3");
-  quantization.fixed("activation_scheme", "dynamic");
-  quantization.choice("scale_fmt", ["float", "ue8m0"], "float");
-  const [rows, columns] = quantization.integers("weight_block_size");
-  if (rows !== 128 || columns !== 128) {
-    throw new OperationalError(
-      "config.field",
-      `config.json: weight_block_size ([${rows}, ${columns}]) must be [128, 128]`,
-    );
-  }
-  quantization.refuseRest();
 }
 
 const ARCHITECTURES: Readonly<Record<ModelType, readonly string[]>> = {

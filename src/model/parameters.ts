@@ -19,6 +19,7 @@ import { castRows } from "../kernels/cast-rows/contract.ts";
 import { quantizeTiles } from "../kernels/quantize-tiles/contract.ts";
 import { WEIGHT_AMAX_MIN } from "../numerics/scales.ts";
 import type { Arena } from "../tensor/arena.ts";
+import type { CodedWeight } from "../tensor/coded-weight.ts";
 import { DTYPE_BYTES, type DType, type FloatType } from "../tensor/dtype.ts";
 import { allocateScaled, type ScaledTensor } from "../tensor/scaled-tensor.ts";
 import { elementCount, makeTensor, reshape, type Tensor } from "../tensor/tensor.ts";
@@ -72,6 +73,10 @@ export interface Parameter {
    * of them.
    */
   readonly kept: Tensor<ComputeType>;
+  /** What products read of a weight that is kept in codes, to infer alone; null elsewhere. */
+  readonly coded: CodedWeight | null;
+  /** All tensors that hold the parameter, without copies for products. */
+  readonly stored: readonly Tensor[];
   readonly recipe: PrecisionRecipe;
 }
 
@@ -260,6 +265,8 @@ export class ParameterSet implements OwnParameters {
       compute: read.compute,
       scaled: read.scaled ?? null,
       kept: value,
+      coded: null,
+      stored: [value],
       recipe: read.recipe,
     };
   }

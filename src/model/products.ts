@@ -1,5 +1,6 @@
 /**
- * @file Products of activations with a weight, plain or scaled, of one matrix or of all experts.
+ * @file Products of activations with a weight, plain, scaled or coded, of one matrix or of all
+ * experts.
  *
  *     nt  out_TN (=|+=) x_TK · W_NKᵀ        Fprop
  *     nn  dX_TK (=|+=) dOut_TN · W_NK       Dgrad
@@ -8,10 +9,12 @@
  * caches nothing, relies on it.
  */
 import { assert } from "../base/errors.ts";
+import { codedMatmul } from "../kernels/coded-matmul/contract.ts";
 import { groupedMatmul } from "../kernels/grouped-matmul/contract.ts";
 import { groupedScaledMatmul } from "../kernels/grouped-scaled-matmul/contract.ts";
 import { matmul } from "../kernels/matmul/contract.ts";
 import { type SumRule, scaledMatmul } from "../kernels/scaled-matmul/contract.ts";
+import type { CodedWeight } from "../tensor/coded-weight.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { isScaled, type Operand, quantize } from "./operand.ts";
@@ -31,6 +34,10 @@ export interface Product {
 
 export function multiply(pass: Pass, product: Product): void {
   const { transposition, a, weight, out, accumulate, offsets } = product;
+  if (weight.coded !== null) {
+    multiplyCoded(pass, product, weight.coded);
+    return;
+  }
   if (weight.scaled === null) {
     assert(!isScaled(a), `${weight.name} is not scaled, so neither is its operand`);
     const call = { transposition, a, b: weight.compute, out, accumulate };
@@ -52,6 +59,16 @@ export function multiply(pass: Pass, product: Product): void {
   };
   if (offsets === undefined) scaledMatmul(pass.device, call);
   else groupedScaledMatmul(pass.device, { ...call, offsets });
+}
+
+function multiplyCoded(pass: Pass, product: Product, coded: CodedWeight): void {
+  const { transposition, a, weight, out, accumulate, offsets } = product;
+  assert(
+    transposition === "nt" && !isScaled(a) && a.dtype === "bf16" && out.dtype === "f32",
+    `${weight.name} is coded: it multiplies bf16 into f32, and has no gradient`,
+  );
+  const call = { a: a as Tensor<"bf16">, weight: coded, out: out as Tensor<"f32">, accumulate };
+  codedMatmul(pass.device, offsets === undefined ? call : { ...call, offsets });
 }
 
 /** How products under a recipe are summed. */

@@ -6,6 +6,11 @@ export const chat = {
   usage: "--model PATH | --url ADDRESS [flags]",
   flags: {
     model: { kind: "text", placeholder: "PATH", help: "a run folder or a checkpoint" },
+    weights: {
+      kind: "text",
+      placeholder: "FORMAT",
+      help: "keep weights as f32, bf16, fp8, int8, int4, int4:g64a…; as stored if left out",
+    },
     url: {
       kind: "text",
       placeholder: "ADDRESS",
@@ -35,7 +40,10 @@ export const chat = {
       default: 0.7,
     },
   },
-  atMostOneOf: [["model", "url"]],
+  atMostOneOf: [
+    ["model", "url"],
+    ["weights", "url"],
+  ],
   examples: [
     { command: "hadal chat --model runs/first", does: "loads a model and talks to it" },
     {

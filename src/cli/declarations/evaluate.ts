@@ -14,6 +14,11 @@ export const evaluate = {
       help: "a run folder or a checkpoint",
       required: true,
     },
+    weights: {
+      kind: "text",
+      placeholder: "FORMAT",
+      help: "keep weights as f32, bf16, fp8, int8, int4, int4:g64a…; as stored if left out",
+    },
     data: {
       kind: "list",
       placeholder: "PATH",

@@ -2,8 +2,8 @@
 
 export const exportModel = {
   name: "export",
-  summary: "write a model in another program's format",
-  usage: "--model PATH --format gguf --out FILE [--dtype NAME]",
+  summary: "write a model in another program's format, or with smaller weights",
+  usage: "--model PATH --format NAME --out PATH [--dtype NAME | --weights FORMAT]",
   flags: {
     model: {
       kind: "text",
@@ -14,23 +14,37 @@ export const exportModel = {
     format: {
       kind: "text",
       placeholder: "NAME",
-      choices: ["gguf"],
-      help: "the format to write; llama.cpp reads gguf",
+      choices: ["gguf", "huggingface"],
+      help: "what to write: a file for llama.cpp, or a checkpoint in the Hugging Face layout",
       required: true,
     },
-    out: { kind: "text", placeholder: "FILE", help: "the file to write", required: true },
+    out: {
+      kind: "text",
+      placeholder: "PATH",
+      help: "the file (gguf) or the folder (huggingface) to write",
+      required: true,
+    },
     dtype: {
       kind: "text",
       placeholder: "NAME",
-      choices: ["f32", "bf16"],
-      help: "the precision of the matrices",
-      default: "bf16",
+      choices: ["f32", "bf16", "q8_0", "q4_0"],
+      help: "the precision of the matrices of a gguf file; bf16 if left out",
+    },
+    weights: {
+      kind: "text",
+      placeholder: "FORMAT",
+      help: "what a checkpoint's weights are stored in: f32, bf16, fp8, int8, int4 or int4:g64a",
     },
   },
+  atMostOneOf: [["dtype", "weights"]],
   examples: [
     {
       command: "hadal export --model runs/first --format gguf --out first.gguf",
       does: "one file that llama.cpp loads, tokenizer inside",
+    },
+    {
+      command: "hadal export --model runs/a --format huggingface --weights int4 --out a4",
+      does: "a checkpoint of a third of the size, which every verb loads again",
     },
   ],
 } as const;

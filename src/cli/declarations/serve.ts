@@ -11,6 +11,11 @@ export const serve = {
       help: "a run folder or a checkpoint, and what clients call it; may be repeated",
       required: true,
     },
+    weights: {
+      kind: "text",
+      placeholder: "FORMAT",
+      help: "keep weights as f32, bf16, fp8, int8, int4, int4:g64a…; as stored if left out",
+    },
     alias: {
       kind: "list",
       placeholder: "ALIAS=NAME",

@@ -14,11 +14,12 @@ import type { Run } from "../verb.ts";
 
 export const run: Run<typeof chat> = async (values, context) => {
   const { output, env } = context;
-  const { model, url } = values;
-  if (model === undefined && url === undefined) {
+  const { model: path, url, weights } = values;
+  if (path === undefined && url === undefined) {
     throw new OperationalError("usage.flags", "name a model with --model, or a server with --url");
   }
-  await using own = model === undefined ? undefined : await openPrivateServer(model, context);
+  await using own =
+    path === undefined ? undefined : await openPrivateServer({ path, weights }, context);
   const key = env["HADAL_API_KEY"];
   const server: ChatServer = own ?? { url: url!.replace(/\/(v1\/?)?$/, ""), key };
   const name = values.name ?? (await firstModel(server, new AbortController().signal));

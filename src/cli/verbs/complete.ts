@@ -23,7 +23,7 @@ interface Place {
 export const run: Run<typeof complete> = async (values, { output, interruption, env }) => {
   const place = placeOf(values);
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
-  const { model, tokenizer } = loadModel(device, values.model);
+  const { model, tokenizer } = loadModel(device, values.model, values.weights);
   const capacity = model.config.maxPositionEmbeddings;
   const session = new Session(new Decoder(device, model), capacity);
   const prompt = promptOf(

@@ -19,10 +19,11 @@ const LISTED_FILES = 20;
 /** Tokens of a window for a checkpoint that does not belong to a run. */
 const WINDOW_TOKENS = 256;
 
-export const run: Run<typeof evaluate> = async ({ model: path, data }, { output, env }) => {
+export const run: Run<typeof evaluate> = async (values, { output, env }) => {
+  const { model: path, data, weights } = values;
   const documents = await readDocuments(data);
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
-  const { model, tokenizer } = loadModel(device, path);
+  const { model, tokenizer } = loadModel(device, path, weights);
   const result = await evaluateBitsPerByte(model, tokenizer, documents, {
     seqLength: Math.min(windowTokens(path), model.config.maxPositionEmbeddings),
     onProgress: (done, total) => output.progress({ done, total, text: "bits per byte" }),

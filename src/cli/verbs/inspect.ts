@@ -1,11 +1,16 @@
 /** @file `hadal inspect`: what a model is made of, and what memory it takes. */
+
+import type { ModelConfig } from "../../model/config.ts";
 import { countParameters, type ParameterCounts } from "../../model/counts.ts";
 import { type MemoryPrediction, predictMemory } from "../../model/memory.ts";
 import { huggingFaceTensors } from "../../model/names.ts";
 import { isScaledRecipe, type PrecisionRecipe } from "../../model/precision-recipe.ts";
+import { storedBytes } from "../../model/stored-parameters.ts";
+import { parseWeightFormat, type WeightFormat, weightNotation } from "../../model/weight-format.ts";
+import { DTYPE_BYTES } from "../../tensor/dtype.ts";
 import { PRECISION_RECIPES } from "../../training/recipe/recipes.ts";
 import { type RecipeRow, recipeTable } from "../../training/recipe/table.ts";
-import { readModelConfig } from "../../training/run/checkpoint.ts";
+import { readModelConfig, readStoredFormat } from "../../training/run/checkpoint.ts";
 import { readRecipe } from "../../training/run/recipe-file.ts";
 import { isRunFolder, resolveCheckpoint } from "../../training/run/run-folder.ts";
 import type { inspect } from "../declarations/inspect.ts";
@@ -19,6 +24,9 @@ import type { Run } from "../verb.ts";
 const TOKENS = 4096;
 /** Tensors listed; a large model has tens of thousands. */
 const LISTED_TENSORS = 40;
+
+/** Formats whose bytes are shown, besides the one that the checkpoint stores. */
+const INFERENCE_FORMATS = ["f32", "bf16", "fp8", "int8:g32", "int4:g32"];
 
 const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
   embedding: "embedding",
@@ -70,6 +78,9 @@ export const run: Run<typeof inspect> = async (values, { output }) => {
   const tensors = huggingFaceTensors(config).map(({ name, shape }) => ({ name, shape }));
   showParameters(output, counts);
   showMemory(output, memory, tokens);
+  const stored = readStoredFormat(path);
+  const weights = weightBytes(config, counts.total, stored);
+  showWeights(output, weights, stored);
   showRecipe(output, recipe, recipeRows);
   output.table([
     ["tensor", "shape"],
@@ -83,6 +94,7 @@ export const run: Run<typeof inspect> = async (values, { output }) => {
     config,
     parameters: counts,
     trainingMemory: { tokens, recipe: recipe.name, ...memory },
+    inferenceWeights: { stored: weightNotation(stored), bytes: weights },
     recipe: { ...recipe, rows: recipeRows },
     tensors,
   });
@@ -128,6 +140,34 @@ function showMemory(output: Output, memory: ProcessMemory, tokens: number): void
   ]);
   const heading = `memory of a training step of ${tokens.toLocaleString("en")} tokens`;
   output.table([[heading, ""], ...rows], ["left", "right"]);
+  output.line();
+}
+
+/** Bytes of the weights of a model that is only to infer, by the notation of --weights. */
+function weightBytes(
+  config: ModelConfig,
+  numParameters: number,
+  stored: WeightFormat,
+): Readonly<Record<string, number>> {
+  const formats = [...INFERENCE_FORMATS, weightNotation(stored)].map((notation) => {
+    const format = parseWeightFormat(notation);
+    const bytes = format === "f32" ? DTYPE_BYTES.f32 * numParameters : storedBytes(config, format);
+    return [notation, bytes] as const;
+  });
+  return Object.fromEntries(formats);
+}
+
+function showWeights(
+  output: Output,
+  bytes: Readonly<Record<string, number>>,
+  stored: WeightFormat,
+): void {
+  const rows = Object.entries(bytes).map(([notation, count]) => [
+    notation,
+    `${(count / 2 ** 20).toFixed(1)} MiB`,
+    notation === weightNotation(stored) ? "as stored" : "",
+  ]);
+  output.table([["weights to infer with (--weights)", "", ""], ...rows], ["left", "right", "left"]);
   output.line();
 }
 

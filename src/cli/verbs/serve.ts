@@ -11,6 +11,7 @@ export const run: Run<typeof serve> = async (values, context) => {
   await serveModels(
     {
       models: values.model,
+      weights: values.weights,
       aliases: values.alias,
       host: values.host,
       port: values.port,

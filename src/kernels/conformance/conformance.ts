@@ -12,6 +12,7 @@ import { mismatch, type Tolerance } from "../../numerics/tolerance.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { ATTENTION_CASES } from "./attention-cases.ts";
+import { CODED_CASES } from "./coded-cases.ts";
 import { LATENT_ATTENTION_CASES } from "./latent-attention-cases.ts";
 import { MATMUL_CASES } from "./matmul-cases.ts";
 import { ROW_CASES } from "./row-cases.ts";
@@ -39,6 +40,7 @@ export interface ConformanceCase {
 export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   ...MATMUL_CASES,
   ...SCALED_CASES,
+  ...CODED_CASES,
   ...ATTENTION_CASES,
   ...LATENT_ATTENTION_CASES,
   ...ROW_CASES,

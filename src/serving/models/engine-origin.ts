@@ -20,6 +20,8 @@ export interface EngineOrigin {
   readonly env: Environment;
   /** Where prefixes are kept beyond the engine's life; null: nowhere. */
   readonly prefixFolder: PrefixFolder | null;
+  /** The notation of what weights are kept in; as they are stored if left out. */
+  readonly weights?: string | undefined;
   /** Between the two engines of a split one; null: there is one. */
   readonly port: { readonly role: "prefill" | "decode"; readonly end: MessagePort } | null;
 }

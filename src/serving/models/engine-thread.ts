@@ -6,10 +6,10 @@ import { RemoteReader } from "../../inference/engine/thread/remote-reader.ts";
 import type { EngineOrigin } from "./engine-origin.ts";
 import { openEngineHere } from "./open-engine.ts";
 
-const { path, env, prefixFolder, port } = workerData as EngineOrigin;
+const { path, env, prefixFolder, weights, port } = workerData as EngineOrigin;
 const reader = port?.role === "decode" ? { reader: new RemoteReader(port.end) } : {};
 const engine = await hostEngine(defined(parentPort, "the thread that started this one"), () =>
-  openEngineHere(path, env, { prefixFolder, ...reader }),
+  openEngineHere(path, env, { prefixFolder, weights, ...reader }),
 );
 if (port?.role === "prefill" && engine !== null) {
   answerOn(port.end, engine);

@@ -4,9 +4,11 @@ import { join } from "node:path";
 import { availableMemory } from "node:process";
 import { OperationalError } from "../../base/errors.ts";
 import type { Engine } from "../../inference/engine/api.ts";
+import { countParameters } from "../../model/counts.ts";
 import { storedBytes } from "../../model/stored-parameters.ts";
+import { DTYPE_BYTES } from "../../tensor/dtype.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
-import { readModelConfig } from "../../training/run/checkpoint.ts";
+import { inferenceOptions, readModelConfig } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 import type { ChatFormat } from "../chat/conversation.ts";
 import { deepseekFormat } from "../chat/deepseek-format.ts";
@@ -16,13 +18,16 @@ import type { ModelLoader } from "./registry.ts";
 
 const CONFIG_BYTES_MAX = 32 * 2 ** 20;
 
-/** A loader of models whose engines `openEngine` opens, each of which keeps so many copies. */
+/**
+ * A loader of models whose engines `openEngine` opens, each of which keeps so many `copies` of its
+ * weights, in the format that `weights` notes, or as they are stored.
+ */
 export function modelLoader(
   openEngine: (path: string) => Promise<Engine>,
-  copies = 1,
+  { copies = 1, weights }: { readonly copies?: number; readonly weights?: string | undefined } = {},
 ): ModelLoader {
   return {
-    estimateBytes: (path) => copies * estimateBytes(path),
+    estimateBytes: (path) => copies * estimateBytes(path, weights),
     availableBytes: () => availableMemory(),
     open: async ({ id, path }) => {
       const engine = await openEngine(path);
@@ -32,9 +37,15 @@ export function modelLoader(
 }
 
 /** The parameters and the latent cache; what a step needs besides is small. */
-function estimateBytes(path: string): number {
-  const config = readModelConfig(resolveCheckpoint(path));
-  return storedBytes(config) + latentCacheBytes(config);
+function estimateBytes(path: string, notation: string | undefined): number {
+  const checkpoint = resolveCheckpoint(path);
+  const config = readModelConfig(checkpoint);
+  const { weights } = inferenceOptions(checkpoint, notation);
+  const parameters =
+    weights === undefined
+      ? DTYPE_BYTES.f32 * countParameters(config).total
+      : storedBytes(config, weights);
+  return parameters + latentCacheBytes(config);
 }
 
 /** The checkpoint's template, or the built-in format where it has none. */

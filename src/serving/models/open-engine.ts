@@ -19,7 +19,7 @@ import type { ModelConfig } from "../../model/config.ts";
 import type { Model } from "../../model/model.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { viewSpan } from "../../tensor/view.ts";
-import { loadCheckpoint } from "../../training/run/checkpoint.ts";
+import { inferenceOptions, loadCheckpoint } from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 import { type Environment, openEngineThread, type PrefixFolder } from "./engine-origin.ts";
 import { openSplitEngine } from "./split-engine.ts";
@@ -35,6 +35,8 @@ export interface EngineSettings {
   /** Where prefixes are kept beyond the engine's life; null: nowhere. */
   readonly prefixFolder: PrefixFolder | null;
   readonly role: EngineRole;
+  /** The notation of what weights are kept in; as they are stored if left out. */
+  readonly weights?: string | undefined;
 }
 
 const PLAIN: EngineSettings = { prefixFolder: null, role: "both" };
@@ -43,11 +45,11 @@ const PLAIN: EngineSettings = { prefixFolder: null, role: "both" };
 export async function openEngine(
   path: string,
   env: Environment,
-  { prefixFolder, role }: EngineSettings = PLAIN,
+  { prefixFolder, role, weights }: EngineSettings = PLAIN,
 ): Promise<Engine> {
   // What a run's last checkpoint is may change while two engines are opened.
   const folder = resolveCheckpoint(path);
-  const origin = { path: folder, env, prefixFolder, port: null };
+  const origin = { path: folder, env, prefixFolder, weights, port: null };
   return role === "both" ? await openEngineThread(origin) : await openSplitEngine(origin);
 }
 
@@ -57,14 +59,17 @@ export async function openEngineHere(
   env: Environment,
   {
     prefixFolder = null,
+    weights,
     reader,
-  }: { readonly prefixFolder?: PrefixFolder | null; readonly reader?: PrefixReader } = {},
+  }: Partial<Pick<EngineSettings, "prefixFolder" | "weights">> & {
+    readonly reader?: PrefixReader;
+  } = {},
 ): Promise<LocalEngine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
-    const { model, tokenizer } = loadCheckpoint(device, resolveCheckpoint(path), {
-      weights: "bf16",
-    });
+    const checkpoint = resolveCheckpoint(path);
+    const how = inferenceOptions(checkpoint, weights);
+    const { model, tokenizer } = loadCheckpoint(device, checkpoint, how);
     const decoder = new Decoder(device, model, cacheTokensOf(model));
     const modelHash = hashOf(model);
     const disk = await openDiskTier(prefixFolder, decoder, modelHash);
@@ -118,7 +123,7 @@ function hashOf({ config, parameters, gateBiases }: Model): string {
     const { buffer, byteOffset, byteLength } = viewSpan(tensor);
     hash.update(new Uint8Array(buffer, byteOffset, byteLength));
   };
-  for (const { kept } of parameters.list) add(kept);
+  for (const { stored } of parameters.list) stored.forEach(add);
   for (const { bias } of gateBiases) add(bias);
   return hash.digest("hex");
 }

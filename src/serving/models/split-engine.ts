@@ -28,18 +28,18 @@ import { type EngineOrigin, openEngineThread } from "./engine-origin.ts";
 
 /** The two engines of a checkpoint. */
 export async function openSplitEngine(origin: Omit<EngineOrigin, "port">): Promise<Engine> {
-  const { path, env, prefixFolder } = origin;
+  const { path, env, prefixFolder, weights } = origin;
   const { numThreads = availableParallelism() } = cpuOptionsFromEnvironment(env);
   const withThreads = (count: number) => ({ ...env, HADAL_THREADS: `${Math.max(1, count)}` });
   const ofPrefill = ceilDiv(numThreads, 2);
   const { port1, port2 } = new MessageChannel();
   const openings = [
     openEngineThread({
-      ...{ path, env: withThreads(ofPrefill), prefixFolder: null },
+      ...{ path, env: withThreads(ofPrefill), prefixFolder: null, weights },
       port: { role: "prefill", end: port1 },
     }),
     openEngineThread({
-      ...{ path, env: withThreads(numThreads - ofPrefill), prefixFolder },
+      ...{ path, env: withThreads(numThreads - ofPrefill), prefixFolder, weights },
       port: { role: "decode", end: port2 },
     }),
   ];

@@ -3,7 +3,7 @@
  * it.
  *
  *     config.json, generation_config.json, tokenizer.json and its companions
- *     model.safetensors (or shards with an index)      BF16, F32 or FP8 with weight_scale_inv
+ *     model.safetensors (or shards with an index)      stored-form.ts
  *     training-state/                                  run/training-state.ts
  *
  * The directory is written beside its place and renamed, so one under its name is complete.
@@ -12,33 +12,29 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { assert, OperationalError } from "../../base/errors.ts";
+import { OperationalError } from "../../base/errors.ts";
 import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { writeCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
-import { encodeFloats } from "../../checkpoint/float-codec.ts";
-import { fp8WeightSources } from "../../checkpoint/fp8-weights.ts";
-import type { TensorSource } from "../../checkpoint/tensors.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging-face-config.ts";
 import { Model } from "../../model/model.ts";
 import type { Precision, TrainableModel } from "../../model/model-types.ts";
-import { huggingFaceTensors } from "../../model/names.ts";
 import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
-import { type ModelState, viewAt } from "../../model/tensor-source.ts";
-import type { WeightFormat } from "../../model/weight-format.ts";
+import { storedWeightFormat } from "../../model/quantization-config.ts";
+import { parseWeightFormat, type WeightFormat } from "../../model/weight-format.ts";
 import { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
 import { readTokenizerJson } from "../../tokenizer/tokenizer-json-read.ts";
-import type { CheckpointDtype } from "../settings.ts";
 import type { Trainer } from "../trainer.ts";
 import { readWeights } from "./read-weights.ts";
+import { type StoredForm, storedFields, storedSources } from "./stored-form.ts";
 import { hasTrainingState, readAverage, writeTrainingState } from "./training-state.ts";
 
 export interface CheckpointContent {
   readonly model: TrainableModel;
   readonly tokenizer: Tokenizer;
-  readonly dtype: CheckpointDtype;
+  readonly dtype: StoredForm;
 }
 
 /** Write a checkpoint that training can resume from. */
@@ -64,7 +60,7 @@ function writeModelFiles(directory: string, { model, tokenizer, dtype }: Checkpo
     writeFileAtomically(join(directory, name), content);
   const writeJson = (name: string, content: unknown): void =>
     write(name, `${JSON.stringify(content, null, 2)}\n`);
-  writeJson("config.json", { ...toHuggingFaceConfig(config), ...dtypeFields(dtype) });
+  writeJson("config.json", { ...toHuggingFaceConfig(config), ...storedFields(config, dtype) });
   writeJson("generation_config.json", {
     bos_token_id: config.bosTokenId,
     eos_token_id: config.eosTokenId,
@@ -73,43 +69,7 @@ function writeModelFiles(directory: string, { model, tokenizer, dtype }: Checkpo
   });
   const files = writeTokenizerFiles(tokenizer, { contextTokensMax: config.maxPositionEmbeddings });
   for (const [name, text] of Object.entries(files)) write(name, text);
-  writeCheckpointTensors(directory, listSources(config, model, dtype));
-}
-
-function dtypeFields(dtype: CheckpointDtype): Record<string, unknown> {
-  if (dtype === "f32") return { torch_dtype: "float32" };
-  if (dtype === "bf16") return { torch_dtype: "bfloat16" };
-  return {
-    torch_dtype: "bfloat16",
-    quantization_config: {
-      activation_scheme: "dynamic",
-      fmt: "e4m3",
-      quant_method: "fp8",
-      weight_block_size: [128, 128],
-      ...(dtype === "fp8-ue8m0" ? { scale_fmt: "ue8m0" } : {}),
-    },
-  };
-}
-
-function listSources(
-  config: ModelConfig,
-  state: ModelState,
-  dtype: CheckpointDtype,
-): readonly TensorSource[] {
-  return huggingFaceTensors(config)
-    .filter(({ presence }) => presence !== "tolerated")
-    .flatMap((tensor): TensorSource[] => {
-      const values = (): Float32Array => viewAt(state, tensor.place);
-      const [rows, columns] = tensor.shape;
-      const isFp8 = dtype === "fp8" || dtype === "fp8-ue8m0";
-      if (isFp8 && tensor.isQuantisable) {
-        assert(rows !== undefined && columns !== undefined, `${tensor.name} is a matrix`);
-        return fp8WeightSources(tensor.name, { rows, columns }, values, dtype === "fp8-ue8m0");
-      }
-      const stored = tensor.isFloat32 || dtype === "f32" ? "F32" : "BF16";
-      const { name, shape } = tensor;
-      return [{ name, dtype: stored, shape, data: () => encodeFloats(stored, values()) }];
-    });
+  writeCheckpointTensors(directory, storedSources(config, model, dtype));
 }
 
 export interface LoadOptions {
@@ -148,7 +108,7 @@ export function loadCheckpoint(
     }
     readAverage(path, model);
   } else {
-    readWeights(path, model);
+    readWeights(path, model, readStoredFormat(path));
   }
   return { model, tokenizer, path };
 }
@@ -156,6 +116,20 @@ export function loadCheckpoint(
 /** The configuration of a checkpoint. */
 export function readModelConfig(path: string): ModelConfig {
   return parseHuggingFaceConfig(readJson(path, "config.json"));
+}
+
+/** What the weights of a checkpoint are stored in; "bf16" stands for every plain float. */
+export function readStoredFormat(path: string): WeightFormat {
+  return storedWeightFormat(readJson(path, "config.json"));
+}
+
+/**
+ * How to load a checkpoint to infer alone: by a notation (weight-format.ts), or as it is stored if
+ * none is given.
+ */
+export function inferenceOptions(path: string, notation: string | undefined): LoadOptions {
+  const weights = notation === undefined ? readStoredFormat(path) : parseWeightFormat(notation);
+  return weights === "f32" ? { precision: "f32" } : { weights };
 }
 
 /** The tokenizer of a checkpoint. */

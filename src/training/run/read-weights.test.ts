@@ -10,9 +10,11 @@ import type { ModelConfig } from "../../model/config.ts";
 import { Model } from "../../model/model.ts";
 import { storedBytes } from "../../model/stored-parameters.ts";
 import { randomBatch, TINY } from "../../model/test-support.ts";
+import { parseWeightFormat } from "../../model/weight-format.ts";
+import { view } from "../../tensor/view.ts";
 import { trainBpe } from "../../tokenizer/bpe-train.ts";
 import { learnedVocabulary, Tokenizer } from "../../tokenizer/tokenizer.ts";
-import { loadCheckpoint, writeModel } from "./checkpoint.ts";
+import { inferenceOptions, loadCheckpoint, writeModel } from "./checkpoint.ts";
 
 const merges = trainBpe(["the cat sat on the mat"], { vocabSize: 9 + 256 + 5, numAddedTokens: 9 });
 const tokenizer = new Tokenizer(learnedVocabulary(merges));
@@ -25,6 +27,8 @@ const CONFIG: ModelConfig = {
   initializerRange: 0.1,
 };
 const BATCH = randomBatch(CONFIG, { numSequences: 2, seqLength: 20, seed: 3 });
+
+const FORMATS = ["fp8", "int8", "int4:g64", "int4:a"];
 
 let folder: string;
 
@@ -50,12 +54,61 @@ describe("a model that only infers", () => {
       const gains = model.parameters.list
         .filter(({ role }) => role === "norm")
         .reduce((sum, { shape }) => sum + shape[1], 0);
-      assert.equal(storedBytes(config), matrices + 2 * gains);
+      assert.equal(storedBytes(config, "bf16"), matrices + 2 * gains);
       // Beside them the arena holds routing biases, RoPE tables, and padding to cache lines.
       const held = model.arenas.model.liveBytes;
-      assert.ok(held < 1.1 * storedBytes(config) + 8192, `${held} bytes for ${matrices}`);
+      assert.ok(held < 1.1 * storedBytes(config, "bf16") + 8192, `${held} bytes for ${matrices}`);
       assert.throws(() => model.parameters.get("norm").gradient, /made to infer/);
       assert.throws(() => model.parameters.get("embedding").value, /made to infer/);
+    });
+  }
+
+  for (const notation of FORMATS) {
+    it(`keeps the same codes, quantised on load or read from the disk: ${notation}`, async () => {
+      await using device = await openCpuDevice({ numThreads: 1 });
+      const [plain, coded] = [join(folder, `${notation} plain`), join(folder, `${notation} coded`)];
+      const weights = parseWeightFormat(notation);
+      assert.ok(weights !== "f32");
+      const trained = new Model(device, CONFIG, { precision: "bf16", seed: 7 });
+      writeModel(plain, { model: trained, tokenizer, dtype: "bf16" });
+      // What is quantised on load is what stands there in bf16.
+      const { model: rounded } = loadCheckpoint(device, plain, { precision: "f32" });
+      writeModel(coded, { model: rounded, tokenizer, dtype: weights });
+      assert.deepEqual(inferenceOptions(coded, undefined), { weights });
+      const { model: quantised } = loadCheckpoint(device, plain, { weights });
+      const { model: read } = loadCheckpoint(device, coded, inferenceOptions(coded, undefined));
+      for (const [index, { name, stored }] of quantised.parameters.list.entries()) {
+        const others = read.parameters.list[index]!.stored;
+        for (const [part, tensor] of stored.entries()) {
+          if (name.endsWith("keyValueUp")) continue;
+          assert.deepEqual(view(tensor), view(others[part]!), `${name}, part ${part}`);
+        }
+      }
+      const held = read.arenas.model.liveBytes;
+      const predicted = storedBytes(CONFIG, weights);
+      assert.ok(held < 1.1 * predicted + 12_000, `${held} bytes, ${predicted} predicted`);
+      assert.throws(() => read.parameters.get("head").value, /made to infer/);
+    });
+
+    it(`computes what the codes stand for: ${notation}`, async () => {
+      await using device = await openCpuDevice({ numThreads: 1 });
+      const path = join(folder, `${notation} computed`);
+      const weights = parseWeightFormat(notation);
+      assert.ok(weights !== "f32");
+      const trained = new Model(device, CONFIG, { precision: "bf16", seed: 8 });
+      writeModel(path, { model: trained, tokenizer, dtype: weights });
+      // The same values as master values: what differs is that their products read them rounded.
+      const models = [{ precision: "bf16" } as const, { weights }].map(
+        (options) => loadCheckpoint(device, path, options).model,
+      );
+      const [expected, losses] = models.map((model) => model.evaluate(BATCH));
+      assertNear(losses!, expected!, 0.01);
+      const tokens = BATCH.tokens.subarray(0, 21);
+      const [exact, logits] = models.map((model) => {
+        const decoder = new Decoder(device, model);
+        return decoder.forward([{ cache: decoder.openCache(), tokens, logits: "all" }])[0]!;
+      });
+      assertNear(logits!, exact!, 0.01);
     });
   }
 
@@ -70,9 +123,18 @@ describe("a model that only infers", () => {
       const decoder = new Decoder(device, loadCheckpoint(device, path, options).model);
       return decoder.forward([{ cache: decoder.openCache(), tokens, logits: "all" }])[0]!;
     });
-    const largest = expected!.reduce((most, logit) => Math.max(most, Math.abs(logit)), 0);
-    const distances = expected!.map((logit, index) => Math.abs(logit - logits![index]!));
-    const error = distances.reduce((most, distance) => Math.max(most, distance), 0);
-    assert.ok(error < 0.03 * largest, `logits up to ${largest} differ by ${error}`);
+    assertNear(logits!, expected!, 0.01);
   });
 });
+
+/**
+ * Elements are off by no more than this share of the largest, in the mean: a rounded gate may
+ * choose another expert for a token or two.
+ */
+function assertNear(actual: Float32Array, expected: Float32Array, share: number): void {
+  const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const error =
+    expected.reduce((sum, value, index) => sum + Math.abs(value - actual[index]!), 0) /
+    expected.length;
+  assert.ok(error < share * largest, `values up to ${largest} differ by ${error} in the mean`);
+}
