@@ -60,6 +60,7 @@ import {
   createReferenceQuantizeTiles,
   createReferenceRetile,
 } from "./quantize-tiles/reference.ts";
+import { WASM_DEQUANTIZE_TILES, WASM_QUANTIZE_TILES, WASM_RETILE } from "./quantize-tiles/wasm.ts";
 import { X64_DEQUANTIZE_TILES, X64_QUANTIZE_TILES, X64_RETILE } from "./quantize-tiles/x64.ts";
 import {
   RMS_NORM_BACKWARD_VARIANTS,
@@ -154,19 +155,27 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     name: "quantizeTiles",
     variants: QUANTIZE_TILES_VARIANTS,
     slots: QUANTIZE_TILES_SLOTS,
-    implementations: [X64_QUANTIZE_TILES, reference(createReferenceQuantizeTiles)],
+    implementations: [
+      X64_QUANTIZE_TILES,
+      WASM_QUANTIZE_TILES,
+      reference(createReferenceQuantizeTiles),
+    ],
   },
   {
     name: "dequantizeTiles",
     variants: DEQUANTIZE_TILES_VARIANTS,
     slots: DEQUANTIZE_TILES_SLOTS,
-    implementations: [X64_DEQUANTIZE_TILES, reference(createReferenceDequantizeTiles)],
+    implementations: [
+      X64_DEQUANTIZE_TILES,
+      WASM_DEQUANTIZE_TILES,
+      reference(createReferenceDequantizeTiles),
+    ],
   },
   {
     name: "retile",
     variants: RETILE_VARIANTS,
     slots: RETILE_SLOTS,
-    implementations: [X64_RETILE, reference(createReferenceRetile)],
+    implementations: [X64_RETILE, WASM_RETILE, reference(createReferenceRetile)],
   },
   {
     name: "causalAttention",

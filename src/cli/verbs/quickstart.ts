@@ -95,7 +95,7 @@ async function serveTrained(out: string, context: Context): Promise<void> {
   });
 }
 
-/** FP8 where machine code quantises; the plain kernels would spend the minutes on it. */
+/** FP8 where machine code multiplies it; in WebAssembly a step takes nearly twice as long. */
 function chooseRecipe(device: Device): RecipeName {
   const report = device.reports().find(({ key }) => key === "quantizeTiles/f32.e4m3");
   return report?.target === "x64" ? "fp8" : "bf16";
