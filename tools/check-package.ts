@@ -1,12 +1,13 @@
 /**
  * @file `npm run check:package`: the package as its users get it. Packs it, installs the tarball
  * into an empty folder without running install scripts, and there asks `hadal` for its version,
- * imports every public entry and trains for three steps.
+ * imports every public entry, trains for three steps and serves what that made.
  *
  * `node` is the system's there, not the one this checkout installed: the launcher must find its
  * own.
  */
-import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import { type SpawnSyncReturns, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -19,7 +20,7 @@ const STEP_MINUTES_MAX = 5;
 
 const folder = mkdtempSync(join(tmpdir(), "hadal-package-"));
 try {
-  checkPackage(folder);
+  await checkPackage(folder);
   console.log("the package is in order");
 } catch (error) {
   console.error(`the package is not in order: ${error instanceof Error ? error.message : error}`);
@@ -28,7 +29,7 @@ try {
   rmSync(folder, { recursive: true, force: true });
 }
 
-function checkPackage(home: string): void {
+async function checkPackage(home: string): Promise<void> {
   run("npm", ["pack", "--pack-destination", home], ROOT);
   const tarball = readdirSync(home).find((name) => name.endsWith(".tgz"));
   demand(tarball !== undefined, "npm pack made no tarball");
@@ -48,6 +49,7 @@ function checkPackage(home: string): void {
   }
   run("npx", ["--no", "--", "hadal", "--help"], app);
   trainThere(app);
+  await serveThere(app);
 }
 
 /** Every entry of package.json leads to files that were packed, and Node can import it. */
@@ -96,6 +98,51 @@ function trainThere(app: string): void {
   const checkpoints = join(app, "runs/first/checkpoints");
   const made = existsSync(checkpoints) ? readdirSync(checkpoints) : [];
   demand(made.length > 0, "hadal train left no checkpoint in runs/first/checkpoints");
+}
+
+/** The run that was trained is served: its page, its answer, its end. */
+async function serveThere(app: string): Promise<void> {
+  const words = [
+    "node_modules/hadal/bin/hadal.js",
+    "serve",
+    "--model",
+    "runs/first",
+    "--port",
+    "0",
+  ];
+  const cache = ["--prefix-cache-dir", join(app, "prefixes")];
+  console.log(`$ node ${words.join(" ")}`);
+  const env = cleanEnvironment();
+  const server = spawn("node", [...words, ...cache], { cwd: app, env });
+  let printed = "";
+  for (const stream of [server.stdout, server.stderr]) {
+    stream.setEncoding("utf8").on("data", (part: string) => {
+      printed += part;
+    });
+  }
+  const ended = once(server, "exit");
+  const timer = setTimeout(() => server.kill("SIGKILL"), STEP_MINUTES_MAX * 60_000);
+  try {
+    while (!printed.includes("max_tokens") && server.exitCode === null) {
+      await Promise.race([once(server.stdout, "data"), ended]);
+    }
+    const url = /http:\/\/127\.0\.0\.1:\d+/.exec(printed)?.[0];
+    demand(url !== undefined, `hadal serve printed no address: ${printed}`);
+    const page = await (await fetch(`${url}/`)).text();
+    demand(page.includes("<title>Hadal</title>"), "hadal serve has no page at /");
+    const answer = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "first", prompt: "export ", max_tokens: 4 }),
+    });
+    demand(answer.status === 200, `hadal serve answers ${answer.status}: ${await answer.text()}`);
+    server.kill("SIGTERM");
+    const [code] = await ended;
+    demand(code === 143, `hadal serve ended with ${code}: ${printed}`);
+  } finally {
+    clearTimeout(timer);
+    server.kill("SIGKILL");
+  }
 }
 
 /** Runs a program and returns its stdout; a failure carries everything it printed. */

@@ -221,6 +221,15 @@ describe("prompts", () => {
     });
     assert.equal(errorOf(reply)["code"], "context_length_exceeded");
     assert.match(String(errorOf(reply)["message"]), /has \d+ tokens; the context of tiny takes 32/);
+    const content = "word ".repeat(100);
+    const chat = { model: "tiny", messages: [{ role: "user", content }] };
+    const refused = [
+      reply,
+      await post(server.url + PATHS.chat, chat),
+      await post(server.url + PATHS.response, { model: "tiny", input: content }),
+    ];
+    const params = refused.map((one) => errorOf(one)["param"]);
+    assert.deepEqual(params, ["prompt", "messages", "input"]);
   });
 });
 
