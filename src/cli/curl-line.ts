@@ -1,10 +1,20 @@
 /** @file The command that tries a server out, for people to copy. */
 
 /** A chat with the model, as lines of a shell. */
-export function curlLine(address: string, model: string): readonly string[] {
-  const body = { model, messages: [{ role: "user", content: "Hello!" }], max_tokens: 64 };
+export function chatCurl(address: string, model: string): readonly string[] {
+  const messages = [{ role: "user", content: "Hello!" }];
+  return curl(`${address}/v1/chat/completions`, { model, messages, max_tokens: 64 });
+}
+
+/** The same for a model that has seen code and no chats: it goes on from a beginning. */
+export function completionCurl(address: string, model: string): readonly string[] {
+  const body = { model, prompt: "export interface", max_tokens: 64, temperature: 0.5 };
+  return curl(`${address}/v1/completions`, body);
+}
+
+function curl(url: string, body: unknown): readonly string[] {
   return [
-    `  curl ${address}/v1/chat/completions -H 'content-type: application/json' \\`,
+    `  curl ${url} -H 'content-type: application/json' \\`,
     `    -d '${JSON.stringify(body)}'`,
   ];
 }

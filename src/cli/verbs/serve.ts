@@ -1,6 +1,6 @@
 /** @file `hadal serve`: models over HTTP until Ctrl-C. */
 
-import { curlLine } from "../curl-line.ts";
+import { chatCurl } from "../curl-line.ts";
 import type { serve } from "../declarations/serve.ts";
 import { serveModels } from "../serve-model.ts";
 import type { Run } from "../verb.ts";
@@ -30,7 +30,7 @@ export const run: Run<typeof serve> = async (values, context) => {
       address = listening;
       output.line(`serving ${names.join(", ")} at ${output.style("bold", address)}`);
       output.line();
-      for (const line of curlLine(address, names[0]!)) output.line(line);
+      for (const line of chatCurl(address, names[0]!)) output.line(line);
       output.line();
     },
   );

@@ -7,6 +7,8 @@ import { OperationalError } from "../../../base/errors.ts";
 import { siblingModule } from "../../../base/modules.ts";
 
 const READY_MS = 60_000;
+/** Linux tells programs so whatever its own clock does. */
+const TICKS_A_SECOND = 100;
 
 export class ServerProcess implements AsyncDisposable {
   readonly url: string;
@@ -39,6 +41,18 @@ export class ServerProcess implements AsyncDisposable {
     try {
       const status = readFileSync(`/proc/${this.#child.pid}/status`, "utf8");
       return Number(/VmRSS:\s+(\d+) kB/.exec(status)![1]) * 1024;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Seconds of processor time that it has used; null where the system does not say. */
+  processorSeconds(): number | null {
+    try {
+      const stat = readFileSync(`/proc/${this.#child.pid}/stat`, "utf8");
+      // After the name, which is in brackets: user and system time are the 12th and 13th field.
+      const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      return (Number(fields[11]) + Number(fields[12])) / TICKS_A_SECOND;
     } catch {
       return null;
     }
