@@ -23,7 +23,9 @@ export interface Tolerance {
   readonly scaledError: number;
 }
 
-export type OperationKind = "elementwise" | "row" | "matmul" | "attention" | "storage";
+export type OperationKind =
+  | ("elementwise" | "row" | "matmul" | "attention")
+  | ("decoding" | "storage");
 export type ToleranceDtype = "f32" | "bf16" | "fp8_e4m3";
 
 /** 1 − 2⟨x,y⟩/(⟨x,x⟩+⟨y,y⟩) of two vectors that differ relatively by ε is ε²/2. */
@@ -37,7 +39,7 @@ const FP8_ROUNDING = 2 ** -4;
 
 /**
  * `length` is the number of terms summed for one result: K of a product, the row's length, the keys
- * attended to.
+ * attended to, the layers passed.
  */
 const TABLE: Record<OperationKind, Record<ToleranceDtype, (length: number) => Tolerance>> = {
   // exp, silu and the like by polynomials: a few units in the last place.
@@ -65,6 +67,14 @@ const TABLE: Record<OperationKind, Record<ToleranceDtype, (length: number) => To
     f32: (length) => tolerance(2 ** -19 + 2 ** -22 * Math.sqrt(length)),
     bf16: () => tolerance(2 * BF16_ROUNDING),
     fp8_e4m3: () => tolerance(2 * FP8_ROUNDING),
+  },
+  // Log-probabilities of tokens: decoding over the latent cache against the training forward, which
+  // attends to expanded keys in another order. The errors of `length` layers add up; "bf16" is
+  // what attention's own products are rounded to, on the training side alone.
+  decoding: {
+    f32: (layers) => tolerance(layers * 2 ** -18),
+    bf16: (layers) => tolerance(layers * 2 * BF16_ROUNDING),
+    fp8_e4m3: (layers) => tolerance(layers * 2 * FP8_ROUNDING),
   },
   // Writing and reading back: exact for formats that hold the values, one rounding
   // for FP8 with scales.
