@@ -24,6 +24,7 @@ import { PLAN_DISPATCH_SLOTS } from "./dispatch/contract.ts";
 import { createReferencePlanDispatch } from "./dispatch/reference.ts";
 import {
   COMBINE_ROWS_VARIANTS,
+  GATHER_BYTES_VARIANTS,
   GATHER_ROWS_VARIANTS,
   SCATTER_ADD_VARIANTS,
   SCATTER_ROWS_VARIANTS,
@@ -207,7 +208,6 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
   declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
   declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),
-  declare("gatherBytes", ["u8"], ROWS, createReferenceGatherBytes),
   declareRows("scatterAddRows", SCATTER_ADD_VARIANTS, createReferenceScatterAddRows),
   declareRows("castRows", CAST_ROWS_VARIANTS, createReferenceCastRows),
   declareRows("rmsNorm", RMS_NORM_VARIANTS, createReferenceRmsNorm),
@@ -223,6 +223,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declareRows("addRows", ADD_ROWS_VARIANTS, createReferenceAddRows),
   declareRows("lerp", LERP_VARIANTS, createReferenceLerp),
   declareRows("gatherRows", GATHER_ROWS_VARIANTS, createReferenceGatherRows),
+  declareRows("gatherBytes", GATHER_BYTES_VARIANTS, createReferenceGatherBytes),
   declareRows("scatterRows", SCATTER_ROWS_VARIANTS, createReferenceScatterRows),
   declareRows("combineRows", COMBINE_ROWS_VARIANTS, createReferenceCombineRows),
   declareRows("adamw", ADAMW_VARIANTS, createReferenceAdamw),

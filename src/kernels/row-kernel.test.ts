@@ -40,7 +40,7 @@ function makeContext(): ThreadContext {
 const context = makeContext();
 const region = context.memory.reserve(REGION_BYTES);
 
-type ElementType = "f32" | "bf16" | "i32";
+type ElementType = "f32" | "bf16" | "i32" | "u8";
 
 interface TestOperand {
   readonly name: string;
@@ -112,7 +112,7 @@ function layOut(program: RowProgram, shape: Shape, random: Random): Layout {
   const tasks = Math.ceil(shape.rows / shape.rowsPerTask);
   let next = region + 64;
   const operands = program.operands.map(({ name, kind, elementBytes }, index): TestOperand => {
-    const dtype = INTEGER_OPERANDS.test(name) ? "i32" : elementBytes === 2 ? "bf16" : "f32";
+    const dtype = INTEGER_OPERANDS.test(name) ? "i32" : STORED_AS[elementBytes];
     const columns = kind === "perRow" ? 1 : shape.columns;
     const rows = { row: shape.rows, perRow: shape.rows, vector: 1 } as Record<string, number>;
     const count = rows[kind] ?? (kind === "partial" ? tasks : shape.sourceRows);
@@ -127,7 +127,9 @@ function layOut(program: RowProgram, shape: Shape, random: Random): Layout {
   return { operands, byteLength };
 }
 
-const elementBytes = (dtype: ElementType): number => (dtype === "bf16" ? 2 : 4);
+const STORED_AS = { 1: "u8", 2: "bf16", 4: "f32" } as const;
+const ELEMENT_BYTES = { u8: 1, bf16: 2, f32: 4, i32: 4 } as const;
+const elementBytes = (dtype: ElementType): number => ELEMENT_BYTES[dtype];
 
 function forEachElement(
   operand: TestOperand,
@@ -145,6 +147,7 @@ function write(dtype: ElementType, byteOffset: number, value: number): void {
   const { memory } = context;
   if (dtype === "bf16") memory.u16[byteOffset / 2] = toBf16(value);
   else if (dtype === "i32") memory.i32[byteOffset / 4] = value;
+  else if (dtype === "u8") memory.u8[byteOffset] = value;
   else memory.f32[byteOffset / 4] = value;
 }
 
@@ -152,6 +155,7 @@ function read(dtype: ElementType, byteOffset: number): number {
   const { memory } = context;
   if (dtype === "bf16") return fromBf16(defined(memory.u16[byteOffset / 2], "element"));
   if (dtype === "i32") return defined(memory.i32[byteOffset / 4], "element");
+  if (dtype === "u8") return defined(memory.u8[byteOffset], "element");
   return defined(memory.f32[byteOffset / 4], "element");
 }
 
@@ -176,7 +180,8 @@ function fillOperands(
       const angle = row * 31 + (column >> 1);
       if (name === "cosTable") value = Math.cos(angle);
       if (name === "sinTable") value = Math.sin(angle) * (column % 2 === 0 ? -1 : 1);
-      if (dtype === "i32") {
+      if (dtype === "u8") value = random.below(256);
+      else if (dtype === "i32") {
         if (name === "limits") value = random.below(shape.columns + 1);
         else if (name === "targets") value = random.below(shape.columns + 1) - 1;
         else value = defined(permutation[row % shape.sourceRows], "index");
@@ -202,7 +207,7 @@ interface Case {
   readonly seed: number;
 }
 
-const EXACT = /^(castRows|gatherRows|addRows|scatterAddRows|sumPartials|combineRows)/;
+const EXACT = /^(castRows|gatherRows|gatherBytes|addRows|scatterAddRows|sumPartials|combineRows)/;
 
 function check(target: KernelTarget, item: Case): void {
   const { kernel, variant, program, shape, special, seed } = item;

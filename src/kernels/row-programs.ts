@@ -5,6 +5,7 @@ import { castRowsProgram } from "./cast-rows/program.ts";
 import { crossEntropyProgram } from "./cross-entropy/program.ts";
 import {
   combineRowsProgram,
+  gatherBytesProgram,
   gatherRowsProgram,
   scatterAddRowsProgram,
   scatterRowsProgram,
@@ -22,6 +23,7 @@ export type RowKernelName =
       | "accumulate"
       | "addRows"
       | "lerp"
+      | "gatherBytes"
       | "gatherRows"
       | "combineRows"
       | "scatterAddRows"
@@ -43,6 +45,7 @@ export const ROW_PROGRAMS: Readonly<Record<RowKernelName, RowProgramOf>> = {
   accumulate: accumulateProgram,
   addRows: addRowsProgram,
   lerp: lerpProgram,
+  gatherBytes: gatherBytesProgram,
   gatherRows: gatherRowsProgram,
   combineRows: combineRowsProgram,
   scatterAddRows: scatterAddRowsProgram,

@@ -17,7 +17,7 @@ import {
   scaleRowsOf,
 } from "../../tensor/scaled-tensor.ts";
 import { makeTensor, type Tensor } from "../../tensor/tensor.ts";
-import { gatherBytes } from "../gather/contract.ts";
+import { type GATHER_BYTES_VARIANTS, GATHER_WORD_BYTES, gatherBytes } from "../gather/contract.ts";
 import { groupedScaledMatmul } from "../grouped-scaled-matmul/contract.ts";
 import { TRANSPOSITIONS, type Transposition } from "../matmul/block-multiplier.ts";
 import {
@@ -421,17 +421,36 @@ const GROUPED_CASES = TRANSPOSITIONS.flatMap((transposition): ConformanceCase[] 
   ];
 });
 
-const GATHER_BYTES: ConformanceCase = {
-  kernel: "gatherBytes/u8",
-  title: "rows of 131 bytes, some twice",
-  tolerance: EXACT,
-  prepare(make): PreparedCase {
-    const src = make.filled("u8", [9, 131], () => make.random.below(256));
-    const index = make.integers([1, 40], 0, 9);
-    const out = make.filled("u8", [40, 131], () => 0);
-    return { run: (device) => gatherBytes(device, { src, index, out }), outputs: { out } };
-  },
-};
+/** Rows of bytes, some of them words: whole ones at places of words. */
+const GATHER_BYTES: readonly ConformanceCase[] = [
+  ...[131, 17, 1].map((columns) => gatherBytesCase("u8", columns)),
+  ...[256, 100, 4].map((columns) => gatherBytesCase("words", columns)),
+];
+
+function gatherBytesCase(
+  variant: (typeof GATHER_BYTES_VARIANTS)[number],
+  columns: number,
+): ConformanceCase {
+  return {
+    kernel: `gatherBytes/${variant}`,
+    title: `rows of ${columns} bytes, some twice`,
+    tolerance: EXACT,
+    prepare(make): PreparedCase {
+      const bytes = (rows: number): Tensor<"u8"> => {
+        if (variant === "u8")
+          return make.filled("u8", [rows, columns], () => make.random.below(256));
+        const shape = [rows, columns / GATHER_WORD_BYTES];
+        const words = make.filled("i32", shape, () => make.random.uint32() | 0);
+        const { memory, byteOffset, rowStride } = words;
+        return makeTensor(memory, "u8", [rows, columns], byteOffset, rowStride * GATHER_WORD_BYTES);
+      };
+      const src = bytes(9);
+      const index = make.integers([1, 40], 0, 9);
+      const out = bytes(40);
+      return { run: (device) => gatherBytes(device, { src, index, out }), outputs: { out } };
+    },
+  };
+}
 
 export const SCALED_CASES: readonly ConformanceCase[] = [
   ...QUANTIZE_TILES_VARIANTS.flatMap((variant) =>
@@ -449,5 +468,5 @@ export const SCALED_CASES: readonly ConformanceCase[] = [
   ),
   ...PRODUCT_CASES,
   ...GROUPED_CASES,
-  GATHER_BYTES,
+  ...GATHER_BYTES,
 ];

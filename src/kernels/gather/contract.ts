@@ -28,6 +28,9 @@ export const GATHER_ROWS_VARIANTS = [
   "bf16.bf16",
   "f64.f64",
 ] as const;
+/** What is moved at once; words of four bytes where rows consist of them. */
+export const GATHER_BYTES_VARIANTS = ["u8", "words"] as const;
+export const GATHER_WORD_BYTES = 4;
 export const SCATTER_ROWS_VARIANTS = ["f32.f32", "bf16.bf16", "f64.f64"] as const;
 export const MAX_COMBINED = 16;
 /** "f32.4": four rows combined. */
@@ -87,10 +90,17 @@ export function gatherBytes(device: Device, { src, index, out }: GatherBytesCall
   assertMatrix(device, "gatherBytes out", out, ["u8"], rows, columns);
   assertPerRow(device, "gatherBytes index", index, ["i32"], rows);
   assertIndexes("gatherBytes index", index, 0, src.rows);
-  launchRows(device, "gatherBytes/u8", {
+  const measures = [src, out].flatMap(({ byteOffset, rowStride }) => [byteOffset, rowStride]);
+  const isWords = [columns, ...measures].every((bytes) => bytes % GATHER_WORD_BYTES === 0);
+  const unit = isWords ? GATHER_WORD_BYTES : 1;
+  launchRows(device, `gatherBytes/${isWords ? "words" : "u8"}`, {
     rows,
-    columns,
-    operands: [matrix(src), perRow(index), matrix(out)],
+    columns: columns / unit,
+    operands: [
+      [src.byteOffset, src.rowStride / unit],
+      perRow(index),
+      [out.byteOffset, out.rowStride / unit],
+    ],
   });
 }
 

@@ -17,6 +17,20 @@ export function gatherRowsProgram(variant: string): RowProgram {
   });
 }
 
+/** "u8": byte by byte; "words": by four. */
+export function gatherBytesProgram(variant: string): RowProgram {
+  const dtype = variant === "words" ? "i32" : "u8";
+  return rowProgram({
+    name: `gatherBytes/${variant}`,
+    operands: { src: gathered(dtype), index: perRow("i32"), out: row(dtype) },
+    scalars: [],
+    body(v, { src, index, out }) {
+      v.locate(src, index);
+      v.columns(() => v.storeBits(out, v.loadBits(src)));
+    },
+  });
+}
+
 /** "from.to". */
 export function scatterRowsProgram(variant: string): RowProgram {
   const [from, to] = variant.split(".");

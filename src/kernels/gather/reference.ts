@@ -3,7 +3,7 @@ import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { DTYPE_BYTES, type FloatType } from "../../tensor/dtype.ts";
 import { slot } from "../kernel.ts";
 import { referenceRows } from "../reference-rows.ts";
-import { SCATTER_ADD_AT as AT } from "./contract.ts";
+import { SCATTER_ADD_AT as AT, GATHER_WORD_BYTES } from "./contract.ts";
 
 export function createReferenceGatherRows(variant: string, context: ThreadContext): KernelBody {
   const [from, to] = variant.split(".") as [FloatType | "bf16", FloatType | "bf16"];
@@ -15,8 +15,9 @@ export function createReferenceGatherRows(variant: string, context: ThreadContex
   });
 }
 
-/** One copy of bytes a row, which is also the fastest that machine code could do. */
-export function createReferenceGatherBytes(_variant: string, context: ThreadContext): KernelBody {
+/** One copy of bytes a row. */
+export function createReferenceGatherBytes(variant: string, context: ThreadContext): KernelBody {
+  const unit = variant === "words" ? GATHER_WORD_BYTES : 1;
   const [ROWS, COLUMNS, ROWS_PER_TASK] = [0, 1, 2];
   const [SRC, INDEX, OUT] = [3, 5, 7];
   return (slots, firstTask, endTask) => {
@@ -26,9 +27,9 @@ export function createReferenceGatherBytes(_variant: string, context: ThreadCont
     const end = Math.min(slot(slots, ROWS), endTask * rowsPerTask);
     for (let row = firstTask * rowsPerTask; row < end; row++) {
       const index = context.memory.i32[slot(slots, INDEX) / 4 + row * slot(slots, INDEX + 1)]!;
-      const start = slot(slots, SRC) + index * slot(slots, SRC + 1);
-      const target = slot(slots, OUT) + row * slot(slots, OUT + 1);
-      bytes.copyWithin(target, start, start + columns);
+      const start = slot(slots, SRC) + index * slot(slots, SRC + 1) * unit;
+      const target = slot(slots, OUT) + row * slot(slots, OUT + 1) * unit;
+      bytes.copyWithin(target, start, start + columns * unit);
     }
   };
 }
