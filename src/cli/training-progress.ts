@@ -46,7 +46,7 @@ export function trainingProgress(output: Output, minutes: number | null): Traini
 
 function describeStart(
   output: Output,
-  { report, settings, tokenizer, trainTokens, step }: RunStart,
+  { report, settings, vocabSize, trainTokens, step }: RunStart,
 ): void {
   const skipped = report.skippedBinary + report.skippedInvalidUtf8 + report.skippedUnreadable;
   const tokens = trainTokens.toLocaleString("en");
@@ -55,7 +55,7 @@ function describeStart(
     `data: ${report.documents} documents, ${megabytes} MB` +
       `${skipped === 0 ? "" : `, ${skipped} files skipped (binary, not UTF-8 or unreadable)`}`,
   );
-  output.line(`tokenizer: ${tokenizer.vocabSize} tokens; ${tokens} tokens to train on`);
+  output.line(`tokenizer: ${vocabSize} tokens; ${tokens} tokens to train on`);
   const { total, active } = countParameters(settings.model);
   output.line(`model: ${millions(total)} parameters, ${millions(active)} active for a token`);
   if (step > 0) output.line(`resumed at step ${step}`);

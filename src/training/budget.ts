@@ -22,6 +22,8 @@ export interface BatchRamp {
   readonly rampTokens: number;
   /** A batch is a whole number of micro-batches of this many sequences. */
   readonly microBatch: number;
+  /** And of this many micro-batches: schedules of pipelines want even numbers, or whole rounds. */
+  readonly multiple: number;
 }
 
 /** Exactly one field; what the user asked for. */
@@ -49,7 +51,8 @@ export interface RunPlan {
 export function sequencesAt(ramp: BatchRamp, tokens: number): number {
   const share = ramp.rampTokens > 0 ? Math.min(1, tokens / ramp.rampTokens) : 1;
   const wanted = ramp.rampFrom + (ramp.sequences - ramp.rampFrom) * share;
-  return Math.max(1, Math.floor(wanted / ramp.microBatch)) * ramp.microBatch;
+  const unit = ramp.microBatch * ramp.multiple;
+  return Math.max(1, Math.floor(wanted / unit)) * unit;
 }
 
 /** Where a run stands: steps taken and tokens consumed by them. */

@@ -12,6 +12,7 @@
  */
 import { OperationalError } from "../base/errors.ts";
 import type { Batch, TrainableModel } from "../model/model-types.ts";
+import type { ParameterDeclaration } from "../model/parameter-declarations.ts";
 import type { Parameter } from "../model/parameters.ts";
 import { view } from "../tensor/view.ts";
 
@@ -34,7 +35,7 @@ export function layerOf(tensor: string): string {
 }
 
 /** What is asked of a model whose step went wrong. */
-type Suspect = Pick<TrainableModel, "parameters" | "evaluate" | "findBrokenStream">;
+export type Suspect = Pick<TrainableModel, "parameters" | "evaluate" | "findBrokenStream">;
 
 /** The error for a step with a loss that is not finite on `batch`. */
 export function nonFiniteLossError(
@@ -44,20 +45,48 @@ export function nonFiniteLossError(
   batch: Batch,
 ): OperationalError {
   const culprit =
-    firstNonFinite(model.parameters.list, "value") ?? brokenStream(model, batch) ?? LOGITS;
+    firstNonFiniteValue(model.parameters.list) ?? brokenStream(model, batch) ?? LOGITS;
   const subject = `the loss (${loss}, ${firstPosition(model, batch)})`;
   return stepError(step, subject, culprit, { loss, gradNorm: undefined });
 }
 
+/** Values that are not finite, of each parameter in the order of `declareParameters`. */
+export interface NonFiniteCounts {
+  readonly values: ArrayLike<number>;
+  readonly gradients: ArrayLike<number>;
+}
+
 /** The error for a step with a finite loss and a gradient norm that is not. */
 export function nonFiniteGradientError(
-  model: Pick<TrainableModel, "parameters">,
+  declarations: readonly Pick<ParameterDeclaration, "name" | "shape">[],
   step: number,
+  counts: NonFiniteCounts,
   values: { readonly loss: number; readonly gradNorm: number },
 ): OperationalError {
-  const { list } = model.parameters;
-  const culprit = firstNonFinite(list, "value") ?? firstNonFinite([...list].reverse(), "gradient");
-  return stepError(step, `the gradient norm (${values.gradNorm})`, culprit, values);
+  const culprit = (of: ArrayLike<number>, index: number, what: string): Culprit => {
+    const { name, shape } = declarations[index]!;
+    const finding = `${of[index]} of ${shape[0] * shape[1]} ${what} are not finite`;
+    return { tensor: name, layer: layerOf(name), finding };
+  };
+  const isBroken = (count: number): boolean => count > 0;
+  const value = Array.from(counts.values).findIndex(isBroken);
+  const gradient = Array.from(counts.gradients).findLastIndex(isBroken);
+  const found =
+    value >= 0
+      ? culprit(counts.values, value, "values")
+      : gradient >= 0
+        ? culprit(counts.gradients, gradient, "gradients")
+        : undefined;
+  return stepError(step, `the gradient norm (${values.gradNorm})`, found, values);
+}
+
+/** How many elements are not finite. */
+export function countNonFinite(elements: ArrayLike<number>): number {
+  let count = 0;
+  for (let index = 0; index < elements.length; index++) {
+    if (!Number.isFinite(elements[index]!)) count++;
+  }
+  return count;
 }
 
 function stepError(
@@ -120,32 +149,25 @@ function describe({ tensor, layer, finding }: Culprit): string {
   return layer === "" ? `${tensor}: ${finding}` : `${tensor} (${layer}): ${finding}`;
 }
 
-function firstNonFinite(
-  parameters: readonly Parameter[],
-  part: "value" | "gradient",
-): Culprit | undefined {
-  for (const parameter of parameters) {
-    const elements = view(parameter[part]);
-    let count = 0;
-    for (let index = 0; index < elements.length; index++) {
-      if (!Number.isFinite(elements[index]!)) count++;
-    }
+function firstNonFiniteValue(parameters: readonly Parameter[]): Culprit | undefined {
+  for (const { name, value } of parameters) {
+    const elements = view(value);
+    const count = countNonFinite(elements);
     if (count > 0) {
-      const finding = `${count} of ${elements.length} ${part}s are not finite`;
-      return { tensor: parameter.name, layer: layerOf(parameter.name), finding };
+      const finding = `${count} of ${elements.length} values are not finite`;
+      return { tensor: name, layer: layerOf(name), finding };
     }
   }
   return undefined;
 }
 
-/** The tensor with the longest gradient: where to look first when the loss has jumped. */
-export function longestGradient(model: Pick<TrainableModel, "parameters">): Culprit {
-  let [longest, tensor] = [-1, ""];
-  for (const { name, gradient } of model.parameters.list) {
-    let sum = 0;
-    for (const value of view(gradient)) sum += value * value;
-    if (sum > longest) [longest, tensor] = [sum, name];
-  }
+/**
+ * The tensor with the longest gradient: where to look first when the loss has jumped. `squares` are
+ * those of the gradients of each parameter.
+ */
+export function longestGradient(names: readonly string[], squares: ArrayLike<number>): Culprit {
+  const longest = Math.max(...Array.from(squares));
+  const tensor = names[Array.from(squares).indexOf(longest)] ?? "";
   const finding = `the longest gradient, of norm ${Math.sqrt(longest).toPrecision(4)}`;
   return { tensor, layer: layerOf(tensor), finding };
 }

@@ -11,7 +11,7 @@ import {
 } from "./schedule.ts";
 
 const V3_TOKENS = 14.8e12;
-const V3_RAMP = { sequences: 15360, rampFrom: 3072, rampTokens: 469e9, microBatch: 1 };
+const V3_RAMP = { sequences: 15360, rampFrom: 3072, rampTokens: 469e9, microBatch: 1, multiple: 1 };
 
 function isClose(actual: number, expected: number, what: string): void {
   assert.ok(
@@ -46,12 +46,13 @@ test("the V3 batch ramp takes about 235 thousand steps from 3072 to 15360 sequen
 });
 
 test("a batch is a whole number of micro-batches, and never empty", () => {
-  const ramp = { sequences: 16, rampFrom: 1, rampTokens: 1000, microBatch: 4 };
+  const ramp = { sequences: 16, rampFrom: 1, rampTokens: 1000, microBatch: 4, multiple: 1 };
   for (let tokens = 0; tokens < 2000; tokens += 50) {
     const sequences = sequencesAt(ramp, tokens);
     assert.ok(sequences % 4 === 0 && sequences >= 4 && sequences <= 16, `${sequences} sequences`);
   }
   assert.equal(sequencesAt({ ...ramp, rampTokens: 0 }, 0), 16);
+  assert.equal(sequencesAt({ ...ramp, microBatch: 2, multiple: 4 }, 900), 8);
 });
 
 const WSD: LearningRateSettings = {

@@ -196,6 +196,7 @@ const SCHEMA: Schema<TrainingSettings> = {
     rampFrom: integer(1, 2 ** 20),
     rampTokens: integer(0),
     microBatch: integer(1, 2 ** 16),
+    multiple: integer(1, 2 ** 16),
   },
   budget: {
     steps: orNull(integer(1, 1e9)),
@@ -270,6 +271,11 @@ export function checkSettings(settings: TrainingSettings): TrainingSettings {
     refuseIf(
       batch[field] % batch.microBatch !== 0,
       `batch.microBatch (${batch.microBatch}) must divide batch.${field} (${batch[field]})`,
+    );
+    refuseIf(
+      batch[field] % (batch.microBatch * batch.multiple) !== 0,
+      `batch.multiple (${batch.multiple}) must divide the micro-batches of batch.${field} ` +
+        `(${batch[field] / batch.microBatch})`,
     );
   }
   refuseIf(

@@ -11,23 +11,33 @@
 import { defined, OperationalError } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
-import type { StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
+import type { Batch, StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
+import { declareParameters, type ParameterDeclaration } from "../model/parameter-declarations.ts";
+import { spanNameOf } from "../model/parameter-layout.ts";
 import { Arena } from "../tensor/arena.ts";
+import type { FloatType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
 import { type Position, progressAt, type RunPlan, sequencesAt } from "./budget.ts";
 import type { BatchLoader, LoaderState } from "./data/batches.ts";
 import { alone, type Replicas } from "./data-parallel/replicas.ts";
 import { type CutRule, type ReplicaGroups, ShardedReplicas } from "./data-parallel/zero.ts";
 import { ParameterAverage } from "./ema/ema.ts";
 import {
+  type Culprit,
+  countNonFinite,
   EMPTY_TREND,
   extendTrend,
   isSpike,
   type LossTrend,
+  longestGradient,
+  type NonFiniteCounts,
   nonFiniteGradientError,
   nonFiniteLossError,
 } from "./health.ts";
+import { isFiniteResult, type ModelShare, wholeShare } from "./model-share.ts";
 import { AdamW, type MomentOptions, nearestRow } from "./optimizer/adamw.ts";
-import { clipScale, squaredNorm } from "./optimizer/clip.ts";
+import { clipScale, normOf, squaresOf } from "./optimizer/clip.ts";
 import { Muon, nearestMatrix } from "./optimizer/muon.ts";
 import type { Optimizer } from "./optimizer/optimizer.ts";
 import { extendRecentLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
@@ -38,7 +48,7 @@ import {
   switchedValueAt,
 } from "./schedule.ts";
 import type { TrainingSettings } from "./settings.ts";
-import type { StateSpans } from "./spans.ts";
+import { flatSlice, type OptimizerPart, type StateSpans } from "./spans.ts";
 import { meanResult } from "./step-means.ts";
 
 /** What a step was; `step` counts from 0. */
@@ -72,67 +82,95 @@ export interface TrainerState {
   readonly recentLoads: readonly (readonly number[])[];
 }
 
-export interface TrainerParts {
+/** Where micro-batches come from; a `BatchLoader` is one. */
+export type BatchSource = Pick<BatchLoader, "next" | "restore" | "state">;
+
+interface CommonParts {
   readonly device: Device;
-  readonly model: TrainableModel;
-  readonly loader: BatchLoader;
+  readonly loader: BatchSource;
   readonly settings: TrainingSettings;
+}
+
+export interface TrainerParts extends CommonParts {
+  readonly model: TrainableModel;
   /** The ranks that train together, each with a trainer; left out where there is one. */
   readonly ranks?: ReplicaGroups;
 }
 
+/** The trainer of one rank of many. */
+export interface RankTrainerParts extends CommonParts {
+  readonly share: ModelShare;
+  readonly replicas: Replicas;
+}
+
+interface TrainerArenas {
+  readonly state: Arena;
+  readonly scratch: Arena;
+}
+
 export class Trainer implements AsyncDisposable {
-  readonly model: TrainableModel;
+  readonly model: ModelShare;
   readonly optimizer: Optimizer;
   /** The moving average of the parameters, if the settings want one. */
   readonly average: ParameterAverage | undefined;
+  /** What this rank's optimizer moves. */
+  readonly part: OptimizerPart;
   /** The length of the run, once it is known; decides the progress that schedules see. */
   plan: RunPlan | undefined;
   readonly #device: Device;
-  readonly #loader: BatchLoader;
+  readonly #loader: BatchSource;
   readonly #settings: TrainingSettings;
   readonly #schedule: LearningRateSchedule;
   readonly #replicas: Replicas;
-  readonly #arena: Arena;
-  readonly #scratch: Arena;
+  readonly #arenas: TrainerArenas;
+  readonly #declarations: readonly ParameterDeclaration[];
   #position: Position = { step: 0, tokens: 0 };
   #trend: LossTrend = EMPTY_TREND;
   #recentLoads: readonly (readonly number[])[] = [];
+  /** Of the last step's gradients, parameter by parameter. */
+  #squares: Float64Array = new Float64Array(0);
 
   private constructor(
-    parts: TrainerParts,
+    parts: RankTrainerParts,
     optimizer: Optimizer,
     average: ParameterAverage | undefined,
-    replicas: Replicas,
-    arenas: { readonly arena: Arena; readonly scratch: Arena },
+    arenas: TrainerArenas,
   ) {
-    this.model = parts.model;
+    this.model = parts.share;
     this.optimizer = optimizer;
     this.average = average;
+    this.part = parts.replicas.part;
     this.#device = parts.device;
     this.#loader = parts.loader;
     this.#settings = parts.settings;
     this.#schedule = makeSchedule(parts.settings.learningRate);
-    this.#replicas = replicas;
-    this.#arena = arenas.arena;
-    this.#scratch = arenas.scratch;
+    this.#replicas = parts.replicas;
+    this.#arenas = arenas;
+    this.#declarations = declareParameters(parts.share.config);
   }
 
-  /** A trainer at step 0 of the model's present parameters. */
+  /** A trainer of a whole model, at step 0 of its present parameters. */
   static async start(parts: TrainerParts): Promise<Trainer> {
+    const { device, model, loader, settings } = parts;
+    const replicas = openReplicas(parts, new Arena(device.memory, "replicas"));
+    const share = wholeShare(model, () => replicas.tick());
+    return Trainer.startRank({ device, share, replicas, loader, settings });
+  }
+
+  /** A trainer of this rank's share of a model, at step 0 of its present parameters. */
+  static async startRank(parts: RankTrainerParts): Promise<Trainer> {
     const { device, settings } = parts;
-    const arena = new Arena(device.memory, "optimizer");
+    const { part } = parts.replicas;
+    const state = new Arena(device.memory, "optimizer");
     const scratch = new Arena(device.memory, "optimizer scratch");
-    const replicas = openReplicas(parts, scratch);
-    const { part } = replicas;
     const optimizer =
       settings.optimizer.name === "muon"
-        ? new Muon(device, { state: arena, scratch }, part, settings.optimizer)
-        : new AdamW(device, arena, part, settings.optimizer, momentsOf(settings));
+        ? new Muon(device, { state, scratch }, part, settings.optimizer)
+        : new AdamW(device, state, part, settings.optimizer, momentsOf(settings));
     const { decay } = settings.average;
     const average =
-      decay > 0 ? await ParameterAverage.start(part.spans, arena, { decay }) : undefined;
-    return new Trainer(parts, optimizer, average, replicas, { arena, scratch });
+      decay > 0 ? await ParameterAverage.start(part.spans, state, { decay }) : undefined;
+    return new Trainer(parts, optimizer, average, { state, scratch });
   }
 
   /** Steps taken and tokens consumed. */
@@ -153,7 +191,7 @@ export class Trainer implements AsyncDisposable {
 
   /** Bytes of this rank's moments and average. */
   get stateBytes(): number {
-    return this.#arena.liveBytes;
+    return this.#arenas.state.liveBytes;
   }
 
   /** Collective: moments and average of all parameters, whichever rank keeps them. */
@@ -173,6 +211,12 @@ export class Trainer implements AsyncDisposable {
     defined(this.average, "an average").exchange();
     this.#replicas.gatherValues();
     this.model.parameters.refreshCompute();
+  }
+
+  /** Where the last step's gradient is longest. */
+  get longestGradient(): Culprit {
+    const names = this.#declarations.map(({ name }) => name);
+    return longestGradient(names, this.#squares);
   }
 
   #states(): readonly StateSpans[] {
@@ -200,7 +244,6 @@ export class Trainer implements AsyncDisposable {
     const { step, tokens } = this.#position;
     const progress = progressAt(this.plan, this.#position);
     const numSequences = sequencesAt(this.#settings.batch, tokens);
-    model.parameters.zeroGradients();
     const result = this.#accumulateGradients(numSequences, progress);
     this.#replicas.sumGradients();
     const gradNorm = this.#checkedNorm(result.loss);
@@ -239,12 +282,34 @@ export class Trainer implements AsyncDisposable {
 
   /** The global gradient norm, which is finite. */
   #checkedNorm(loss: number): number {
-    const square = squaredNorm(this.#device, this.#scratch, this.#replicas.part);
-    const gradNorm = Math.sqrt(this.#replicas.sum(Float64Array.of(square))[0]!);
+    const { part } = this;
+    const names = this.#declarations.map(({ name }) => name);
+    const squares = squaresOf(this.#device, this.#arenas.scratch, part, names);
+    this.#squares = this.#replicas.sumParts(squares);
+    const gradNorm = normOf(this.#squares);
     if (!Number.isFinite(gradNorm)) {
-      throw nonFiniteGradientError(this.model, this.#position.step, { loss, gradNorm });
+      const { step } = this.#position;
+      throw nonFiniteGradientError(this.#declarations, step, this.#countNonFinite(names), {
+        loss,
+        gradNorm,
+      });
     }
     return gradNorm;
+  }
+
+  /** Collective. */
+  #countNonFinite(names: readonly string[]): NonFiniteCounts {
+    const counts = new Float64Array(2 * names.length);
+    for (const { parameter, place, numElements } of this.part.pieces) {
+      const span = this.part.spans[spanNameOf(parameter)];
+      const index = names.indexOf(parameter.name);
+      const count = (of: Tensor<FloatType>): number =>
+        countNonFinite(view(flatSlice(of, place, numElements)));
+      counts[index] = count(span.values);
+      counts[names.length + index] = count(span.gradients);
+    }
+    const all = this.#replicas.sumParts(counts);
+    return { values: all.subarray(0, names.length), gradients: all.subarray(names.length) };
   }
 
   /**
@@ -260,7 +325,6 @@ export class Trainer implements AsyncDisposable {
       computeGradients: true,
       lossScale: 1 / numMicroBatches,
     };
-    const results: StepResult[] = [];
     const { rank, size, inStep } = this.#replicas;
     if (inStep && numMicroBatches % size !== 0) {
       throw new OperationalError(
@@ -270,21 +334,26 @@ export class Trainer implements AsyncDisposable {
           "and no ramp",
       );
     }
-    for (let index = 0; index < numMicroBatches; index++) {
-      // Every rank draws all, so that the loader's state is that of one process.
+    // Every rank draws all, so that the loader's state is that of one process.
+    const batches = Array.from({ length: numMicroBatches }, (): Batch => {
       const { tokens } = this.#loader.next(batch.microBatch);
-      if (index % size !== rank) continue;
-      this.#replicas.tick();
-      const { microBatch: sequences } = batch;
-      const part = { tokens, numSequences: sequences, seqLength: data.sequenceLength };
-      const result = this.model.forwardBackward(part, options);
-      const broken = [result.loss, ...result.mtpLosses].find((value) => !Number.isFinite(value));
-      if (broken !== undefined) {
-        throw nonFiniteLossError(this.model, this.#position.step, broken, part);
-      }
-      results.push(result);
-    }
+      return { tokens, numSequences: batch.microBatch, seqLength: data.sequenceLength };
+    }).filter((_, index) => index % size === rank);
+    const results = this.model.computeGradients(batches, options);
+    const broken = results.findIndex((result) => !isFiniteResult(result));
+    if (broken >= 0) throw this.#nonFiniteLoss(results[broken]!, batches[broken]!);
     return meanResult(this.model, this.#replicas, { results, numMicroBatches });
+  }
+
+  #nonFiniteLoss({ loss, mtpLosses }: StepResult, batch: Batch): OperationalError {
+    const { step } = this.#position;
+    const value = defined(
+      [loss, ...mtpLosses].find((value) => !Number.isFinite(value)),
+      "the loss that is not finite",
+    );
+    const suspect = this.model.suspect();
+    if (suspect !== null) return nonFiniteLossError(suspect, step, value, batch);
+    return new OperationalError("training.nonfinite", `step ${step}: the loss is not finite`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -13,7 +13,7 @@ import { type Preset, presetConfig } from "../../model/presets.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { flopsPerToken } from "../../training/flops.ts";
 import { AdamW, type MomentFormat } from "../../training/optimizer/adamw.ts";
-import { clipScale, squaredNorm } from "../../training/optimizer/clip.ts";
+import { clipScale, normOf, squaresOf } from "../../training/optimizer/clip.ts";
 import { PRECISION_RECIPES, type RecipeName } from "../../training/recipe/recipes.ts";
 import { wholeOf } from "../../training/spans.ts";
 import type { Peaks } from "./peaks.ts";
@@ -143,10 +143,11 @@ export function timeTraining(
   const format = { format: moments, seed: SEED };
   const whole = wholeOf(model.parameters);
   const optimizer = new AdamW(device, arena, whole, hyper, format);
+  const names = model.parameters.list.map(({ name }) => name);
   const takeStep = (step: number): void => {
     model.parameters.zeroGradients();
     model.forwardBackward(batch, options);
-    const norm = Math.sqrt(squaredNorm(device, arena, whole));
+    const norm = normOf(squaresOf(device, arena, whole, names));
     optimizer.update({ learningRate: 1e-4, gradientScale: clipScale(norm, 1), step });
     model.parameters.refreshCompute();
   };

@@ -23,6 +23,14 @@ export const quickstart = {
       placeholder: "FOLDER",
       help: "the run folder to write; without it, a new one in runs/",
     },
+    ranks: {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 1,
+      most: 64,
+      help: "train over N ranks on threads, by DualPipe",
+    },
     "no-serve": {
       kind: "switch",
       help: "end after the completions; so it does off a terminal, with --json and where CI is set",

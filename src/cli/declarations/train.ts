@@ -68,6 +68,20 @@ export const train = {
       least: 0,
       help: "the one source of all randomness; 1 if nothing says otherwise",
     },
+    ranks: {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 1,
+      most: 64,
+      help: "divide the model over N ranks of a pipeline, on threads; mpirun brings its own",
+    },
+    schedule: {
+      kind: "text",
+      placeholder: "NAME",
+      choices: ["gpipe", "1f1b", "interleaved", "zb1p", "dualpipe", "dualpipev"],
+      help: "the order of work in a pipeline; dualpipe if nothing says otherwise",
+    },
     device: {
       kind: "text",
       placeholder: "NAME",
@@ -94,6 +108,10 @@ export const train = {
     {
       command: "hadal train --data ./src --recipe fp8 --out runs/fp8 --steps 500",
       does: "products, caches and moments in the formats of DeepSeek-V3's FP8 recipe",
+    },
+    {
+      command: "hadal train --data ./src --out runs/ranks --steps 500 --ranks 2",
+      does: "over two ranks on threads by DualPipe; under mpirun, over processes",
     },
     {
       command: "hadal train --out runs/first --resume --minutes 10",

@@ -20,6 +20,7 @@ import type { quickstart } from "../declarations/quickstart.ts";
 import type { Output } from "../output.ts";
 import { installedDeclarations } from "../quickstart/installed-declarations.ts";
 import { showCompletions } from "../quickstart/show.ts";
+import { trainOnThreads } from "../ranks/train-on-ranks.ts";
 import { LOCAL_SERVING, serveModels } from "../serve-model.ts";
 import { trainingProgress } from "../training-progress.ts";
 import type { Context, Run } from "../verb.ts";
@@ -44,15 +45,20 @@ async function trainAndShow(
   output.line();
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   const settings = settingsOf(values, chooseRecipe(device));
-  const summary = await trainRun({
-    device,
+  const run = {
     out,
     settings,
     resume: false,
     observer: trainingProgress(output, values.minutes),
     signal: interruption.orderly(),
     peakFlops: measureProductPeak(device, settings.recipe),
-  });
+  };
+  const numRanks = values.ranks ?? 1;
+  const ranked = { ...run, schedule: "dualpipe", hasSamples: false } as const;
+  const summary =
+    numRanks === 1
+      ? await trainRun({ ...run, device })
+      : await trainOnThreads({ ...ranked, numRanks, env });
   if (summary.wasInterrupted) {
     output.line(`interrupted; carry on with: npx hadal train --out ${out} --resume`);
     output.result({ run: summary.run, wasInterrupted: true });

@@ -2,12 +2,13 @@
  * @file `hadal train`: settings from preset, file and flags; a run folder with everything that came
  * of it.
  */
+import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
 import { readRecipe } from "../../training/run/recipe-file.ts";
 import { readRunConfig, readSettingsFile } from "../../training/run/run-folder.ts";
-import { trainRun } from "../../training/run/train-run.ts";
+import { type TrainRunSummary, trainRun } from "../../training/run/train-run.ts";
 import {
   resolveSettings,
   type SettingsSources,
@@ -16,23 +17,16 @@ import {
 import { measureProductPeak } from "../bench/product-peak.ts";
 import type { Values } from "../declaration.ts";
 import type { train } from "../declarations/train.ts";
+import { launchedRanks, trainOnThreads, trainUnderMpi } from "../ranks/train-on-ranks.ts";
 import { sampleWriter } from "../samples.ts";
 import { trainingProgress } from "../training-progress.ts";
-import type { Run } from "../verb.ts";
+import type { Context, Run } from "../verb.ts";
 
-export const run: Run<typeof train> = async (values, { output, interruption, env }) => {
+export const run: Run<typeof train> = async (values, context) => {
+  const { output } = context;
   const settings = settingsOf(values);
-  await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
-  const summary = await trainRun({
-    device,
-    out: values.out,
-    settings,
-    resume: values.resume,
-    observer: trainingProgress(output, settings.budget.minutes),
-    signal: interruption.orderly(),
-    peakFlops: measureProductPeak(device, settings.recipe),
-    writeSamples: sampleWriter(device),
-  });
+  const summary = await trainSomewhere(values, settings, context);
+  if (summary === null) return;
   const { validation, averageValidation } = summary;
   const minutes = (summary.seconds / 60).toFixed(1);
   output.line(
@@ -61,6 +55,40 @@ export const run: Run<typeof train> = async (values, { output, interruption, env
     averageWaitedSeconds: summary.averageWaitedSeconds,
   });
 };
+
+/**
+ * In this process, on threads of it, or as one of the processes of a launcher; then null follows.
+ */
+async function trainSomewhere(
+  values: Values<typeof train>,
+  settings: TrainingSettings,
+  { output, interruption, env }: Context,
+): Promise<TrainRunSummary | null> {
+  const launched = launchedRanks(env);
+  if (launched !== undefined && (values.ranks ?? launched) !== launched) {
+    throw new OperationalError(
+      "usage.ranks",
+      `--ranks ${values.ranks}: the launcher has started ${launched}; leave --ranks away under it`,
+    );
+  }
+  const numRanks = launched ?? values.ranks ?? 1;
+  if (numRanks === 1 && values.schedule !== undefined) {
+    throw new OperationalError("usage.schedule", "--schedule is of ranks; give --ranks N too");
+  }
+  await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
+  const run = {
+    out: values.out,
+    settings,
+    resume: values.resume,
+    observer: trainingProgress(output, settings.budget.minutes),
+    signal: interruption.orderly(),
+    peakFlops: measureProductPeak(device, settings.recipe),
+  };
+  if (numRanks === 1) return await trainRun({ ...run, device, writeSamples: sampleWriter(device) });
+  const ranked = { ...run, schedule: values.schedule ?? "dualpipe", hasSamples: true } as const;
+  if (launched !== undefined) return await trainUnderMpi(ranked, env);
+  return await trainOnThreads({ ...ranked, numRanks, env });
+}
 
 /**
  * A resumed run starts from its own settings; a new one from a preset or a file. Flags come last.

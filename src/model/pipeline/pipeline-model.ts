@@ -87,10 +87,9 @@ export class PipelineModel {
     return { results: this.#shareResults(batches, options), timed };
   }
 
-  /** Collective, after owners have changed values: all ranks have them, and products read them. */
+  /** Collective, after owners have changed values: all ranks have them. */
   spreadValues(): void {
     this.#shared.spreadValues();
-    this.part.parameters.refreshCompute();
   }
 
   #shareResults(batches: readonly Batch[], options: StepOptions): StepResult[] {

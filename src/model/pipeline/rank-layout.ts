@@ -58,11 +58,16 @@ export function copiesOn({ holdings }: RankLayout, rank: number): ReadonlySet<st
   return new Set(copies.map(([name]) => name));
 }
 
-/** The first rank that has a layer, MTP modules counted behind the others. */
-export function rankOfLayer(config: ModelConfig, { parts }: RankLayout, layer: number): number {
-  return parts.findIndex((held) =>
-    [...held.values()].some((part) => partLayerIndices(config, part).includes(layer)),
-  );
+/** The ranks that have a layer, MTP modules counted behind the others. */
+export function ranksOfLayer(
+  config: ModelConfig,
+  { parts }: RankLayout,
+  layer: number,
+): readonly number[] {
+  return parts.flatMap((held, rank) => {
+    const layers = [...held.values()].flatMap((part) => partLayerIndices(config, part));
+    return layers.includes(layer) ? [rank] : [];
+  });
 }
 
 /** The heaviest first, each to the holder that has the least to do. */

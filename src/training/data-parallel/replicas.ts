@@ -3,7 +3,8 @@
  * data parallelism.
  *
  * Each rank computes the gradients of its own micro-batches, then, in this order: `sumGradients`,
- * `sum` for the norm, the optimizer over `part`, `gatherValues`. A rank alone does nothing of that.
+ * `sumParts` for the norm, the optimizer over `part`, `gatherValues`. A rank alone does nothing of
+ * that.
  */
 import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import type { OwnParameters } from "../../model/parameters.ts";
@@ -26,8 +27,12 @@ export interface Replicas {
   sumGradients(): void;
   /** Collective: afterwards every parameter's value is that of the rank that moved it. */
   gatherValues(): void;
-  /** Collective: element by element over the ranks, in their order. */
+  /**
+   * Collective: over the ranks that share the micro-batches, element by element, in their order.
+   */
   sum(values: Float64Array): Float64Array;
+  /** Collective: the same over the ranks that move parts of the parameters. */
+  sumParts(values: Float64Array): Float64Array;
   /** Collective: the state of all parameters, from each rank's part of it. */
   gatherState(part: StateSpans): StateSpans;
   /** Fill this rank's part from a state of all parameters. */
@@ -51,6 +56,7 @@ export function alone(parameters: OwnParameters): Replicas {
     sumGradients: () => {},
     gatherValues: () => {},
     sum: (values) => values,
+    sumParts: (values) => values,
     gatherState: (state) => state,
     takeState: copyState,
     tick: () => {},

@@ -109,6 +109,10 @@ export class ShardedReplicas implements Replicas {
     return view(tensor).slice();
   }
 
+  sumParts(values: Float64Array): Float64Array {
+    return this.sum(values);
+  }
+
   gatherState(part: StateSpans): StateSpans {
     const whole = allocateState(this.#parameters, this.#scratch, part.kind, part.decayed.dtype);
     for (const span of SPAN_NAMES) this.#gather(span, part[span], whole[span]).wait();

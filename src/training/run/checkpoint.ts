@@ -26,9 +26,9 @@ import { parseWeightFormat, type WeightFormat } from "../../model/weight-format.
 import { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
 import { readTokenizerJson } from "../../tokenizer/tokenizer-json-read.ts";
-import type { Trainer } from "../trainer.ts";
 import { readWeights } from "./read-weights.ts";
 import { type StoredForm, storedFields, storedSources } from "./stored-form.ts";
+import type { Training } from "./training.ts";
 import { hasTrainingState, readAverage, writeTrainingState } from "./training-state.ts";
 
 export interface CheckpointContent {
@@ -41,11 +41,11 @@ export interface CheckpointContent {
 export function writeCheckpoint(
   path: string,
   content: CheckpointContent,
-  training: { readonly trainer: Trainer; readonly seconds: number },
+  run: { readonly training: Training; readonly seconds: number },
 ): void {
   replaceDirectory(path, (directory) => {
     writeModelFiles(directory, content);
-    writeTrainingState(directory, training.trainer, training);
+    writeTrainingState(directory, run.training, run);
   });
 }
 

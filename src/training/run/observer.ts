@@ -1,7 +1,5 @@
 /** @file What a training run tells whoever started it; every method may be left out. */
 
-import type { TrainableModel } from "../../model/model-types.ts";
-import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { RunPlan } from "../budget.ts";
 import type { CorpusReport } from "../data/corpus.ts";
 import type { StepRecord } from "../metrics/record.ts";
@@ -19,8 +17,8 @@ export interface RunProgress {
 
 export interface RunStart {
   readonly settings: TrainingSettings;
-  readonly model: TrainableModel;
-  readonly tokenizer: Tokenizer;
+  /** Of the tokenizer. */
+  readonly vocabSize: number;
   readonly report: CorpusReport;
   readonly trainTokens: number;
   /** The step a resumed run goes on with; 0 for a new one. */

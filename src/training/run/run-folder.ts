@@ -6,6 +6,7 @@
  *     metrics.jsonl          one line a step
  *     events.out.tfevents.*  the same for TensorBoard
  *     samples.jsonl          completions over time
+ *     trace.json             what the ranks of a pipeline did in a step, as a Chrome trace
  *     summary.json           what a run that came to its end achieved
  *     tokens/                the tokenised corpus      checkpoints/step-N/     whole or not there
  *
@@ -44,6 +45,7 @@ const PLAN_FILE = "plan.json";
 const METRICS_FILE = "metrics.jsonl";
 const SAMPLES_FILE = "samples.jsonl";
 const SUMMARY_FILE = "summary.json";
+const TRACE_FILE = "trace.json";
 const CHECKPOINTS = "checkpoints";
 
 export interface CheckpointPlace {
@@ -197,6 +199,11 @@ export class RunFolder implements Disposable {
 
   appendSample(record: { readonly step: number }): void {
     append(join(this.path, SAMPLES_FILE), `${JSON.stringify(record)}\n`);
+  }
+
+  /** What each rank of a pipeline did in the last step before a checkpoint. */
+  writeTrace(text: string): void {
+    writeFileAtomically(join(this.path, TRACE_FILE), text);
   }
 
   writeSummary(summary: unknown): void {

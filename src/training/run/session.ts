@@ -8,29 +8,29 @@
  */
 
 import { defined } from "../../base/errors.ts";
-import type { Model } from "../../model/model.ts";
+import { formatTrace } from "../../parallel/pipeline/trace.ts";
 import { describeBudget, planFrom, type RunPlan, SpeedWatch } from "../budget.ts";
 import { flopsPerToken } from "../flops.ts";
-import { longestGradient } from "../health.ts";
 import { type StepRecord, toScalars } from "../metrics/record.ts";
 import type { PreparedData } from "../prepare.ts";
 import { budgetOf } from "../settings.ts";
-import type { StepOutcome, Trainer } from "../trainer.ts";
+import type { StepOutcome } from "../trainer.ts";
 import { type ValidationResult, validate } from "../validation.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
 import { readingNewest } from "./damaged-checkpoint.ts";
 import type { EvaluationKind, TrainingObserver } from "./observer.ts";
 import type { RunFolder } from "./run-folder.ts";
 import type { TrainRunOptions, TrainRunSummary } from "./train-run.ts";
+import type { Training } from "./training.ts";
 import { readTrainingState } from "./training-state.ts";
 
+type SessionOptions = Omit<TrainRunOptions, "device">;
+
 export interface SessionParts {
-  readonly options: TrainRunOptions;
+  readonly options: SessionOptions;
   readonly folder: RunFolder;
   readonly data: PreparedData;
-  readonly trainer: Trainer;
-  /** The trainer's, by its whole type: samples are generated with it. */
-  readonly model: Model;
+  readonly training: Training;
 }
 
 /** Time and work of this session. */
@@ -47,11 +47,10 @@ interface Tally {
 }
 
 export class Session {
-  readonly #options: TrainRunOptions;
+  readonly #options: SessionOptions;
   readonly #folder: RunFolder;
   readonly #data: PreparedData;
-  readonly #trainer: Trainer;
-  readonly #model: Model;
+  readonly #training: Training;
   readonly #observer: TrainingObserver;
   readonly #flopsPerToken: number;
   /** Until the length of a run in minutes is known. */
@@ -66,12 +65,11 @@ export class Session {
     stepSeconds: 0,
   };
 
-  constructor({ options, folder, data, trainer, model: trained }: SessionParts) {
+  constructor({ options, folder, data, training }: SessionParts) {
     this.#options = options;
     this.#folder = folder;
     this.#data = data;
-    this.#trainer = trainer;
-    this.#model = trained;
+    this.#training = training;
     this.#observer = options.observer ?? {};
     const { model, data: dataSettings } = data.settings;
     const counted = { attention: "causal", withMtp: true } as const;
@@ -91,7 +89,7 @@ export class Session {
   }
 
   get #isDone(): boolean {
-    const { plan, position } = this.#trainer;
+    const { plan, position } = this.#training;
     return this.#watch === undefined && plan !== undefined && position.step >= plan.totalSteps;
   }
 
@@ -105,17 +103,17 @@ export class Session {
 
   #begin(checkpoint: string | undefined): void {
     const { settings, tokenizer, report, train } = this.#data;
-    const { model } = this.#trainer;
     if (checkpoint !== undefined) {
-      const read = () => readTrainingState(checkpoint, this.#trainer).seconds;
+      const read = () => readTrainingState(checkpoint, this.#training, settings.model).seconds;
       this.#tally.secondsBefore = readingNewest(this.#folder.path, read);
-      this.#tally.lastCheckpointStep = this.#trainer.position.step;
+      this.#tally.lastCheckpointStep = this.#training.position.step;
     }
-    const { step } = this.#trainer.position;
+    const { step } = this.#training.position;
     this.#folder.writeConfig(settings);
     this.#folder.beginSeries(step);
     const trainTokens = train.numTokens;
-    this.#observer.onStart?.({ settings, model, tokenizer, report, trainTokens, step });
+    const { vocabSize } = tokenizer;
+    this.#observer.onStart?.({ settings, vocabSize, report, trainTokens, step });
     this.#choosePlan();
     this.#planOnceMeasured(this.#tally.secondsBefore);
     if (checkpoint === undefined) this.#writeCheckpoint();
@@ -130,10 +128,10 @@ export class Session {
     const budget = defined(budgetOf(settings), "the budget");
     const stored = this.#folder.readPlan();
     if (stored !== undefined && JSON.stringify(stored.budget) === JSON.stringify(budget)) {
-      this.#trainer.plan = stored.plan;
+      this.#training.plan = stored.plan;
       this.#observer.onPlan?.(stored.plan);
     } else if ("minutes" in budget) {
-      const { tokens } = this.#trainer.position;
+      const { tokens } = this.#training.position;
       const earlier = { seconds: this.#tally.secondsBefore, tokens };
       this.#watch = new SpeedWatch(budget.minutes, earlier);
     } else {
@@ -145,13 +143,13 @@ export class Session {
   #keepPlan(plan: RunPlan): void {
     const budget = defined(budgetOf(this.#data.settings), "the budget");
     this.#folder.writePlan({ budget, plan });
-    this.#trainer.plan = plan;
+    this.#training.plan = plan;
     this.#observer.onPlan?.(plan);
   }
 
   async #step(): Promise<void> {
     const startMs = performance.now();
-    const outcome = this.#trainer.step();
+    const outcome = this.#training.step();
     const stepSeconds = (performance.now() - startMs) / 1000;
     this.#tally.stepSeconds += stepSeconds;
     this.#tally.stepTokens += outcome.stepTokens;
@@ -160,9 +158,9 @@ export class Session {
       ? this.#evaluate("part")
       : undefined;
     const record = this.#record(outcome, stepSeconds, validation);
-    this.#folder.appendMetrics(record, toScalars(record, this.#trainer.model.moeLayerIndices));
+    this.#folder.appendMetrics(record, toScalars(record, this.#training.moeLayerIndices));
     this.#watchSpeed(outcome.stepTokens);
-    const { plan } = this.#trainer;
+    const { plan } = this.#training;
     this.#observer.onStep?.(record, { plan, secondsLeft: this.#secondsLeft(plan) });
     if (this.#isDue(this.#data.settings.samples.everySteps)) await this.#writeSamples();
     if (this.#isCheckpointDue()) this.#writeCheckpoint();
@@ -170,7 +168,7 @@ export class Session {
 
   /** Whether the step just taken is one of every `everySteps`; 0 is never. */
   #isDue(everySteps: number): boolean {
-    return everySteps > 0 && this.#trainer.position.step % everySteps === 0;
+    return everySteps > 0 && this.#training.position.step % everySteps === 0;
   }
 
   #isCheckpointDue(): boolean {
@@ -192,7 +190,7 @@ export class Session {
   #planOnceMeasured(seconds: number): void {
     const tokensLeft = this.#watch?.tokensLeft(seconds);
     if (tokensLeft === undefined) return;
-    const { position } = this.#trainer;
+    const { position } = this.#training;
     const { batch, data } = this.#data.settings;
     const limit = { tokens: position.tokens + tokensLeft };
     this.#watch = undefined;
@@ -201,7 +199,7 @@ export class Session {
 
   #secondsLeft(plan: RunPlan | undefined): number | undefined {
     if (plan === undefined || this.#watch !== undefined) return undefined;
-    const tokens = Math.max(0, plan.totalTokens - this.#trainer.position.tokens);
+    const tokens = Math.max(0, plan.totalTokens - this.#training.position.tokens);
     return tokens / this.#tokensPerSecond;
   }
 
@@ -244,7 +242,7 @@ export class Session {
   }
 
   #warnOfSpike(outcome: StepOutcome): void {
-    const { tensor, layer, finding } = longestGradient(this.#trainer.model);
+    const { tensor, layer, finding } = this.#training.longestGradient;
     const where = layer === "" ? tensor : `${tensor} (${layer})`;
     this.#observer.onWarning?.(
       `step ${outcome.step}: the loss jumped to ${outcome.loss.toFixed(4)}; ` +
@@ -252,9 +250,9 @@ export class Session {
     );
   }
 
-  #evaluate(kind: EvaluationKind): ValidationResult | undefined {
+  #evaluate(kind: EvaluationKind, model = this.#training.wholeModel()) {
     const { settings, heldOut, tokenizer } = this.#data;
-    const { model, position } = this.#trainer;
+    const { position } = this.#training;
     const result = validate(model, heldOut, tokenizer, {
       sequenceLength: settings.data.sequenceLength,
       microBatch: settings.batch.microBatch,
@@ -266,13 +264,8 @@ export class Session {
 
   /** Validation with the averaged parameters in place of the last ones. */
   #evaluateAverage(): ValidationResult | undefined {
-    if (this.#trainer.average === undefined) return undefined;
-    this.#trainer.exchangeAverage();
-    try {
-      return this.#evaluate("average");
-    } finally {
-      this.#trainer.exchangeAverage();
-    }
+    if (!this.#training.hasAverage) return undefined;
+    return this.#training.withAverage((model) => this.#evaluate("average", model));
   }
 
   async #writeSamples(): Promise<void> {
@@ -280,10 +273,11 @@ export class Session {
     const { settings, tokenizer } = this.#data;
     const { prompts, tokensMax } = settings.samples;
     if (writeSamples === undefined || prompts.length === 0) return;
-    const { position } = this.#trainer;
+    const { position } = this.#training;
     // The line belongs to the step just taken, as its metrics do.
     const step = position.step - 1;
-    const context = { step: position.step, model: this.#model, tokenizer, prompts, tokensMax };
+    const model = this.#training.wholeModel();
+    const context = { step: position.step, model, tokenizer, prompts, tokensMax };
     for (const sample of await writeSamples(context)) {
       this.#folder.appendSample({ step, ...sample });
     }
@@ -291,19 +285,22 @@ export class Session {
 
   #writeCheckpoint(): void {
     const { settings, tokenizer } = this.#data;
-    const { model, position } = this.#trainer;
+    const { position } = this.#training;
     this.#tally.lastCheckpointMs = performance.now();
     if (this.#tally.lastCheckpointStep === position.step) return;
     const path = this.#folder.checkpointPath(position.step);
+    const model = this.#training.wholeModel();
     const content = { model, tokenizer, dtype: settings.checkpoint.dtype };
-    writeCheckpoint(path, content, { trainer: this.#trainer, seconds: this.#seconds });
+    writeCheckpoint(path, content, { training: this.#training, seconds: this.#seconds });
     this.#tally.lastCheckpointStep = position.step;
     this.#folder.pruneCheckpoints(settings.checkpoint.keep);
+    const { timed } = this.#training;
+    if (timed.length > 0) this.#folder.writeTrace(formatTrace(timed));
     this.#observer.onCheckpoint?.(position.step, path);
   }
 
   async #end(): Promise<TrainRunSummary> {
-    const { position, average } = this.#trainer;
+    const { position, averageWaits, averageWaitedSeconds } = this.#training;
     const isSampled = this.#isDue(this.#data.settings.samples.everySteps);
     if (!this.#isInterrupted && !isSampled) await this.#writeSamples();
     this.#writeCheckpoint();
@@ -320,8 +317,8 @@ export class Session {
       seconds,
       tokensPerSecond: this.#tokensPerSecond,
       wasInterrupted: this.#isInterrupted,
-      averageWaits: average?.waits ?? 0,
-      averageWaitedSeconds: average?.waitedSeconds ?? 0,
+      averageWaits,
+      averageWaitedSeconds,
     };
     if (!summary.wasInterrupted) this.#folder.writeSummary(summary);
     return summary;

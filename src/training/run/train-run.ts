@@ -7,8 +7,14 @@
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { Model } from "../../model/model.ts";
+import type { Communicator } from "../../parallel/communicator/communicator.ts";
+import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
-import { makeLoader, prepareData } from "../prepare.ts";
+import type { BatchLoader } from "../data/batches.ts";
+import { fitBatches } from "../pipeline/fit-batches.ts";
+import { follow } from "../pipeline/following.ts";
+import { LedTraining, leading } from "../pipeline/leading.ts";
+import { makeLoader, type PreparedData, prepareData } from "../prepare.ts";
 import { budgetOf, resolveSettings, type TrainingSettings } from "../settings.ts";
 import { Trainer } from "../trainer.ts";
 import type { ValidationResult } from "../validation.ts";
@@ -17,6 +23,7 @@ import { readingNewest } from "./damaged-checkpoint.ts";
 import type { TrainingObserver } from "./observer.ts";
 import { listCheckpoints, RunFolder, readRunConfig } from "./run-folder.ts";
 import { Session } from "./session.ts";
+import { LocalTraining, type Training } from "./training.ts";
 
 /** What is asked to write samples: a model as it is after `step` steps. */
 export interface SampleContext {
@@ -41,7 +48,7 @@ export interface TrainRunOptions {
   readonly resume: boolean;
   readonly observer?: TrainingObserver;
   /** Aborted: finish the step, write a checkpoint, return. */
-  readonly signal?: AbortSignal;
+  readonly signal?: Pick<AbortSignal, "aborted">;
   /** Generation lives above this floor. */
   readonly writeSamples?: (context: SampleContext) => Promise<readonly Sample[]>;
   /** FLOP/s that matrix products reach on this device, for MFU. */
@@ -68,9 +75,50 @@ export interface TrainRunSummary {
   readonly averageWaitedSeconds: number;
 }
 
-/** Begin or resume a run and bring it to its end. */
+/** Begin or resume a run and bring it to its end, in this process. */
 export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummary> {
-  const { device, out, settings, resume, observer } = options;
+  return await runSession(options, async ({ settings }, loader) => {
+    const { device } = options;
+    const { model: config, recipe, seed } = settings;
+    const model = new Model(device, config, { precision: recipe, seed });
+    return new LocalTraining(await Trainer.start({ device, model, loader, settings }), model);
+  });
+}
+
+export interface LeadRunOptions extends TrainRunOptions, RankRun {
+  /** Has the whole model: for validation, samples and checkpoints. */
+  readonly wholeDevice: Device;
+  readonly schedule: ScheduleKind;
+}
+
+/** A rank of a run; `device` has what it trains. */
+export interface RankRun {
+  readonly device: Device;
+  /** All ranks of the run. */
+  readonly world: Communicator;
+}
+
+/** Begin or resume a run over the ranks of a pipeline; the others are in `followRun`. */
+export async function leadRun(options: LeadRunOptions): Promise<TrainRunSummary> {
+  const { device, world, schedule } = options;
+  return await leading(device, world, async (channel) => {
+    const settings = fitBatches(options.settings, schedule, world.size);
+    return await runSession({ ...options, settings }, async (data, loader) =>
+      LedTraining.start({ ...options, channel, settings: data.settings, loader }),
+    );
+  });
+}
+
+/** A rank of a run that another one leads, until it is over. */
+export async function followRun({ device, world }: RankRun): Promise<void> {
+  await follow(device, world);
+}
+
+async function runSession(
+  options: Omit<TrainRunOptions, "device">,
+  start: (data: PreparedData, loader: BatchLoader) => Promise<Training>,
+): Promise<TrainRunSummary> {
+  const { out, settings, resume, observer } = options;
   if (budgetOf(settings) === undefined) {
     throw new OperationalError(
       "config.budget",
@@ -88,11 +136,8 @@ export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummar
       : { tokenizer: readingNewest(out, () => readTokenizer(checkpoint)) }),
     onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
   });
-  const { model: config, recipe, seed } = data.settings;
-  const model = new Model(device, config, { precision: recipe, seed });
-  const loader = makeLoader(data);
-  await using trainer = await Trainer.start({ device, model, loader, settings: data.settings });
-  return await new Session({ options, folder, data, trainer, model }).run(checkpoint);
+  await using training = await start(data, makeLoader(data));
+  return await new Session({ options, folder, data, training }).run(checkpoint);
 }
 
 /** What makes a run the same run. */

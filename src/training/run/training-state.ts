@@ -13,12 +13,12 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { assert, OperationalError } from "../../base/errors.ts";
+import { OperationalError } from "../../base/errors.ts";
 import { makeDirectories, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import type { TrainableModel } from "../../model/model-types.ts";
-import { isContiguous, type Tensor } from "../../tensor/tensor.ts";
-import { view } from "../../tensor/view.ts";
+import type { DType } from "../../tensor/dtype.ts";
 import type { RunPlan } from "../budget.ts";
 import {
   finite,
@@ -29,9 +29,10 @@ import {
   real,
   type Schema,
 } from "../settings-schema.ts";
-import { stateSlice } from "../spans.ts";
-import type { Trainer, TrainerState } from "../trainer.ts";
+import type { TrainerState } from "../trainer.ts";
+import { biasTensors, type StateTensor, stateTensor } from "./state-tensors.ts";
 import { PLAN } from "./stored-plan.ts";
+import type { Training } from "./training.ts";
 
 const FOLDER = "training-state";
 const FORMAT_VERSION = 1;
@@ -58,51 +59,50 @@ const RUN_STATE: Schema<RunState> = {
   seconds: real(0),
 };
 
-interface NamedTensor {
-  readonly name: string;
-  readonly tensor: Tensor;
-}
-
 /** Whether the checkpoint can be trained on. */
 export function hasTrainingState(checkpoint: string): boolean {
   return existsSync(join(checkpoint, FOLDER, "state.json"));
 }
 
-/** Write the trainer's state into `directory`, a checkpoint that is being written. */
+/** Write the state of a training into `directory`, a checkpoint that is being written. */
 export function writeTrainingState(
   directory: string,
-  trainer: Trainer,
+  training: Training,
   run: { readonly seconds: number },
 ): void {
   const folder = join(directory, FOLDER);
   makeDirectories(folder);
   const state: RunState = {
     formatVersion: FORMAT_VERSION,
-    trainer: trainer.state,
-    plan: trainer.plan ?? null,
+    trainer: training.state,
+    plan: training.plan ?? null,
     seconds: run.seconds,
   };
-  const sources = listTensors(trainer).map(({ name, tensor }) => ({
+  const sources = training.tensors.map(({ name, dtype, shape, read }) => ({
     name,
-    dtype: storedDtype(tensor),
-    shape: tensor.shape,
-    data: () => viewBytes(tensor),
+    dtype: storedDtype(dtype),
+    shape,
+    data: read,
   }));
   writeSafetensors(join(folder, "state.safetensors"), sources, {});
   writeFileAtomically(join(folder, "state.json"), `${JSON.stringify(state, null, 2)}\n`);
 }
 
 /**
- * Fill the trainer from a checkpoint; afterwards it goes on as the one that wrote it would have.
+ * Fill the training from a checkpoint; afterwards it goes on as the one that wrote it would have.
  */
-export function readTrainingState(checkpoint: string, trainer: Trainer): RunState {
+export function readTrainingState(
+  checkpoint: string,
+  training: Training,
+  config: ModelConfig,
+): RunState {
   const folder = join(checkpoint, FOLDER);
   const path = join(folder, "state.json");
   const state = readState(path);
-  requireLoads(path, state.trainer.recentLoads, trainer.model);
-  fillTensors(join(folder, "state.safetensors"), listTensors(trainer));
-  trainer.restore(state.trainer);
-  trainer.plan = state.plan ?? undefined;
+  const { moeLayerIndices } = training;
+  requireLoads(path, state.trainer.recentLoads, { moeLayerIndices, config });
+  fillTensors(join(folder, "state.safetensors"), training.tensors);
+  training.restore(state.trainer, state.plan ?? undefined);
   return state;
 }
 
@@ -119,7 +119,8 @@ export function readAverage(
     name: `average.${name}`,
     tensor: value,
   }));
-  fillTensors(path, [...averages, ...listBiases(model)], { allowOthers: true });
+  const wanted = [...averages, ...biasTensors(model)].map(stateTensor);
+  fillTensors(path, wanted, { allowOthers: true });
   model.parameters.refreshCompute();
 }
 
@@ -164,33 +165,9 @@ function requireLoads(
   );
 }
 
-/** Everything of the trainer that lies in tensors. */
-function listTensors(trainer: Trainer): readonly NamedTensor[] {
-  const { parameters } = trainer.model;
-  const states = [...trainer.optimizer.state];
-  if (trainer.average !== undefined) states.push(trainer.average.state);
-  return [
-    ...parameters.list.map(({ name, value }) => ({ name: `master.${name}`, tensor: value })),
-    ...states.flatMap((state) =>
-      parameters.list.map((parameter) => ({
-        name: `${state.kind}.${parameter.name}`,
-        tensor: stateSlice(parameters, parameter, state),
-      })),
-    ),
-    ...listBiases(trainer.model),
-  ];
-}
-
-function listBiases(model: Pick<TrainableModel, "gateBiases">): readonly NamedTensor[] {
-  return model.gateBiases.map(({ layerIndex, bias }) => ({
-    name: `routingBias.${layerIndex}`,
-    tensor: bias,
-  }));
-}
-
 function fillTensors(
   path: string,
-  wanted: readonly NamedTensor[],
+  wanted: readonly StateTensor[],
   options: { readonly allowOthers: boolean } = { allowOthers: false },
 ): void {
   using file = openSafetensors(path);
@@ -200,14 +177,14 @@ function fillTensors(
       `${path}: ${problem}; resume with the settings the run was started with`,
       { path },
     );
-  for (const { name, tensor } of wanted) {
+  for (const { name, shape, ...tensor } of wanted) {
     const stored = file.tensors.get(name);
     if (stored === undefined) throw refuse(`there is no tensor ${name}`);
-    const dtype = storedDtype(tensor);
-    if (stored.dtype !== dtype || stored.shape.join() !== tensor.shape.join()) {
+    const dtype = storedDtype(tensor.dtype);
+    if (stored.dtype !== dtype || stored.shape.join() !== shape.join()) {
       throw refuse(
         `${name} is ${stored.dtype} [${stored.shape.join(", ")}], ` +
-          `not ${dtype} [${tensor.shape.join(", ")}]`,
+          `not ${dtype} [${shape.join(", ")}]`,
       );
     }
   }
@@ -216,17 +193,11 @@ function fillTensors(
     const other = [...file.tensors.keys()].find((name) => !names.has(name));
     throw refuse(`the tensor ${other} belongs to no part of this run`);
   }
-  for (const { name, tensor } of wanted) file.readInto(name, viewBytes(tensor));
+  for (const { name, fill } of wanted) fill((target) => file.readInto(name, target));
 }
 
-function storedDtype({ dtype }: Tensor): "F32" | "BF16" {
+function storedDtype(dtype: DType): "F32" | "BF16" {
   if (dtype === "f32") return "F32";
   if (dtype === "bf16") return "BF16";
   throw new OperationalError("training.precision", "only f32 runs can be stored");
-}
-
-function viewBytes(tensor: Tensor): Uint8Array {
-  assert(isContiguous(tensor), "state lies in contiguous tensors");
-  const elements = view(tensor);
-  return new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
 }

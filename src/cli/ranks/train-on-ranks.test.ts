@@ -1,0 +1,86 @@
+/**
+ * @file `hadal train` over ranks as a user runs it: on threads it says what it says in one process,
+ * and under MPI it computes the same bits. The second part is skipped where there is no Open MPI.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
+import { smallSettings } from "../../../test/fixtures/small-run.ts";
+
+const HADAL = fileURLToPath(new URL("../../../bin/hadal.js", import.meta.url));
+const found = spawnSync("mpirun", ["--version"], { encoding: "utf8" });
+const skip =
+  found.status === 0 && found.stdout.includes("Open MPI")
+    ? false
+    : "Open MPI's mpirun is not installed here";
+
+let base = "";
+before(() => {
+  base = mkdtempSync(join(tmpdir(), "hadal-cli-ranks-"));
+  writeSmallCorpus(join(base, "corpus"));
+  const settings = smallSettings(
+    `data.paths=["${join(base, "corpus")}"]`,
+    "budget.steps=4",
+    'samples.prompts=["let "]',
+    "samples.tokensMax=4",
+  );
+  writeFileSync(join(base, "settings.json"), JSON.stringify(settings));
+});
+after(() => rmSync(base, { recursive: true, force: true }));
+
+function hadal(...words: readonly string[]) {
+  return spawnSync(process.execPath, [HADAL, ...words], { encoding: "utf8", timeout: 120_000 });
+}
+
+const train = (out: string): string[] => [
+  "train",
+  "--config",
+  join(base, "settings.json"),
+  "--data",
+  join(base, "corpus"),
+  "--out",
+  join(base, out),
+];
+
+const losses = (out: string): number[] =>
+  readFileSync(join(base, out, "metrics.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { loss: number }).loss);
+
+test("on threads a run says, writes and samples what it does in one process", () => {
+  const { status, stdout, stderr } = hadal(...train("threads"), "--ranks", "2");
+  assert.equal(status, 0, stderr);
+  for (const line of [
+    /^data: 12 documents/m,
+    /^step 4: \d\.\d+ bits per byte \(held-out text\)$/m,
+    /^done after 4 steps/m,
+  ]) {
+    assert.match(stdout, line);
+  }
+  assert.equal(losses("threads").length, 4);
+  assert.match(readFileSync(join(base, "threads", "samples.jsonl"), "utf8"), /"prompt":"let "/);
+  const again = hadal(...train("threads"), "--ranks", "2");
+  assert.equal(again.status, 1);
+  assert.match(again.stderr, /^error: .* already holds a run/m);
+});
+
+test("under MPI a run computes the bits of threads, and one rank speaks", { skip }, () => {
+  const words = ["launch", "--ranks", "2", "--", "hadal"];
+  const { status, stdout, stderr } = hadal(...words, ...train("mpi"));
+  assert.equal(status, 0, stderr);
+  assert.equal(stdout.match(/^done after 4 steps/gm)?.length, 1);
+  assert.deepEqual(losses("mpi"), losses("threads"));
+});
+
+test("what ranks there are is said once, and a schedule is of ranks", () => {
+  const odd = hadal(...train("odd"), "--ranks", "3");
+  assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*: the number of ranks must be even/m);
+  const alone = hadal(...train("odd"), "--schedule", "1f1b");
+  assert.match(alone.stderr, /^error: --schedule is of ranks; give --ranks N too/m);
+});
