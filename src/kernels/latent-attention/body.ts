@@ -1,14 +1,14 @@
 /**
  * @file Latent attention from matrix products and row programs: one tile a task.
  *
- *     for each segment of 512 keys:   scores = query · [latents | keys]ᵀ, block by block   (NT)
- *         part = exp(scores − top) · latents, block by block, in rising order          (NN)
+ *     for each segment of 512 keys:   rows = [latents | keys] of the segment, gathered and widened
+ *         scores = query · rowsᵀ  (NT),   part = exp(scores − top) · rows[:, :C]  (NN)
  *         out = out · e^(top_before − top_new) + part · e^(top − top_new)
  *     out = out / total
  *
- * Segments and blocks are cut at fixed positions, so the order of every sum depends on the number
- * of keys alone, and scratch does not grow with the context. Blocks of bf16 are widened first:
- * products are in f32 whatever the cache is stored in.
+ * Segments are cut at fixed positions, so the order of every sum depends on the number of keys
+ * alone, and scratch does not grow with the context. Products are in f32 whatever the cache is
+ * stored in.
  *
  * Masked exponentials are exact zeros, and 0 · NaN is NaN: a latent that is not finite would leak
  * into rows of its tile that do not see it. The tile's last row sees all, so it tells whether there
@@ -16,7 +16,6 @@
  * changes no bit of any other row: zeros appended along the depth of a product never do.
  */
 import { assert } from "../../base/errors.ts";
-import { ceilDiv } from "../../base/integers.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
 import { slot } from "../kernel.ts";
 import type { BlockMultiplier } from "../matmul/block-multiplier.ts";
@@ -31,13 +30,13 @@ export interface LatentAttentionParts {
   readonly exponentials: KernelBody;
   readonly join: KernelBody;
   readonly scale: KernelBody;
-  /** castRows/bf16.f32; null if the latents are f32. */
-  readonly widen: KernelBody | null;
+  /** gatherRows of latents and of keys to f32. */
+  readonly gatherLatents: KernelBody;
+  readonly gatherKeys: KernelBody;
 }
 
 /** Keys whose scores exist at once. Part of the result: it cuts the sums. */
 export const SEGMENT_KEYS: number = 8 * LATENT_BLOCK_TOKENS;
-const BLOCKS_PER_SEGMENT = SEGMENT_KEYS / LATENT_BLOCK_TOKENS;
 const ROW_BYTES = 4 * TILE_ROWS_MAX;
 
 /** Byte offsets of the parts of the scratch. */
@@ -49,21 +48,24 @@ interface Scratch {
   readonly add: number;
   readonly scores: number;
   readonly part: number;
-  readonly widened: number;
+  /** Places of a segment's keys among the rows of all blocks. */
+  readonly index: number;
+  readonly rows: number;
 }
 
-function layOut(span: Span, latent: number): Scratch {
+function layOut(span: Span, latent: number, key: number): Scratch {
   const perRow = (index: number): number => span.byteOffset + index * ROW_BYTES;
   const scores = perRow(5);
   const part = scores + SEGMENT_KEYS * ROW_BYTES;
-  const widened = part + latent * ROW_BYTES;
-  const end = widened + latent * LATENT_BLOCK_TOKENS * 4;
+  const index = part + latent * ROW_BYTES;
+  const rows = index + SEGMENT_KEYS * 4;
+  const end = rows + SEGMENT_KEYS * (latent + key) * 4;
   assert(
     end <= span.byteOffset + span.byteLength,
-    `latentAttention: latents of ${latent} columns do not fit the scratch`,
+    `latentAttention: latents of ${latent} and keys of ${key} columns do not fit the scratch`,
   );
   const [limits, top, total, keep, add] = [perRow(0), perRow(1), perRow(2), perRow(3), perRow(4)];
-  return { limits, top, total, keep, add, scores, part, widened };
+  return { limits, top, total, keep, add, scores, part, index, rows };
 }
 
 /** A matrix in device memory: byte offset of its first element, row stride in elements. */
@@ -108,7 +110,7 @@ class TileAttention {
     this.#slots = slots;
     this.#latent = slot(slots, AT.latent);
     this.#key = slot(slots, AT.key);
-    this.#scratch = layOut(span, this.#latent);
+    this.#scratch = layOut(span, this.#latent, this.#key);
     const outStride = slot(slots, AT.outRowStride);
     this.#out = [slot(slots, AT.outOffset) + tile.firstRow * outStride * 4, outStride];
     this.#totals = new Float64Array(tile.numRows);
@@ -120,6 +122,7 @@ class TileAttention {
     const keysMost = this.#tile.keysOf(numRows - 1);
     for (let start = 0; start < keysMost; start += SEGMENT_KEYS) {
       const numKeys = Math.min(SEGMENT_KEYS, keysMost - start);
+      this.#gather(start, numKeys);
       this.#score(start, numKeys);
       const part: Place = start === 0 ? this.#out : [this.#scratch.part, this.#latent];
       this.#mix(start, numKeys, part);
@@ -130,13 +133,37 @@ class TileAttention {
     this.#launchRows(this.#parts.scale, [this.#out, [this.#scratch.keep, 1]], this.#latent);
   }
 
+  /** A segment's latents and keys, side by side. */
+  #gather(start: number, numKeys: number): void {
+    const { index, rows } = this.#scratch;
+    const places = this.#context.memory.i32;
+    for (let at = 0; at < numKeys; at += LATENT_BLOCK_TOKENS) {
+      const block = this.#tile.blockOf((start + at) / LATENT_BLOCK_TOKENS) * LATENT_BLOCK_TOKENS;
+      const count = Math.min(LATENT_BLOCK_TOKENS, numKeys - at);
+      for (let row = 0; row < count; row++) places[index / 4 + at + row] = block + row;
+    }
+    const slots = this.#slots;
+    const latents = [slot(slots, AT.latentsOffset), slot(slots, AT.latentsRowStride)] as const;
+    const keys = [slot(slots, AT.keysOffset), slot(slots, AT.keysRowStride)] as const;
+    const width = this.#latent + this.#key;
+    const { gatherLatents, gatherKeys } = this.#parts;
+    runRows(gatherLatents, [numKeys, this.#latent], [latents, [index, 1], [rows, width]]);
+    const keysTo: Place = [rows + this.#latent * 4, width];
+    runRows(gatherKeys, [numKeys, this.#key], [keys, [index, 1], keysTo]);
+  }
+
   /** Exponentials of a segment's scores, with each row's largest score and sum. */
   #score(start: number, numKeys: number): void {
     const tile = this.#tile;
     const scratch = this.#scratch;
-    for (let first = 0; first < numKeys; first += LATENT_BLOCK_TOKENS) {
-      this.#scoreBlock(start + first, Math.min(LATENT_BLOCK_TOKENS, numKeys - first), first);
-    }
+    const { nt } = this.#parts;
+    const queryStride = slot(this.#slots, AT.queryRowStride);
+    const query = slot(this.#slots, AT.queryOffset) + tile.firstRow * queryStride * 4;
+    const width = this.#latent + this.#key;
+    nt(
+      ...([query, queryStride, scratch.rows, width, scratch.scores, SEGMENT_KEYS] as const),
+      ...([tile.numRows, numKeys, width, false] as const),
+    );
     const limits = this.#context.memory.i32;
     for (let row = 0; row < tile.numRows; row++) {
       limits[scratch.limits / 4 + row] = Math.min(numKeys, Math.max(0, tile.keysOf(row) - start));
@@ -150,63 +177,28 @@ class TileAttention {
     this.#launchRows(this.#parts.exponentials, operands, numKeys, slot(this.#slots, AT.scale));
   }
 
-  /** Scores of the block that begins at `position`, to column `column`. */
-  #scoreBlock(position: number, numKeys: number, column: number): void {
-    const { firstRow, numRows } = this.#tile;
-    const { nt } = this.#parts;
-    const queryStride = slot(this.#slots, AT.queryRowStride);
-    const query = slot(this.#slots, AT.queryOffset) + firstRow * queryStride * 4;
-    const out = this.#scratch.scores + column * 4;
-    const index = position / LATENT_BLOCK_TOKENS;
-    const [latents, latentStride] = this.#latents(index, numKeys);
-    const [latent, key] = [this.#latent, this.#key];
-    nt(
-      query,
-      queryStride,
-      latents,
-      latentStride,
-      out,
-      SEGMENT_KEYS,
-      numRows,
-      numKeys,
-      latent,
-      false,
-    );
-    const keyStride = slot(this.#slots, AT.keysRowStride);
-    const firstKey = this.#tile.blockOf(index) * LATENT_BLOCK_TOKENS * keyStride;
-    const keys = slot(this.#slots, AT.keysOffset) + firstKey * 4;
-    const keyQuery = query + latent * 4;
-    nt(keyQuery, queryStride, keys, keyStride, out, SEGMENT_KEYS, numRows, numKeys, key, true);
-  }
-
   /** part = exponentials · latents, no row touched by latents that it does not see. */
   #mix(start: number, numKeys: number, part: Place): void {
     const { numRows } = this.#tile;
-    this.#multiply(start, 0, numRows, numKeys, part);
+    this.#multiply(0, numRows, numKeys, part);
     const lastRow = this.#floats(part[0] + (numRows - 1) * part[1] * 4, this.#latent);
     if (lastRow.every(Number.isFinite)) return;
     for (let row = 0; row < numRows; row++) {
       const keys = Math.min(numKeys, this.#tile.keysOf(row) - start);
-      if (keys > 0) this.#multiply(start, row, 1, keys, part);
+      if (keys > 0) this.#multiply(row, 1, keys, part);
       else this.#floats(part[0] + row * part[1] * 4, this.#latent).fill(0);
     }
   }
 
-  #multiply(start: number, row: number, numRows: number, numKeys: number, part: Place): void {
+  #multiply(row: number, numRows: number, numKeys: number, part: Place): void {
     const out = part[0] + row * part[1] * 4;
     const weights = this.#scratch.scores + row * SEGMENT_KEYS * 4;
-    const { nn } = this.#parts;
-    for (
-      let index = 0;
-      index < Math.min(BLOCKS_PER_SEGMENT, ceilDiv(numKeys, LATENT_BLOCK_TOKENS));
-      index++
-    ) {
-      const first = index * LATENT_BLOCK_TOKENS;
-      const keys = Math.min(LATENT_BLOCK_TOKENS, numKeys - first);
-      const [rows, stride] = this.#latents(start / LATENT_BLOCK_TOKENS + index, keys);
-      const a = weights + first * 4;
-      nn(a, SEGMENT_KEYS, rows, stride, out, part[1], numRows, this.#latent, keys, index > 0);
-    }
+    const { rows } = this.#scratch;
+    const [latent, width] = [this.#latent, this.#latent + this.#key];
+    this.#parts.nn(
+      ...([weights, SEGMENT_KEYS, rows, width, out, part[1]] as const),
+      ...([numRows, latent, numKeys, false] as const),
+    );
   }
 
   /** Add a segment's part to what the segments before it gave. */
@@ -234,30 +226,26 @@ class TileAttention {
     this.#launchRows(this.#parts.join, operands, this.#latent);
   }
 
-  /** The first `numRows` latents of a block of the sequence, as f32. */
-  #latents(index: number, numRows: number): Place {
-    const stride = slot(this.#slots, AT.latentsRowStride);
-    const first = this.#tile.blockOf(index) * LATENT_BLOCK_TOKENS * stride;
-    const { widen } = this.#parts;
-    const offset = slot(this.#slots, AT.latentsOffset);
-    if (widen === null) return [offset + first * 4, stride];
-    const [to, latent] = [this.#scratch.widened, this.#latent];
-    const operands = [offset + first * 2, stride, to, latent];
-    widen(Float64Array.of(numRows, latent, numRows, ...operands), 0, 1);
-    return [to, latent];
-  }
-
   #launchRows(
     body: KernelBody,
     operands: readonly Place[],
     columns: number,
-    ...scalars: number[]
+    ...scalars: readonly number[]
   ): void {
-    const { numRows } = this.#tile;
-    body(Float64Array.of(numRows, columns, numRows, ...operands.flat(), ...scalars), 0, 1);
+    runRows(body, [this.#tile.numRows, columns], operands, scalars);
   }
 
   #floats(offset: number, count: number = this.#tile.numRows): Float32Array {
     return this.#context.memory.f32.subarray(offset / 4, offset / 4 + count);
   }
+}
+
+/** A row kernel over all of a matrix, as one task. */
+function runRows(
+  body: KernelBody,
+  [rows, columns]: readonly [number, number],
+  operands: readonly Place[],
+  scalars: readonly number[] = [],
+): void {
+  body(Float64Array.of(rows, columns, rows, ...operands.flat(), ...scalars), 0, 1);
 }

@@ -2,7 +2,7 @@
 import { defined } from "../../base/errors.ts";
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
-import { castRowsProgram } from "../cast-rows/program.ts";
+import { gatherRowsProgram } from "../gather/program.ts";
 import type { KernelImplementation } from "../kernel.ts";
 import type { MultiplierFactory } from "../matmul/multiplier-factory.ts";
 import { rowImplementations } from "../row-kernel.ts";
@@ -26,7 +26,8 @@ export function latentAttentionOver(factory: MultiplierFactory): KernelImplement
         exponentials: bodyOf(factory, context, exponentialsProgram()),
         join: bodyOf(factory, context, joinProgram()),
         scale: bodyOf(factory, context, scaleProgram()),
-        widen: variant === "bf16" ? bodyOf(factory, context, castRowsProgram("bf16.f32")) : null,
+        gatherLatents: bodyOf(factory, context, gatherRowsProgram(`${variant}.f32`)),
+        gatherKeys: bodyOf(factory, context, gatherRowsProgram("f32.f32")),
       };
       return latentAttentionBody(parts, context, {
         byteOffset: byteOffset + half,

@@ -38,6 +38,7 @@ export const FEW_ROWS = [1, 2, 4, 8, 12] as const;
 export type FewRows = (typeof FEW_ROWS)[number];
 
 const LANES = 16;
+const LINE_BYTES = 64;
 /** Words of depth transposed at once. */
 const STEP_WORDS = 16;
 
@@ -61,6 +62,7 @@ const LOCALS = [
   "tailElements",
   "fullSteps",
   "adds",
+  "ahead",
 ] as const;
 type LocalName = (typeof LOCALS)[number];
 
@@ -75,6 +77,11 @@ const AT = {
   steps: r.rbx,
   stepsLeft: r.rcx,
   out: r.rbp,
+  /**
+   * A window is read across its rows, which no processor foresees; so meanwhile the next one is
+   * asked for, line after line.
+   */
+  ahead: r.rdx,
 } as const;
 
 interface Code {
@@ -154,6 +161,8 @@ function emitWindow(code: Code): void {
   for (let half = 1; half < 2 * vectorsOf(rows); half++) {
     a.lea(AT.pointers[half]!, mem(AT.pointers[half - 1]!, 0, AT.stride, 8));
   }
+  a.lea(r.rax, mem(AT.pointers[2 * vectorsOf(rows) - 1]!, 0, AT.stride, 8));
+  a.mov(local("ahead"), r.rax);
   a.mov(AT.x, local("panel"));
   a.mov(AT.stepsLeft, local("fullSteps"));
   loadSlot(a, r.rax, BLOCK_AT.accumulate);
@@ -165,11 +174,14 @@ function emitWindow(code: Code): void {
   a.sub(AT.stepsLeft, AT.steps);
   a.mov(local("stepsInBlock"), AT.steps);
   emitClearSums(code);
+  a.mov(AT.ahead, local("ahead"));
   a.countdown(AT.steps, 1, () => {
     emitStep(code, "whole");
+    a.add(AT.ahead, LANES * vectorsOf(rows) * stepBytes);
     for (const pointer of AT.pointers.slice(0, 2 * vectorsOf(rows))) a.add(pointer, stepBytes);
     a.add(AT.x, STEP_WORDS * TILE_ROWS * 4);
   });
+  a.mov(local("ahead"), AT.ahead);
   // A block that is not full takes what is left of the depth, and is the last.
   a.cmp(local("stepsInBlock"), blockSteps);
   a.j("e", store);
@@ -223,6 +235,7 @@ function emitStep(code: Code, part: "whole" | "tail"): void {
   const { a, core, rows, local } = code;
   const { dtype, source } = core.bFormat;
   const multiply = dtype === "f32" ? "vfmadd231ps" : "vdpbf16ps";
+  const stepBytes = STEP_WORDS * elementsPerWord(dtype) * sourceBytes(source);
   if (part === "tail") {
     a.mov(AT.steps, local("tailElements"));
     emitLowBits(a, r.rax, AT.steps);
@@ -235,6 +248,8 @@ function emitStep(code: Code, part: "whole" | "tail"): void {
       const from = rowAt(pointers, index);
       if (dtype === "f32") emitLoadF32(a, zmm(index), from, mask, source);
       else a.v("vmovdqu16", [zmm(index), from], mask);
+      const line = (v * LANES + index) * stepBytes;
+      if (part === "whole" && line % LINE_BYTES === 0) a.prefetch(mem(AT.ahead, line), 1);
     }
     const words = emitTransposeInPlace(a);
     const done = a.label();
