@@ -1,6 +1,6 @@
 /**
- * @file Under every recipe, tokens have the same bits in passes that are replayed as in those that
- * are run once.
+ * @file Under every recipe and in every format of weights, tokens have the same bits in passes that
+ * are replayed as in those that are run once.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,16 +9,37 @@ import { Decoder } from "../src/inference/decoder.ts";
 import { openCpuDevice } from "../src/kernels/cpu.ts";
 import { Model } from "../src/model/model.ts";
 import { presetConfig } from "../src/model/presets.ts";
+import { fillRows } from "../src/model/stored-parameters.ts";
+import { parseWeightFormat, type WeightFormat } from "../src/model/weight-format.ts";
+import { fillFrom, view } from "../src/tensor/view.ts";
 import { PRECISION_RECIPES } from "../src/training/recipe/recipes.ts";
 
 const NUM_TOKENS = 140;
 
-for (const [name, precision] of Object.entries(PRECISION_RECIPES)) {
+const MODELS = {
+  ...Object.fromEntries(
+    Object.entries(PRECISION_RECIPES).map(([name, precision]) => [name, { precision }]),
+  ),
+  ...Object.fromEntries(
+    ["bf16", "fp8", "int8", "int4:g64a"].map((name) => [
+      `weights in ${name}`,
+      { precision: PRECISION_RECIPES.bf16, weights: parseWeightFormat(name) as WeightFormat },
+    ]),
+  ),
+};
+
+for (const [name, options] of Object.entries(MODELS)) {
   test(`replayed and single passes give the same bits: ${name}`, async () => {
     await using device = await openCpuDevice({ numThreads: 2 });
     const config = { ...presetConfig("tiny", 300), numLayers: 2 };
-    const model = new Model(device, config, { precision, seed: 3, gradients: false });
-    model.parameters.refreshCompute();
+    const source = new Model(device, config, { precision: "f32", seed: 3, gradients: false });
+    const model = new Model(device, config, { ...options, seed: null, gradients: false });
+    for (const parameter of model.parameters.list) {
+      const values = view(source.parameters.get(parameter.name).value) as Float32Array;
+      if (model.weights === null) fillFrom(parameter.value, values);
+      else fillRows(parameter, 0, values);
+    }
+    if (model.weights === null) model.parameters.refreshCompute();
     const decoder = new Decoder(device, model);
     const random = new Random(7, name);
     const texts = [0, 1].map(() =>

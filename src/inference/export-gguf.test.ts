@@ -27,15 +27,20 @@ describe("exportGguf", () => {
     const model = new Model(device, config, { precision: "f32", seed: 2, gradients: false });
     const folder = mkdtempSync(join(tmpdir(), "hadal-gguf-"));
     try {
-      for (const dtype of ["f32", "bf16"] as const) {
+      const rounders = {
+        f32: (value: number) => value,
+        bf16: (value: number) => fromBf16(toBf16(value)),
+        f16: (value: number) => Math.f16round(value),
+      } as const;
+      for (const dtype of ["f32", "bf16", "f16"] as const) {
         const path = join(folder, `${dtype}.gguf`);
         exportGguf({ model, tokenizer }, path, dtype);
         using file = openGguf(path);
         const head = new Float32Array(config.vocabSize * config.hiddenDim);
-        decodeFloats(dtype === "f32" ? "F32" : "BF16", file.read("output.weight"), head);
+        const stored = ({ f32: "F32", bf16: "BF16", f16: "F16" } as const)[dtype];
+        decodeFloats(stored, file.read("output.weight"), head);
         const values = Float32Array.from(view(model.parameters.get("head").value));
-        const kept = dtype === "f32" ? values : values.map((value) => fromBf16(toBf16(value)));
-        assert.deepEqual(head, kept, dtype);
+        assert.deepEqual(head, values.map(rounders[dtype]), dtype);
         assert.equal(file.tensors.get("blk.1.ffn_gate_inp.weight")?.dtype, "F32");
         assert.equal(file.tensors.get("output.weight")?.dtype, dtype.toUpperCase());
         const strings = (key: string): readonly unknown[] => {

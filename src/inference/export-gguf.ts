@@ -2,12 +2,12 @@
  * @file A model with its tokenizer as one GGUF file of llama.cpp's `deepseek2` architecture.
  *
  * Tensors and architecture keys are model/gguf-map.ts and model/gguf-metadata.ts; this adds the
- * tokenizer and writes. Values are made one tensor at a time. F32 loses nothing; BF16 rounds the
- * matrices, norms, gates and routing biases stay F32. q8_0 and q4_0 hold the codes of `int8:g32`
- * and `int4:g32`: linear layers and experts in blocks, the head in Q8_0, the embedding and both
- * halves of W_UKV (and rows that are no whole blocks) in BF16. Refuses a tokenizer with more tokens
- * than the model and what llama.cpp could not compute. Source of the tokenizer's keys and codes:
- * docs/gguf.md of the ggml project, llama.cpp's loader.
+ * tokenizer and writes. Values are made one tensor at a time. F32 loses nothing; BF16 and F16 round
+ * the matrices, norms, gates and routing biases stay F32. q8_0 and q4_0 hold the codes of
+ * `int8:g32` and `int4:g32`: linear layers and experts in blocks, the head in Q8_0, the embedding
+ * and both halves of W_UKV (and rows that are no whole blocks) in BF16. Refuses a tokenizer with
+ * more tokens than the model and what llama.cpp could not compute. Source of the tokenizer's keys
+ * and codes: docs/gguf.md of the ggml project, llama.cpp's loader.
  */
 import { defined, OperationalError } from "../base/errors.ts";
 import { encodeFloats } from "../checkpoint/float-codec.ts";
@@ -27,10 +27,16 @@ import { integerRuleOf } from "../model/weight-format.ts";
 import type { GroupRule } from "../numerics/integer-groups.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
-export const GGUF_DTYPES = ["f32", "bf16", "q8_0", "q4_0"] as const;
+export const GGUF_DTYPES = ["f32", "bf16", "f16", "q8_0", "q4_0"] as const;
 export type GgufDtype = (typeof GGUF_DTYPES)[number];
 
-const FILE_TYPES: Readonly<Record<GgufDtype, number>> = { f32: 0, bf16: 32, q8_0: 7, q4_0: 2 };
+const FILE_TYPES: Readonly<Record<GgufDtype, number>> = {
+  f32: 0,
+  f16: 1,
+  bf16: 32,
+  q8_0: 7,
+  q4_0: 2,
+};
 /** The integers that the weights of a quantised file are cut into. */
 const RULES: Readonly<Partial<Record<GgufDtype, GroupRule>>> = {
   q8_0: { bits: 8, groupSize: 32, asymmetric: false },
@@ -89,6 +95,7 @@ function tensorTypes(
   return ({ parts, shape, isFloat32 }) => {
     if (isFloat32 || dtype === "f32") return "F32";
     const [place] = parts;
+    if (dtype === "f16") return "F16";
     if (rule === undefined || place?.kind !== "rows") return "BF16";
     const role = defined(roles.get(place.parameter), `the role of ${place.parameter}`);
     const integers = integerRuleOf({ name: place.parameter, role }, rule);

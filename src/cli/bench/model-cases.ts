@@ -26,8 +26,8 @@ export const SEED = 1;
 /** The batch of the PyTorch comparison: 16 sequences of 256. */
 const TRAIN_BATCH = { numSequences: 16, seqLength: 256 };
 const TRAIN_STEPS = 7;
-const PROMPT_TOKENS = 256;
-const DECODED_TOKENS = 64;
+export const PROMPT_TOKENS = 256;
+export const DECODED_TOKENS = 64;
 const DECODE_ROUNDS = 5;
 
 export interface ModelCase {
@@ -79,12 +79,9 @@ export async function runModelCase(modelCase_: ModelCase, peaks: Peaks): Promise
   model.parameters.refreshCompute();
   const implementation = `${kernels} ×${numThreads} ${recipe}`;
   if (name !== "train step") {
-    const tokensPerSecond = timeDecoding(device, model, name);
-    const shape =
-      name === "decode"
-        ? `${preset}, after ${PROMPT_TOKENS}`
-        : `${preset}, ${PROMPT_TOKENS} tokens`;
-    return { name, shape, implementation, tokensPerSecond };
+    const timed = timeDecoding(device, model);
+    const tokensPerSecond = timed[`${name}TokensPerSecond`];
+    return { name, shape: decodingShape(name, preset), implementation, tokensPerSecond };
   }
   const timed = timeTraining(device, model, {
     steps: TRAIN_STEPS,
@@ -111,6 +108,13 @@ export async function runModelCase(modelCase_: ModelCase, peaks: Peaks): Promise
     tokensPerSecond,
     ...(peak === null ? {} : { shareOfPeak: gflops / peak / numThreads }),
   };
+}
+
+/** What a row about decoding or a prompt says of its sizes. */
+export function decodingShape(name: "decode" | "prompt", preset: Preset): string {
+  return name === "decode"
+    ? `${preset}, after ${PROMPT_TOKENS}`
+    : `${preset}, ${PROMPT_TOKENS} tokens`;
 }
 
 /** The moments that a recipe keeps. */
@@ -177,25 +181,33 @@ function percent(share: number): string {
   return `${(100 * share).toFixed(0)} %`;
 }
 
-function timeDecoding(device: Device, model: Model, name: "decode" | "prompt"): number {
+/** Medians over rounds of one prompt and the tokens after it, one sequence. */
+export interface DecodingTiming {
+  readonly promptTokensPerSecond: number;
+  readonly decodeTokensPerSecond: number;
+}
+
+/**
+ * Rounds of a prompt and of tokens after it, after one round that generates code and fills caches.
+ */
+export function timeDecoding(device: Device, model: Model): DecodingTiming {
   const decoder = new Decoder(device, model, PROMPT_TOKENS + DECODED_TOKENS);
   const cache = decoder.openCache();
   const tokens = randomTokens(PROMPT_TOKENS + DECODED_TOKENS);
-  const rates: number[] = [];
+  const [prompt, decode]: [number[], number[]] = [[], []];
   for (let round = 0; round <= DECODE_ROUNDS; round++) {
     cache.truncate(0);
     const promptStart = performance.now();
     decoder.forward([{ cache, tokens: tokens.subarray(0, PROMPT_TOKENS), logits: "last" }]);
     const decodeStart = performance.now();
-    if (name === "prompt") {
-      rates.push(PROMPT_TOKENS / ((decodeStart - promptStart) / 1000));
-      continue;
-    }
     for (let at = PROMPT_TOKENS; at < tokens.length; at++) {
       decoder.forward([{ cache, tokens: tokens.subarray(at, at + 1), logits: "last" }]);
     }
-    rates.push(DECODED_TOKENS / ((performance.now() - decodeStart) / 1000));
+    prompt.push(PROMPT_TOKENS / ((decodeStart - promptStart) / 1000));
+    decode.push(DECODED_TOKENS / ((performance.now() - decodeStart) / 1000));
   }
-  // The first round generates code and fills caches.
-  return median(rates.slice(1));
+  return {
+    promptTokensPerSecond: median(prompt.slice(1)),
+    decodeTokensPerSecond: median(decode.slice(1)),
+  };
 }

@@ -5,6 +5,7 @@ import { OperationalError } from "../../base/errors.ts";
 import { siblingModule } from "../../base/modules.ts";
 import type { RecipeName } from "../../training/recipe/recipes.ts";
 import type { ComparisonSample } from "./comparison.ts";
+import type { DecodingTiming } from "./model-cases.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 
@@ -21,9 +22,14 @@ export function runCaseApart(
   return runChild([kind, String(index), JSON.stringify(peaks)]) as Promise<BenchRow>;
 }
 
-/** Our side of the comparison with a peer. */
+/** Our side of a comparison of training steps with a peer's. */
 export function runComparisonApart(recipe: RecipeName): Promise<ComparisonSample> {
   return runChild(["comparison", recipe]) as Promise<ComparisonSample>;
+}
+
+/** Our side of a comparison of generation with a peer's; `weights` as `--weights` has them. */
+export function runDecodingApart(weights: string, threads: number): Promise<DecodingTiming> {
+  return runChild(["decoding", weights, String(threads)]) as Promise<DecodingTiming>;
 }
 
 function runChild(args: readonly string[]): Promise<unknown> {

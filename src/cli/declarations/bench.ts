@@ -15,8 +15,8 @@ export const bench = {
     against: {
       kind: "text",
       placeholder: "PEER",
-      choices: ["torch"],
-      help: "measure beside another program, processes alternating (train)",
+      choices: ["torch", "llama.cpp"],
+      help: "measure beside another program, in turns: torch (train) or llama.cpp (decode)",
     },
     trained: {
       kind: "text",
@@ -34,6 +34,10 @@ export const bench = {
     {
       command: "hadal bench serve --trained runs/first",
       does: "streams, first tokens, long prompts, what HTTP costs; drafts with that run",
+    },
+    {
+      command: "hadal bench decode --against llama.cpp",
+      does: "the same weights in llama-bench: how many times its tokens per second",
     },
   ],
 } as const;

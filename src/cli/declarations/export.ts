@@ -27,7 +27,7 @@ export const exportModel = {
     dtype: {
       kind: "text",
       placeholder: "NAME",
-      choices: ["f32", "bf16", "q8_0", "q4_0"],
+      choices: ["f32", "bf16", "f16", "q8_0", "q4_0"],
       help: "the precision of the matrices of a gguf file; bf16 if left out",
     },
     weights: {

@@ -2,6 +2,7 @@
 import { loadavg } from "node:os";
 import { OperationalError } from "../../base/errors.ts";
 import { KERNEL_CASES } from "../bench/kernel-cases.ts";
+import { compareWithLlama } from "../bench/llama-peer.ts";
 import { MODEL_CASES } from "../bench/model-cases.ts";
 import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
 import { type BenchRow, benchTable } from "../bench/row.ts";
@@ -20,15 +21,18 @@ export const run: Run<typeof bench> = async ({ what, against, trained }, { outpu
     output.warn(`the machine is busy (load ${load.toFixed(1)}); read ratios, not absolutes`);
   }
   if (against !== undefined) {
-    if (what !== "train") {
+    const goesWith = against === "torch" ? "train" : "decode";
+    if (what !== goesWith) {
       throw new OperationalError(
         "usage.flags",
-        `--against ${against} goes with train, not with ${what}: hadal bench train --against torch`,
+        `--against ${against} goes with ${goesWith}, not with ${what}: ` +
+          `hadal bench ${goesWith} --against ${against}`,
       );
     }
-    const rows = await compareWithTorch((done, total, text) =>
-      output.progress({ done, total, text }),
-    );
+    const report = (done: number, total: number, text: string): void =>
+      output.progress({ done, total, text });
+    const rows =
+      against === "torch" ? await compareWithTorch(report) : await compareWithLlama(env, report);
     output.table(benchTable(rows));
     output.result(rows);
     return;
