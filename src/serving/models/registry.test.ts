@@ -41,6 +41,30 @@ test("a model is loaded once, however many ask for it at once", async () => {
   );
 });
 
+test("a model whose engine died is opened again, until it has died too often", async () => {
+  const loader = loaderOf(() => 1);
+  await using models = new ModelRegistry(loader, MODELS, new Map());
+  const stateOf = (): unknown => models.list()[0];
+  const die = async (): Promise<void> => {
+    (models.find("a").engine as FakeEngine).isClosed = true;
+    // Several requests notice at once.
+    await Promise.all([models.revive(), models.revive()]);
+  };
+  await models.load("a");
+  await models.revive();
+  assert.deepEqual(loader.opened, ["a"]);
+  for (let deaths = 1; deaths <= 3; deaths++) {
+    await die();
+    assert.deepEqual(stateOf(), { id: "a", state: "loaded", estimatedBytes: 1, deaths });
+  }
+  await die();
+  assert.deepEqual(stateOf(), { id: "a", state: "failed", estimatedBytes: 1, deaths: 4 });
+  assert.throws(() => models.find("a"), /is not loaded/);
+  assert.deepEqual(loader.opened, ["a", "a", "a", "a"]);
+  await models.load("a");
+  assert.equal(models.list()[0]!.state, "loaded");
+});
+
 test("a model that the memory does not hold is refused with both sizes", async () => {
   await using models = new ModelRegistry(loaderOf(Number), MODELS, new Map());
   await assert.rejects(models.load("b"), /b needs about 1 MiB, and 1 MiB are free/);

@@ -161,8 +161,10 @@ export class ModelRegistry implements AsyncDisposable {
     const isHopeless =
       entry.deaths.filter((time) => time > now - DEATHS_WINDOW_MS).length > DEATHS_MAX;
     entry.hasFailed = isHopeless;
-    if (isHopeless) return await closeModel(model);
-    const opening = closeModel(model).then(() => this.#open(entry));
+    // What has died need not be able to close.
+    const closed = closeModel(model).catch(() => {});
+    if (isHopeless) return await closed;
+    const opening = closed.then(() => this.#open(entry));
     this.#noteLoading(entry, opening);
     await opening.catch(() => {
       entry.hasFailed = true;
