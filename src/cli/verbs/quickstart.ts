@@ -104,7 +104,7 @@ async function serveTrained(out: string, context: Context): Promise<void> {
   });
 }
 
-/** FP8 where machine code multiplies it; in WebAssembly a step takes nearly twice as long. */
+/** FP8 where machine code multiplies it; in WebAssembly a step takes up to a third longer. */
 function chooseRecipe(device: Device): RecipeName {
   const report = device.reports().find(({ key }) => key === "quantizeTiles/f32.e4m3");
   return report?.target === "x64" ? "fp8" : "bf16";

@@ -77,7 +77,9 @@ export function decodeAlongProgram(from: ScaledFormat, to: OpenDType): RowProgra
     scalars: [],
     body(v, { codes, scale, out }) {
       const factor = v.loadPerRow(scale);
-      v.columns(() => v.store(out, v.mul(decode(v, FORMATS[from], v.loadBits(codes)), factor)));
+      v.columns(() =>
+        v.store(out, v.mul(decodedValue(v, FORMATS[from], v.loadBits(codes)), factor)),
+      );
     },
   });
 }
@@ -90,7 +92,7 @@ export function decodeAcrossProgram(from: ScaledFormat, to: OpenDType): RowProgr
     scalars: [],
     body(v, { codes, scales, out }) {
       v.columns(() => {
-        v.store(out, v.mul(decode(v, FORMATS[from], v.loadBits(codes)), v.load(scales)));
+        v.store(out, v.mul(decodedValue(v, FORMATS[from], v.loadBits(codes)), v.load(scales)));
       });
     },
   });
@@ -119,7 +121,7 @@ function encode(v: Recorder, format: SmallFloat, x: Value): Value {
 }
 
 /** The value of a code: its bits moved to a float's, which multiplied by 2^k has the right bias. */
-function decode(v: Recorder, format: SmallFloat, code: Value): Value {
+export function decodedValue(v: Recorder, format: SmallFloat, code: Value): Value {
   const { bias, fractionBits, signBit, largestCode, overflowCode } = format;
   const sign = v.shiftLeft(v.and(code, v.integer(signBit)), 31 - Math.log2(signBit));
   const magnitude = v.and(code, v.integer(signBit - 1));

@@ -7,16 +7,15 @@
  * scratch. What has no place in the scratch, and packed tiles that begin within a byte, goes to the
  * reference, which is exact to the same bit.
  */
-import { assert, defined } from "../../base/errors.ts";
+import { assert } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";
-import type { RowProgram } from "../../codegen/vector/program.ts";
-import type { KernelBody, ThreadContext } from "../../device/program.ts";
+import type { ThreadContext } from "../../device/program.ts";
 import { packE5m6, packedE5m6Bytes, unpackE5m6 } from "../../numerics/e5m6.ts";
 import { powerOfTwoNotBelow } from "../../numerics/scales.ts";
 import { DTYPE_BYTES } from "../../tensor/dtype.ts";
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { type KernelImplementation, slot } from "../kernel.ts";
-import { rowImplementations } from "../row-kernel.ts";
+import { type RowRunner, wasmRowRunner, wasmRows } from "../row-runner.ts";
 import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
 import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT, RETILE_AT } from "./contract.ts";
 import {
@@ -146,44 +145,20 @@ function fits(
   return (packs || needsValues ? bytes.all : bytes.vectors) <= context.scratch.byteLength;
 }
 
-/** Runs a row program over `rows` rows of `columns` columns. */
-type RunRows = (
-  rows: number,
-  columns: number,
-  operands: readonly (readonly [offset: number, stride: number])[],
-  scalars?: readonly number[],
-) => void;
-
-function wasmRows(program: () => RowProgram): KernelImplementation {
-  const found = rowImplementations(program).find(({ target }) => target === "wasm");
-  return defined(found, "row programs in WebAssembly");
-}
-
-/** The program, generated when it first runs. */
-function runner(program: () => RowProgram, context: ThreadContext): RunRows {
-  let body: KernelBody | undefined;
-  const slots = new Float64Array(16);
-  return (rows, columns, operands, scalars = []) => {
-    body ??= wasmRows(program).create("", context);
-    slots.set([rows, columns, rows, ...operands.flat(), ...scalars]);
-    body(slots, 0, 1);
-  };
-}
-
 /** Writes the codes and scales of patches. */
 class Quantiser {
   readonly #context: ThreadContext;
   readonly #to: ScaledFormat;
-  readonly #along: RunRows;
-  readonly #amax: RunRows;
-  readonly #across: RunRows;
+  readonly #along: RowRunner;
+  readonly #amax: RowRunner;
+  readonly #across: RowRunner;
 
   constructor(context: ThreadContext, from: OpenDType, to: ScaledFormat) {
     this.#context = context;
     this.#to = to;
-    this.#along = runner(() => quantizeAlongProgram(from, to), context);
-    this.#amax = runner(() => columnAmaxProgram(from), context);
-    this.#across = runner(() => encodeAcrossProgram(from, to), context);
+    this.#along = wasmRowRunner(() => quantizeAlongProgram(from, to), context);
+    this.#amax = wasmRowRunner(() => columnAmaxProgram(from), context);
+    this.#across = wasmRowRunner(() => encodeAcrossProgram(from, to), context);
   }
 
   /** `x` is where the patch begins. */
@@ -244,14 +219,14 @@ class Quantiser {
 class Dequantiser {
   readonly #context: ThreadContext;
   readonly #from: ScaledFormat;
-  readonly #along: RunRows;
-  readonly #across: RunRows;
+  readonly #along: RowRunner;
+  readonly #across: RowRunner;
 
   constructor(context: ThreadContext, from: ScaledFormat, to: OpenDType) {
     this.#context = context;
     this.#from = from;
-    this.#along = runner(() => decodeAlongProgram(from, to), context);
-    this.#across = runner(() => decodeAcrossProgram(from, to), context);
+    this.#along = wasmRowRunner(() => decodeAlongProgram(from, to), context);
+    this.#across = wasmRowRunner(() => decodeAcrossProgram(from, to), context);
   }
 
   /** The rows and columns of a patch, which may be of another tiling, to `out`. */

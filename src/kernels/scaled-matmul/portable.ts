@@ -5,15 +5,19 @@
  *     sums_MN = Σ_{k in piece} codeA · codeB
  *     out_MN (=|+=) Σ_p sums · (scaleA(m, p) · scaleB(p, n))
  *
- * Codes become values through a table, a core multiplies them, and the promotion is a loop here: it
- * costs about a third of the core's time for pieces of 128. A piece is cut where the values' room
- * ends, which depends on K and the piece alone.
+ * Row programs make values of codes and promote sums; a core multiplies in between. A piece is cut
+ * where the values' room ends, which depends on K and the piece alone.
  */
 import { floorDiv } from "../../base/integers.ts";
+import type { RowProgram } from "../../codegen/vector/program.ts";
+import { rowProgram } from "../../codegen/vector/recorder.ts";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
-import { E4M3, E5M2 } from "../../numerics/fp8.ts";
 import type { BlockMultiplier, Transposition } from "../matmul/block-multiplier.ts";
+import { decodedValue } from "../quantize-tiles/programs.ts";
+import { FORMATS } from "../quantize-tiles/reference.ts";
+import { perRow, row, vector } from "../row-operands.ts";
+import { type RowRunner, wasmRowRunner } from "../row-runner.ts";
 import type { ProductFormat } from "./contract.ts";
 import type { ScaledBlock, ScaledBlockMultiplier, ScaledPlace } from "./scaled-block.ts";
 
@@ -21,23 +25,18 @@ import type { ScaledBlock, ScaledBlockMultiplier, ScaledPlace } from "./scaled-b
 const LANE_BLOCK = 256;
 const DEPTH_BLOCK = 512;
 const VALUES_BYTES = LANE_BLOCK * DEPTH_BLOCK * 4;
+const SCALES_BYTES = LANE_BLOCK * 4;
 const SUMS_BYTES = LANE_BLOCK * LANE_BLOCK * 4;
-
-const VALUES: Readonly<Record<ProductFormat, Float32Array>> = {
-  e4m3: E4M3.values,
-  e5m2: E5M2.values,
-};
 
 interface Range {
   readonly first: number;
   readonly count: number;
 }
 
-/** An operand's part in one piece: values on the device from `at` on, scales of its lanes here. */
+/** An operand's part in one piece: values from `at` on. */
 interface Part {
   readonly at: number;
   readonly stride: number;
-  readonly scales: Float32Array;
 }
 
 type ReadPart = (place: ScaledPlace, lanes: Range, depth: Range) => Part;
@@ -53,11 +52,18 @@ export function createPortableScaledMultiplier(
   const aAt = scratch.byteOffset;
   const bAt = aAt + VALUES_BYTES;
   const sumsAt = bAt + VALUES_BYTES;
-  const used = 2 * VALUES_BYTES + SUMS_BYTES;
+  const aScalesAt = sumsAt + SUMS_BYTES;
+  const bScalesAt = aScalesAt + SCALES_BYTES;
+  const used = bScalesAt + SCALES_BYTES - aAt;
   const rest = { byteOffset: aAt + used, byteLength: scratch.byteLength - used };
   const multiply = makeCore(rest);
-  const readA = makeReader(memory, formats[0], transposition !== "tn", aAt);
-  const readB = makeReader(memory, formats[1], transposition === "nt", bAt);
+  const aPlaces = { at: aAt, scalesAt: aScalesAt };
+  const bPlaces = { at: bAt, scalesAt: bScalesAt };
+  const readA = makeReader(context, formats[0], transposition !== "tn", aPlaces);
+  const readB = makeReader(context, formats[1], transposition === "nt", bPlaces);
+  const promote = [false, true].map((adds) =>
+    wasmRowRunner(() => promotionProgram(adds), context),
+  ) as [RowRunner, RowRunner];
   return (block) => {
     const { m, n, k, pieceDepth } = block;
     if (k === 0) return zeroUnlessAdding(memory, block);
@@ -71,7 +77,13 @@ export function createPortableScaledMultiplier(
           const a = readA(block.a, rows, depth);
           const sizes = [rows.count, columns.count, depth.count] as const;
           multiply(a.at, a.stride, b.at, b.stride, sumsAt, columns.count, ...sizes, false);
-          promote(memory, sumsAt, block, { rows, columns, a, b, adds: block.accumulate || d > 0 });
+          const out = block.outOffset + 4 * (rows.first * block.outRowStride + columns.first);
+          promote[block.accumulate || d > 0 ? 1 : 0](rows.count, columns.count, [
+            [sumsAt, columns.count],
+            [aScalesAt, 1],
+            [bScalesAt, 0],
+            [out, block.outRowStride],
+          ]);
         }
       }
       d += depth.count;
@@ -94,58 +106,59 @@ function zeroUnlessAdding({ f32 }: CpuMemory, block: ScaledBlock): void {
   }
 }
 
-/** Sums times scales, written to the output or added. */
-function promote(
-  { f32 }: CpuMemory,
-  sumsAt: number,
-  { outOffset, outRowStride }: ScaledBlock,
-  part: {
-    readonly rows: Range;
-    readonly columns: Range;
-    readonly a: Part;
-    readonly b: Part;
-    readonly adds: boolean;
-  },
-): void {
-  const { rows, columns, a, b, adds } = part;
-  for (let row = 0; row < rows.count; row++) {
-    const sums = sumsAt / 4 + row * columns.count;
-    const out = outOffset / 4 + (rows.first + row) * outRowStride + columns.first;
-    const rowScale = a.scales[row]!;
-    for (let column = 0; column < columns.count; column++) {
-      const promoted = f32[sums + column]! * (rowScale * b.scales[column]!);
-      f32[out + column] = adds ? f32[out + column]! + promoted : promoted;
-    }
-  }
-}
-
-/** Reads codes as they are stored, into values from `at` on. */
+/** Makes values of codes, from `at` on, and gathers the scales of their lanes. */
 function makeReader(
-  memory: CpuMemory,
+  context: ThreadContext,
   format: ProductFormat,
   isDepthContiguous: boolean,
-  at: number,
+  { at, scalesAt }: { readonly at: number; readonly scalesAt: number },
 ): ReadPart {
-  const values = VALUES[format];
-  const scales = new Float32Array(LANE_BLOCK);
+  const decode = wasmRowRunner(() => valuesProgram(format), context);
   return (place, lanes, depth) => {
-    const { u8, f32 } = memory;
+    const { f32 } = context.memory;
     const [rows, columns] = isDepthContiguous ? [lanes, depth] : [depth, lanes];
-    for (let row = 0; row < rows.count; row++) {
-      const codes = place.codesOffset + (rows.first + row) * place.rowStride + columns.first;
-      const out = at / 4 + row * columns.count;
-      for (let column = 0; column < columns.count; column++) {
-        f32[out + column] = values[u8[codes + column]!]!;
-      }
-    }
+    const codes = place.codesOffset + rows.first * place.rowStride + columns.first;
+    decode(rows.count, columns.count, [
+      [codes, place.rowStride],
+      [at, columns.count],
+    ]);
     for (let lane = 0; lane < lanes.count; lane++) {
       const [r, c] = isDepthContiguous
         ? [lanes.first + lane, depth.first]
         : [depth.first, lanes.first + lane];
       const scaleRow = floorDiv(place.firstRow + r, place.tileRows) * place.scaleRowStride;
       const tile = floorDiv(place.firstColumn + c, place.tileColumns);
-      scales[lane] = f32[place.scalesOffset / 4 + scaleRow + tile]!;
+      f32[scalesAt / 4 + lane] = f32[place.scalesOffset / 4 + scaleRow + tile]!;
     }
-    return { at, stride: columns.count, scales };
+    return { at, stride: columns.count };
   };
+}
+
+/** out ← the values of codes. */
+function valuesProgram(format: ProductFormat): RowProgram {
+  return rowProgram({
+    name: `values/${format}`,
+    operands: { codes: row("u8"), out: row() },
+    scalars: [],
+    body(v, { codes, out }) {
+      v.columns(() => v.store(out, decodedValue(v, FORMATS[format], v.loadBits(codes))));
+    },
+  });
+}
+
+/** out ← sums · (row's scale · column's scale), added where `adds`. */
+function promotionProgram(adds: boolean): RowProgram {
+  return rowProgram({
+    name: `promotion${adds ? ".adding" : ""}`,
+    operands: { sums: row(), rowScale: perRow(), scales: vector(), out: row() },
+    scalars: [],
+    body(v, { sums, rowScale, scales, out }) {
+      const factor = v.loadPerRow(rowScale);
+      v.columns(() => {
+        const scale = v.mul(factor, v.load(scales));
+        const promoted = v.mul(v.load(sums), scale);
+        v.store(out, adds ? v.add(v.load(out), promoted) : promoted);
+      });
+    },
+  });
 }
