@@ -293,7 +293,7 @@ describe("decoder", () => {
       const { hidden } = decoder.forwardKeeping([feed]);
       const nextTokens = tokens.slice(position + 1, position + 2);
       const draft = { cache, firstRow: 0, position, nextTokens, logits: true };
-      drafted.push(...decoder.draft(hidden, [draft])[0]!);
+      drafted.push(...decoder.draft(hidden, [draft]).logits[0]!);
     }
     const of = losses(Float32Array.from(drafted), tokens.subarray(2, 22), config.vocabSize);
     const mean = of.reduce((sum, loss) => sum + loss, 0) / seqLength;

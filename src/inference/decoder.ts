@@ -14,6 +14,7 @@ import { assert, defined, OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
 import { gatherRows } from "../kernels/gather/contract.ts";
+import { LATENT_BLOCK_TOKENS } from "../kernels/latent-attention/contract.ts";
 import type { Block } from "../model/block.ts";
 import type { Model } from "../model/model.ts";
 import type { RmsNorm } from "../model/norm.ts";
@@ -67,6 +68,17 @@ export interface DraftFeed {
   readonly nextTokens: Int32Array;
   /** Whether the last row's logits are wanted. */
   readonly logits: boolean;
+}
+
+export interface DraftResult {
+  /** The wanted logits of each feed. */
+  readonly logits: readonly Float32Array[];
+  /**
+   * The module's output for each feed's last row, to draft behind it: the module then reads its own
+   * guess at a position that is reserved, until a pass over the real token. Good until the next
+   * pass.
+   */
+  readonly hidden: Tensor<FloatType>;
 }
 
 /** Rows of logits that exist on the device at once. */
@@ -131,6 +143,8 @@ export class Decoder {
 
   /** One pass over all feeds; advances the caches. */
   forwardKeeping(feeds: readonly Feed[]): PassResult {
+    this.#keptMark?.[Symbol.dispose]();
+    this.#keptMark = this.#kept.mark();
     const sequences = this.#layOut(feeds);
     const wanted = sequences.map(
       ({ count }, index) => ({ none: 0, last: 1, all: count })[feeds[index]!.logits],
@@ -238,13 +252,14 @@ export class Decoder {
    * predict the token after the last of `nextTokens`. A sequence's rows are drafted from the first
    * on, or from where it left a cached prefix.
    */
-  draft(hidden: Tensor<FloatType>, feeds: readonly DraftFeed[]): readonly Float32Array[] {
+  draft(hidden: Tensor<FloatType>, feeds: readonly DraftFeed[]): DraftResult {
     const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
     let numTokens = 0;
     const sequences = feeds.map(({ cache, position, nextTokens }): SequenceTokens => {
       const firstToken = numTokens;
       numTokens += nextTokens.length;
-      assert(position + nextTokens.length <= cache.length, "only positions of the cache are read");
+      const room = cache.blocks.length * LATENT_BLOCK_TOKENS;
+      assert(position + nextTokens.length <= room, "positions of the module are reserved");
       return { cache, firstToken, count: nextTokens.length, position };
     });
     const { saved, scratch } = this.model.arenas;
@@ -264,11 +279,16 @@ export class Decoder {
     gatherRows(this.#device, { src: hidden, index, out: before });
     const x = module.join(pass, { hidden: before, tokens: inputs.tokens });
     this.#runBlock(pass, inputs, module.block, x);
-    return sequences.map(({ firstToken, count }, index) => {
-      const end = firstToken + count;
-      const wanted = sliceRows(x, feeds[index]!.logits ? end - 1 : end, end);
+    const lasts = sequences.map(({ firstToken, count }) => firstToken + count - 1);
+    const logits = lasts.map((last, index) => {
+      const wanted = sliceRows(x, feeds[index]!.logits ? last : last + 1, last + 1);
       return this.#computeLogits(pass, module.outputNorm, wanted);
     });
+    const lastRows = saved.allocate("i32", [1, lasts.length]);
+    fillFrom(lastRows, lasts);
+    const kept = this.#kept.allocate(pass.floatType, [lasts.length, x.columns]);
+    gatherRows(this.#device, { src: x, index: lastRows, out: kept });
+    return { logits, hidden: kept };
   }
 
   /** The rows of each feed in the pass, after checking that all of it can be done. */
@@ -341,8 +361,6 @@ export class Decoder {
   }
 
   #keepHidden(pass: Pass, x: Tensor<FloatType>): Tensor<FloatType> {
-    this.#keptMark?.[Symbol.dispose]();
-    this.#keptMark = this.#kept.mark();
     const hidden = this.#kept.allocate(pass.floatType, [x.rows, x.columns]);
     const { norm } = this.model.layers;
     norm.forward(pass, x, hidden);

@@ -80,9 +80,16 @@ export class Sampler {
     this.#random = new Random(seed, "sampler");
   }
 
-  /** What `sample` would choose, without taking the number: a guess at the next token. */
-  preview(logits: Float32Array): number {
+  /**
+   * What `sample` would choose after `numBefore` other choices, without taking a number: a guess at
+   * a token to come.
+   */
+  preview(logits: Float32Array, numBefore: number): number {
     const { state } = this.#random;
+    // Every choice takes one number, unless it has none to make.
+    if (this.options.temperature !== 0) {
+      for (let index = 0; index < numBefore; index++) this.#random.uniform();
+    }
     const { token } = this.sample(logits);
     this.#random.state = state;
     return token;

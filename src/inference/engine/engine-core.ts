@@ -12,7 +12,7 @@ import { view } from "../../tensor/view.ts";
 import type { Decoder, DraftFeed, PassResult } from "../decoder.ts";
 import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import type { EngineMetric, FinishReason, PrefixReader } from "./api.ts";
-import type { DraftPolicy } from "./draft-policy.ts";
+import { DRAFTS_MAX, type DraftPolicy } from "./draft-policy.ts";
 import { KeptPrefixes } from "./kept-prefixes.ts";
 import { EngineCounts, loadMetrics } from "./metrics.ts";
 import { PrefillPace } from "./prefill-pace.ts";
@@ -48,11 +48,16 @@ interface Run {
   readonly logits: "none" | "last" | "all";
 }
 
-/** Before a pass: which of its tokens are of streams. */
-function countRuns(runs: readonly Run[]): { numStreams: number; promptTokens: number } {
+/** What the MTP module reads of a sequence. */
+type Feeding = DraftFeed & { readonly sequence: Sequence };
+
+/** Before a pass: which of its tokens are of streams, and the most drafts of one. */
+function countRuns(runs: readonly Run[]) {
   const prompts = runs.filter(({ sequence }) => !sequence.isDecoding);
   const promptTokens = prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
-  return { numStreams: runs.length - prompts.length, promptTokens };
+  const ofStreams = runs.filter(({ sequence }) => sequence.isDecoding);
+  const numDrafts = Math.max(0, ...ofStreams.map(({ tokens }) => tokens.length - 1));
+  return { numStreams: ofStreams.length, promptTokens, numDrafts };
 }
 
 export class EngineCore {
@@ -135,7 +140,7 @@ export class EngineCore {
     if (plan.run.length === 0) return;
     const start = performance.now();
     const runs = this.#feedsOf(plan.run);
-    const { numStreams, promptTokens } = countRuns(runs);
+    const { numStreams, promptTokens, numDrafts } = countRuns(runs);
     const { logits, hidden } = this.#decoder.forwardKeeping(
       runs.map(({ sequence, tokens, logits }) => ({ cache: sequence.cache, tokens, logits })),
     );
@@ -144,9 +149,11 @@ export class EngineCore {
       this.#noteHidden(run, hidden);
       this.#guard(run.sequence, () => this.#take(run, logits[runs.indexOf(run)]!));
     }
-    const drafted = this.#draft(runs, hidden);
+    const rounds = this.#draft(runs, hidden);
     const end = performance.now();
-    if (drafted) this.#policy.noteStep(passed - start, end - passed);
+    if (rounds > 0 && promptTokens === 0) {
+      this.#policy.noteStep(numDrafts, passed - start, (end - passed) / rounds);
+    }
     this.#pace.note(numStreams, promptTokens, end - start);
     for (const { sequence } of runs) {
       if (sequence.end !== null) this.#finish(sequence, sequence.end);
@@ -200,7 +207,7 @@ export class EngineCore {
     this.#counts.add("num_preemptions_total", 1);
     this.#giveBack(sequence);
     sequence.admission = null;
-    sequence.draft = null;
+    sequence.dropDrafts();
     sequence.hiddenSum?.fill(0);
   }
 
@@ -249,10 +256,9 @@ export class EngineCore {
     const { cache, request } = sequence;
     const rowLength = this.#decoder.model.config.vocabSize;
     const wasPrompt = position < request.prompt.length;
-    const draft = sequence.draft;
-    // A draft that was left out of the step is given up: the token it would follow is not chosen.
-    const hasDraft = draft !== null && cache.length > sequence.tokens.length;
-    if (!hasDraft) sequence.draft = null;
+    // Drafts that were left out of the step are given up.
+    const numDrafted = Math.max(0, cache.length - sequence.tokens.length);
+    const drafted = sequence.draftTokens.slice(0, numDrafted);
     if (wasPrompt) {
       this.#counts.add("prompt_tokens_total", tokens.length);
       sequence.noteRead(position, wanted === "all" ? logits : null, rowLength);
@@ -260,27 +266,28 @@ export class EngineCore {
     if (cache.length < sequence.tokens.length || sequence.end !== null) return;
     if (request.maxTokens === 0) return;
     if (wasPrompt) this.prefixes.keep(sequence);
-    const numRows = hasDraft ? 2 : 1;
     const end = logits.length / rowLength;
-    const rows = Array.from({ length: numRows }, (_, index) => {
-      const row = end - numRows + index;
+    const rows = Array.from({ length: numDrafted + 1 }, (_, index) => {
+      const row = end - numDrafted - 1 + index;
       return logits.subarray(row * rowLength, (row + 1) * rowLength);
     });
     const count = sequence.choose(rows);
     this.#noteTokens(sequence, count);
-    if (!hasDraft) return;
-    const stood = sequence.tokens[position + 1] === draft;
-    this.#noteDraft(stood);
-    // The last chosen token is not in the cache, and neither may a draft be that did not stand.
-    const kept = Math.min(cache.length, position + (stood ? 2 : 1));
-    cache.truncate(kept);
+    if (numDrafted === 0) return;
+    const chosen = sequence.tokens.slice(position + 1);
+    const differing = drafted.findIndex((token, index) => token !== chosen[index]);
+    const numStood = differing < 0 ? numDrafted : differing;
+    this.#noteDrafts(numDrafted, numStood);
+    // The last chosen token is not in the cache, and neither may drafts be that did not stand.
+    cache.truncate(Math.min(cache.length, position + 1 + numStood));
   }
 
-  #noteDraft(stood: boolean): void {
-    this.#policy.noteDraft(stood);
+  #noteDrafts(numDrafted: number, numStood: number): void {
+    this.#policy.noteDrafts(numDrafted, numStood);
     this.#counts.add("spec_decode_num_drafts_total", 1);
-    this.#counts.add("spec_decode_num_draft_tokens_total", 1);
-    if (stood) this.#counts.add("spec_decode_num_accepted_tokens_total", 1);
+    this.#counts.add("spec_decode_num_draft_tokens_total", numDrafted);
+    this.#counts.add("spec_decode_num_accepted_tokens_total", numStood);
+    this.#counts.accept(numStood);
   }
 
   #noteTokens(sequence: Sequence, count: number): void {
@@ -300,10 +307,11 @@ export class EngineCore {
     sequence.lastTokenAt = now;
   }
 
-  /** Run the MTP module over what the pass has read, and guess. False if nobody drafts. */
-  #draft(runs: readonly Run[], hidden: PassResult["hidden"]): boolean {
+  /** Run the MTP module over what the pass has read, and guess; returns how many rounds it took. */
+  #draft(runs: readonly Run[], hidden: PassResult["hidden"]): number {
     const drafting = this.#options.drafting ?? "auto";
-    const feeds: (DraftFeed & { readonly sequence: Sequence })[] = [];
+    const most = drafting === "always" ? DRAFTS_MAX : this.#policy.depth;
+    const feeds: Feeding[] = [];
     for (const { sequence, firstRow, position } of runs) {
       const { cache, tokens } = sequence;
       const isTried = drafting === "auto" && sequence.usage.draftedTokens >= DRAFTS_TRIED;
@@ -314,15 +322,32 @@ export class EngineCore {
       if (!sequence.drafts || isOver || cache.length <= position) continue;
       const nextTokens = Int32Array.from(tokens.slice(position + 1, cache.length + 1));
       if (nextTokens.length === 0) continue;
-      const logits = sequence.isDecoding;
+      const logits = sequence.isDecoding && most > 0;
       feeds.push({ sequence, cache, firstRow, position, nextTokens, logits });
     }
-    if (feeds.length === 0) return false;
-    const logits = this.#decoder.draft(hidden, feeds);
-    feeds.forEach(({ sequence, logits: isWanted }, index) => {
-      if (isWanted) this.#guard(sequence, () => sequence.guess(logits[index]!));
-    });
-    return true;
+    if (feeds.length === 0) return 0;
+    let round = 1;
+    for (let source = hidden, reading: readonly Feeding[] = feeds; ; round++) {
+      const result = this.#decoder.draft(source, reading);
+      const guessed = reading.filter(({ sequence, logits }, index) => {
+        let goesOn = false;
+        if (logits) this.#guard(sequence, () => (goesOn = sequence.guess(result.logits[index]!)));
+        return goesOn;
+      });
+      if (round >= most) return round;
+      const next = guessed.flatMap((feed) => this.#behindGuess(feed, reading.indexOf(feed)));
+      if (next.length === 0) return round;
+      [source, reading] = [result.hidden, next];
+    }
+  }
+
+  /** What the module reads to guess once more; nothing if there is no room. */
+  #behindGuess({ sequence, position, nextTokens }: Feeding, firstRow: number): Feeding[] {
+    const { cache, draftTokens } = sequence;
+    if (!cache.reserve(draftTokens.length) || !sequence.lookBehindGuess()) return [];
+    const at = position + nextTokens.length;
+    const guess = Int32Array.of(draftTokens.at(-1)!);
+    return [{ sequence, cache, firstRow, position: at, nextTokens: guess, logits: true }];
   }
 
   #giveBack(sequence: Sequence): void {

@@ -18,6 +18,7 @@ export class LogitShaper {
   readonly #adjustments: LogitAdjustments | null;
   readonly #constraint: ConstraintState | null;
   readonly #healing: HealingState | null;
+  readonly #tokenizer: Tokenizer;
   readonly #counts = new Map<number, number>();
 
   constructor(
@@ -27,8 +28,18 @@ export class LogitShaper {
   ) {
     if (adjustments !== null) checkAdjustments(adjustments, tokenizer.vocabSize);
     this.#adjustments = adjustments;
+    this.#tokenizer = tokenizer;
     this.#constraint = constraint;
     this.#healing = healing ? new HealingState(tokenizer, healing) : null;
+  }
+
+  /** A copy that goes its own way; null while the prompt is healed. */
+  fork(): LogitShaper | null {
+    if (this.#healing !== null && !this.#healing.isDone) return null;
+    const constraint = this.#constraint?.fork() ?? null;
+    const copy = new LogitShaper({ adjustments: this.#adjustments }, constraint, this.#tokenizer);
+    for (const [token, count] of this.#counts) copy.#counts.set(token, count);
+    return copy;
   }
 
   /** Whether the constraint allows nothing but the end. */

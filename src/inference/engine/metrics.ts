@@ -4,6 +4,7 @@
  * Buckets and labels are fixed: nothing that a client chose becomes a name.
  */
 import type { EngineMetric, FinishReason } from "./api.ts";
+import { DRAFTS_MAX } from "./draft-policy.ts";
 
 const SECONDS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
 const LIFETIMES = [0.1, 1, 10, 60, 300, 900, 3600, 14_400, 86_400];
@@ -77,6 +78,7 @@ export class EngineCounts {
     }),
   );
   readonly #counters = new Map<string, number>(Object.keys(COUNTERS).map((name) => [name, 0]));
+  readonly #acceptedAt: number[] = new Array(DRAFTS_MAX).fill(0);
   readonly #finished = new Map<FinishReason | "error", number>();
 
   add(name: CounterName, amount: number): void {
@@ -85,6 +87,11 @@ export class EngineCounts {
 
   observe(name: TimeName, milliseconds: number): void {
     this.#times.get(name)!.observe(milliseconds / 1000);
+  }
+
+  /** So many of a sequence's drafts stood, the first ones. */
+  accept(numStood: number): void {
+    for (let position = 0; position < numStood; position++) this.#acceptedAt[position]! += 1;
   }
 
   finish(reason: FinishReason | "error"): void {
@@ -96,7 +103,6 @@ export class EngineCounts {
       ...{ name, help, labels: {}, kind: "gauge" as const },
       value: gauges[name],
     });
-    const accepted = this.#counters.get("spec_decode_num_accepted_tokens_total")!;
     return [
       gauge("num_requests_running", "Requests that are being read or generated."),
       gauge("num_requests_waiting", "Requests in the queue."),
@@ -104,13 +110,12 @@ export class EngineCounts {
       ...Object.entries(COUNTERS).map(([name, help]): EngineMetric => {
         return { name, help, labels: {}, kind: "counter", value: this.#counters.get(name)! };
       }),
-      {
-        name: "spec_decode_num_accepted_tokens_per_pos_total",
-        help: "Drafted tokens that stood, by their place in the draft.",
-        labels: { position: "0" },
-        kind: "counter",
-        value: accepted,
-      },
+      ...this.#acceptedAt.map((value, position): EngineMetric => {
+        const help = "Drafted tokens that stood, by their place in the draft.";
+        const labels = { position: String(position) };
+        const name = "spec_decode_num_accepted_tokens_per_pos_total";
+        return { name, help, labels, kind: "counter", value };
+      }),
       ...[...REASONS, "error" as const].map((reason): EngineMetric => {
         const help = "Requests that ended, by reason.";
         const labels = { finished_reason: reason };

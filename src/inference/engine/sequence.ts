@@ -8,7 +8,7 @@
  * of them; the rest, and a draft behind them, are pending. A preempted sequence gives up its cache
  * and nothing else: what it generated is read again like a prompt.
  */
-import { assert } from "../../base/errors.ts";
+import { assert, OperationalError } from "../../base/errors.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { ConstraintState } from "../constraint/constraint.ts";
 import type { LatentCache } from "../latent-cache.ts";
@@ -58,8 +58,10 @@ export class Sequence implements SchedulableSequence {
   firstTokenAt: number | null = null;
   lastTokenAt: number | null = null;
   admittedAt: number | null = null;
-  /** The token that is guessed to come after `tokens`. */
-  draft: number | null = null;
+  /** The tokens that are guessed to come after `tokens`. */
+  readonly #draftTokens: number[] = [];
+  /** Shapes the logits behind them. */
+  #guessShaper: LogitShaper | null = null;
   /** Whether the MTP module still drafts for it. */
   drafts: boolean;
   isAborted = false;
@@ -114,7 +116,7 @@ export class Sequence implements SchedulableSequence {
   }
 
   get numPending(): number {
-    return this.#tokens.length - this.cache.length + (this.draft === null ? 0 : 1);
+    return this.#tokens.length - this.cache.length + this.#draftTokens.length;
   }
 
   get isDecoding(): boolean {
@@ -148,12 +150,20 @@ export class Sequence implements SchedulableSequence {
     };
   }
 
-  /** The next `count` pending tokens; the draft is the last of all. */
+  get draftTokens(): readonly number[] {
+    return this.#draftTokens;
+  }
+
+  dropDrafts(): void {
+    this.#draftTokens.length = 0;
+    this.#guessShaper = null;
+  }
+
+  /** The next `count` pending tokens; the drafts are the last of all. */
   pendingTokens(count: number): Int32Array {
     const start = this.cache.length;
     const known = this.#tokens.slice(start, start + count);
-    if (known.length < count) known.push(this.draft!);
-    return Int32Array.from(known);
+    return Int32Array.from([...known, ...this.#draftTokens.slice(0, count - known.length)]);
   }
 
   /** Which logits a pass over `count` pending tokens has to give. */
@@ -204,14 +214,15 @@ export class Sequence implements SchedulableSequence {
   }
 
   /**
-   * Choose tokens from rows of logits: the first row follows `tokens`, the second the draft.
-   * Returns how many were chosen; what was ended by them is in `end`.
+   * Choose tokens from rows of logits: the first row follows `tokens`, the others the drafts in
+   * turn, as long as these stand. Returns how many were chosen; what was ended by them is in `end`.
    */
   choose(rows: readonly Float32Array[]): number {
     const tokens: number[] = [];
     const told: TokenLogProbability[] = [];
-    const { draft } = this;
-    this.draft = null;
+    const drafted = this.#draftTokens.slice(0, rows.length - 1);
+    this.dropDrafts();
+    this.#draftedTokens += drafted.length;
     let count = 0;
     for (const [index, row] of rows.entries()) {
       const logits = row.subarray(0, this.#tokenizer.vocabSize);
@@ -221,11 +232,9 @@ export class Sequence implements SchedulableSequence {
       if (tokens.at(-1) === token && this.request.topLogProbabilities !== null) {
         told.push(describeToken(logits, token, this.request.topLogProbabilities));
       }
-      if (index === 0 && rows.length > 1) {
-        this.#draftedTokens++;
-        if (token === draft) this.#acceptedTokens++;
-      }
-      if (this.#end !== null || (index === 0 && token !== draft)) break;
+      if (token !== drafted[index]) break;
+      this.#acceptedTokens++;
+      if (this.#end !== null) break;
     }
     this.#tell(tokens, told);
     return count;
@@ -259,14 +268,39 @@ export class Sequence implements SchedulableSequence {
     this.events.push({ kind: "tokens", text, tokens, logProbabilities });
   }
 
-  /** Guess the token that comes next, as it would be chosen from these logits. */
-  guess(logits: Float32Array): void {
-    const shaped = this.#shaper.shape(logits.subarray(0, this.#tokenizer.vocabSize));
+  /**
+   * Guess one token more, as it would be chosen from these logits behind the guesses so far. False
+   * if no other should be guessed behind it.
+   */
+  guess(logits: Float32Array): boolean {
+    const numBefore = this.#draftTokens.length;
+    if (this.#tokens.length + numBefore + 1 >= this.#contextTokens) return false;
+    if (this.#numGenerated + numBefore + 1 >= this.request.maxTokens) return false;
+    const shaper = this.#guessShaper ?? this.#shaper;
+    const shaped = shaper.shape(logits.subarray(0, this.#tokenizer.vocabSize));
     // A draft that cannot be used is none: a module that was never trained may say NaN.
-    if (shaped.some((logit) => Number.isNaN(logit) || logit === Number.POSITIVE_INFINITY)) return;
-    if (this.#tokens.length + 1 >= this.#contextTokens) return;
-    if (this.usage.completionTokens + 1 >= this.request.maxTokens) return;
-    this.draft = this.#sampler.preview(shaped);
+    if (shaped.some((logit) => Number.isNaN(logit) || logit === Number.POSITIVE_INFINITY)) {
+      return false;
+    }
+    const token = this.#sampler.preview(shaped, numBefore);
+    this.#draftTokens.push(token);
+    return !this.#endTokens.has(token);
+  }
+
+  /** Get ready to guess behind the last guess; false if nothing can come there. */
+  lookBehindGuess(): boolean {
+    const guess = this.#draftTokens.at(-1);
+    if (guess === undefined) return false;
+    this.#guessShaper ??= this.#shaper.fork();
+    if (this.#guessShaper === null) return false;
+    try {
+      this.#guessShaper.accept(guess, 0);
+    } catch (failure) {
+      // What only a guess leads to must not fail the request.
+      if (failure instanceof OperationalError) return false;
+      throw failure;
+    }
+    return !this.#guessShaper.isComplete;
   }
 
   /** Take the rest of the text out, and end the events. */
