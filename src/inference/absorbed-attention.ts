@@ -42,9 +42,10 @@ export function absorbedAttention(layer: MlaLayer, pass: Pass, call: AbsorbedCal
   const { scratch, floatType, device } = pass;
   const { numHeads, kvLoraRank, qkRopeHeadDim } = layer.config;
   using _mark = scratch.mark();
-  writeRows(layer, pass, call);
+  const { down, first } = projectInput(layer, pass, x);
+  writeRows(layer, pass, call, down);
   const query = scratch.allocate(floatType, [x.rows * numHeads, kvLoraRank + qkRopeHeadDim]);
-  absorbQuery(layer, pass, x, query);
+  absorbQuery(layer, pass, first, query);
   const mixed = scratch.allocate(floatType, [x.rows * numHeads, kvLoraRank]);
   const { tables, tiles } = latents;
   const where = { ...cached, tables, tiles, numHeads, scale: layer.scale };
@@ -53,13 +54,37 @@ export function absorbedAttention(layer: MlaLayer, pass: Pass, call: AbsorbedCal
   layer.output.forward(pass, copyToCompute(pass, scratch, heads), out, "accumulate");
 }
 
-/** Latents and keys of the new tokens, into their places. */
-function writeRows(layer: MlaLayer, pass: Pass, { latents, cached, x }: AbsorbedCall): void {
+/** Both products with the layer's input: [latent | key], and the query or its compressed form. */
+function projectInput(
+  layer: MlaLayer,
+  pass: Pass,
+  x: Tensor<ComputeType>,
+): Readonly<Record<"down" | "first", Tensor<FloatType>>> {
   const { scratch, device, floatType } = pass;
-  const { kvLoraRank, qkRopeHeadDim } = layer.config;
+  const { keyValueDown, queryProjection } = layer;
+  const query = queryProjection.kind === "direct" ? queryProjection.query : queryProjection.down;
+  const [down, first] = [keyValueDown, query].map(({ weight }) =>
+    scratch.allocate(floatType, [x.rows, weight.shape[0]]),
+  ) as [Tensor<FloatType>, Tensor<FloatType>];
+  const multiply = (): void => {
+    keyValueDown.forward(pass, x, down, "overwrite");
+    query.forward(pass, x, first, "overwrite");
+  };
+  // For scaled weights the input is quantised first, by a launch that the product waits for.
+  if (query.weight.scaled === null) device.together(multiply);
+  else multiply();
+  return { down, first };
+}
+
+/** Latents and keys of the new tokens, into their places. */
+function writeRows(
+  layer: MlaLayer,
+  pass: Pass,
+  { latents, cached }: AbsorbedCall,
+  down: Tensor<FloatType>,
+): void {
+  const { scratch, device } = pass;
   using _mark = scratch.mark();
-  const down = scratch.allocate(floatType, [x.rows, kvLoraRank + qkRopeHeadDim]);
-  layer.keyValueDown.forward(pass, x, down, "overwrite");
   const latent = layer.latentNorm.compute(pass, scratch, layer.latentOf(down));
   const key = layer.ropeOf(down);
   turn(device, pass.positions, key, "forward");
@@ -71,18 +96,18 @@ function writeRows(layer: MlaLayer, pass: Pass, { latents, cached, x }: Absorbed
 function absorbQuery(
   layer: MlaLayer,
   pass: Pass,
-  x: Tensor<ComputeType>,
+  first: Tensor<FloatType>,
   query: Tensor<FloatType>,
 ): void {
   const { scratch, device } = pass;
   const { numHeads, qkNopeHeadDim, qkRopeHeadDim, kvLoraRank } = layer.config;
   using _mark = scratch.mark();
-  const q = projectQuery(layer, pass, x);
+  const q = projectQuery(layer, pass, first);
   const qRope = layer.ropeOfHeads(q);
   turn(device, pass.positions, qRope, "forward");
   castRows(device, { x: qRope, out: layer.ropeOf(query) });
   const { keyUp, headStride } = layer.absorbedWeights;
-  const perToken = reshape(query, [x.rows, numHeads * query.columns]);
+  const perToken = reshape(query, [first.rows, numHeads * query.columns]);
   matmul(device, {
     transposition: "nn",
     a: sliceColumns(roundedAs(pass, keyUp, q), 0, qkNopeHeadDim),
@@ -97,18 +122,16 @@ function absorbQuery(
   });
 }
 
-function projectQuery(layer: MlaLayer, pass: Pass, x: Tensor<ComputeType>): Tensor<FloatType> {
+function projectQuery(
+  { queryProjection }: MlaLayer,
+  pass: Pass,
+  first: Tensor<FloatType>,
+): Tensor<FloatType> {
+  if (queryProjection.kind === "direct") return first;
   const { scratch, floatType } = pass;
-  const projection = layer.queryProjection;
-  const up = projection.kind === "direct" ? projection.query : projection.up;
-  const q = scratch.allocate(floatType, [x.rows, up.weight.shape[0]]);
-  if (projection.kind === "direct") {
-    up.forward(pass, x, q, "overwrite");
-    return q;
-  }
-  const queryDown = scratch.allocate(floatType, [x.rows, projection.down.weight.shape[0]]);
-  projection.down.forward(pass, x, queryDown, "overwrite");
-  up.forward(pass, projection.norm.compute(pass, scratch, queryDown), q, "overwrite");
+  const { up, norm } = queryProjection;
+  const q = scratch.allocate(floatType, [first.rows, up.weight.shape[0]]);
+  up.forward(pass, norm.compute(pass, scratch, first), q, "overwrite");
   return q;
 }
 
