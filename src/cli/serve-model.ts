@@ -72,7 +72,8 @@ export async function serveModels(
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
   const copies = options.role === "split" ? 2 : 1;
-  const loader = modelLoader(engineOpener(env, engineSettings(options, env)), {
+  const settings = engineSettings(options, env);
+  const loader = modelLoader(engineOpener(env, settings), {
     copies,
     weights: options.weights,
   });
@@ -92,6 +93,10 @@ export async function serveModels(
     if (options.isPortFree !== true) throw error;
     return start(0);
   });
+  // Prompts can be read from there: who serves them is told.
+  if (settings.prefixFolder !== null) {
+    output.line(`keeping prefixes of prompts in ${settings.prefixFolder.folder}`);
+  }
   const host = options.host.includes(":") ? `[${options.host}]` : options.host;
   onReady(
     `http://${host}:${server.port}`,
