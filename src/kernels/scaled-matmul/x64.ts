@@ -127,6 +127,39 @@ interface OperandScales {
 /** Pieces whose scales there is room for. */
 const PIECES_MAX = 32;
 
+/**
+ * The scales of one panel and piece. Every product passes here for each of its panels: lanes with
+ * scales of their own are copied, panels within one tile have one scale.
+ */
+function fillLanes(
+  floats: Float32Array,
+  panel: {
+    readonly at: number;
+    readonly lanes: number;
+    /** Scale of lane 0. */
+    readonly ofPiece: number;
+    /** The panel's first lane within the operand. */
+    readonly lane: number;
+    readonly laneTile: number;
+    readonly laneStep: number;
+  },
+): void {
+  const { at, lanes, ofPiece, lane, laneTile, laneStep } = panel;
+  if (laneTile === 1) {
+    let from = ofPiece + lane * laneStep;
+    for (let to = at; to < at + lanes; to++, from += laneStep) floats[to] = floats[from]!;
+    return;
+  }
+  const firstTile = floorDiv(lane, laneTile);
+  if (firstTile === floorDiv(lane + lanes - 1, laneTile)) {
+    floats.fill(floats[ofPiece + firstTile * laneStep]!, at, at + lanes);
+    return;
+  }
+  for (let i = 0; i < lanes; i++) {
+    floats[at + i] = floats[ofPiece + floorDiv(lane + i, laneTile) * laneStep]!;
+  }
+}
+
 /** Panels of scales and the constants of widening, in the scratch that packing leaves. */
 function layOutScales(
   core: X64Core,
@@ -176,10 +209,12 @@ function layOutScales(
       for (let p = 0; p < pieces.count; p++) {
         const depth = depthFirst + pieces.first + p * pieces.depth;
         const ofPiece = from + floorDiv(depth, depthTile) * depthStep;
-        for (let lane = 0; lane < count; lane++) {
-          const panel = floorDiv(lane, width);
-          const at = panels / 4 + (panel * pieces.count + p) * width + (lane - panel * width);
-          to[at] = to[ofPiece + floorDiv(laneFirst + first + lane, laneTile) * laneStep]!;
+        let at = panels / 4 + p * width;
+        for (let start = 0; start < count; start += width) {
+          const lane = laneFirst + first + start;
+          const lanes = Math.min(width, count - start);
+          fillLanes(to, { at, lanes, ofPiece, lane, laneTile, laneStep });
+          at += pieces.count * width;
         }
       }
     };
