@@ -7,7 +7,7 @@
  * run and why not the others. The last implementation is the reference: plain loops in TypeScript
  * with f64 sums, never optimised, always able to run.
  */
-import { defined } from "../base/errors.ts";
+import { unreachable } from "../base/errors.ts";
 import type { KernelBody, ThreadContext } from "../device/program.ts";
 
 export type KernelTarget = "x64" | "wasm" | "reference";
@@ -46,5 +46,8 @@ export function reference(
 
 /** Slot `index` of a launch. */
 export function slot(slots: Float64Array, index: number): number {
-  return defined(slots[index], `slot ${index}`);
+  const value = slots[index];
+  // Not `defined`: bodies read many slots, and its text would be made for each.
+  if (value === undefined) unreachable(`slot ${index} is missing`);
+  return value;
 }
