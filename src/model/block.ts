@@ -17,6 +17,7 @@ import { finish, type Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { isMoeLayer, type ModelConfig } from "./config.ts";
+import type { ExpertShare } from "./expert-share.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { MlaLayer, type MlaSaved } from "./mla.ts";
 import { MoeLayer, type MoeOptions, type MoeSaved } from "./moe.ts";
@@ -57,8 +58,10 @@ interface HalfBackward {
 /** Work that waits for nobody. */
 const NOTHING: Iterable<Operation> = [];
 
-export interface BlockOptions extends Omit<MoeOptions, "prefix"> {
+export interface BlockOptions extends Pick<MoeOptions, "bias"> {
   readonly layerIndex: number;
+  /** Of the ranks that share the routed experts; left out where all are here. */
+  readonly experts?: ExpertShare | undefined;
 }
 
 export class Block {
@@ -68,7 +71,11 @@ export class Block {
   readonly feedForwardNorm: RmsNorm;
   readonly feedForward: FeedForwardHalf;
 
-  constructor(config: ModelConfig, parameters: ParameterSet, { layerIndex, ...moe }: BlockOptions) {
+  constructor(
+    config: ModelConfig,
+    parameters: ParameterSet,
+    { layerIndex, bias, experts }: BlockOptions,
+  ) {
     const prefix = blockName(config, layerIndex);
     const norm = (name: string): RmsNorm =>
       new RmsNorm(parameters.get(`${prefix}.${name}`), config.rmsNormEps);
@@ -76,11 +83,13 @@ export class Block {
     this.attentionNorm = norm("attentionNorm");
     this.attention = new MlaLayer(config, parameters, `${prefix}.attention`);
     this.feedForwardNorm = norm("feedForwardNorm");
+    const ranks = experts && {
+      exchange: experts.exchange,
+      placement: experts.layer(layerIndex),
+    };
+    const moe = { prefix: `${prefix}.moe`, bias, ranks };
     this.feedForward = isMoeLayer(config, layerIndex)
-      ? {
-          kind: "moe",
-          layer: new MoeLayer(config, parameters, { prefix: `${prefix}.moe`, ...moe }),
-        }
+      ? { kind: "moe", layer: new MoeLayer(config, parameters, moe) }
       : { kind: "dense", layer: new FeedForward(parameters, `${prefix}.feedForward`) };
   }
 

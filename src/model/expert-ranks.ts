@@ -19,15 +19,23 @@ import type { Work } from "../parallel/communicator/work.ts";
 import type { ExchangePlan } from "../parallel/expert/exchange/exchange-plan.ts";
 import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import type { SumType } from "../parallel/expert/exchange/hop.ts";
+import type { LivePlacement } from "../parallel/expert/placement/live-placement.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { makeScaled, type ScaledTensor } from "../tensor/scaled-tensor.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { view } from "../tensor/view.ts";
 import { makeReceivedPlan } from "./dispatch-plan.ts";
 import type { ExpertsSaved, RoutedExperts } from "./experts.ts";
 import { isScaled, type Operand } from "./operand.ts";
 import type { ComputeType } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
 import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
+
+/** How a layer's tokens get to its experts, and where these are. */
+export interface ExpertRanks {
+  readonly exchange: ExpertExchange;
+  readonly placement: LivePlacement;
+}
 
 export interface RemoteSaved {
   readonly exchange: ExchangePlan;
@@ -48,7 +56,7 @@ export interface SentTokens {
 /** Collective: adds to `out` [T, D]. */
 export function* forwardOverRanks(
   pass: Pass,
-  exchange: ExpertExchange,
+  { exchange, placement }: ExpertRanks,
   experts: RoutedExperts,
   call: { readonly tokens: SentTokens; readonly out: Tensor<FloatType> },
 ): Work<RemoteSaved> {
@@ -56,7 +64,9 @@ export function* forwardOverRanks(
   const { choice, weight, input } = call.tokens;
   const arenas = { out: saved, scratch };
   const sent = [weight, ...partsOf(input)];
-  const { plan: toRanks, parts } = yield* exchange.dispatch(choice, sent, arenas);
+  const physical = scratch.allocate("i32", choice.shape);
+  view(physical).set(placement.toPhysical(view(choice), exchange.rank));
+  const { plan: toRanks, parts } = yield* exchange.dispatch(physical, sent, arenas);
   const [cameWeight, ...cameInput] = parts;
   const came = operandFrom(input, cameInput);
   const plan = makeReceivedPlan(pass, toRanks.localExperts, {

@@ -1,32 +1,96 @@
 /**
- * @file One rank's share of the routed experts: which it holds, and how tokens get to the others.
+ * @file One rank's share of the routed experts: how tokens get to all of them, and where they are,
+ * layer by layer.
+ *
+ * Each rank has equally many places. With redundant experts there are more places than experts: the
+ * busiest have several copies, which bear its load together and are moved by one gradient.
  */
 import { OperationalError } from "../base/errors.ts";
 import type { Communicator } from "../parallel/communicator/communicator.ts";
 import { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
+import { LivePlacement } from "../parallel/expert/placement/live-placement.ts";
+import {
+  type Placement,
+  type PlacementShape,
+  placeExperts,
+  refuseShape,
+} from "../parallel/expert/placement/place-experts.ts";
 import type { ModelConfig } from "./config.ts";
 
-export interface ExpertShare {
-  readonly exchange: ExpertExchange;
-  /** The expert in each place of this rank, of every layer at the start. */
-  readonly held: readonly number[];
+export interface ShareOptions {
+  readonly ranksPerHost: number;
+  /** Places beyond one for each expert; none if left out. */
+  readonly numRedundant?: number;
 }
 
-/** Collective over the ranks: as many experts on each, in order. `ranksPerHost` divides them. */
-export function shareExperts(
-  ranks: Communicator,
-  { numRoutedExperts }: Pick<ModelConfig, "numRoutedExperts">,
-  { ranksPerHost }: { readonly ranksPerHost: number },
-): ExpertShare {
-  const numHeld = numRoutedExperts / ranks.size;
-  if (!Number.isInteger(numHeld) || numHeld === 0) {
-    throw new OperationalError(
-      "parallel.experts",
-      `${numRoutedExperts} routed experts do not divide over ${ranks.size} expert ranks; ` +
-        "take a number of ranks that divides them",
-    );
+export class ExpertShare {
+  /** The ranks that share the experts. */
+  readonly ranks: Communicator;
+  readonly exchange: ExpertExchange;
+  readonly shape: PlacementShape;
+  readonly #first: Placement;
+  readonly #layers = new Map<number, LivePlacement>();
+
+  /** Collective over the ranks. At the start an expert's load is thought to be like any other's. */
+  constructor(
+    ranks: Communicator,
+    { numRoutedExperts, numExpertGroups }: ModelConfig,
+    { ranksPerHost, numRedundant = 0 }: ShareOptions,
+  ) {
+    this.ranks = ranks;
+    this.shape = {
+      numPhysicalExperts: numRoutedExperts + numRedundant,
+      numGroups: numExpertGroups,
+      numNodes: ranks.size / ranksPerHost,
+      numGpus: ranks.size,
+    };
+    const refusal = refuseShape(this.shape, numRoutedExperts);
+    if (refusal !== null) {
+      const places = `${numRoutedExperts} routed and ${numRedundant} redundant experts`;
+      throw new OperationalError(
+        "parallel.experts",
+        `${places} over ${ranks.size} expert ranks: ${refusal}`,
+      );
+    }
+    const numExperts = this.shape.numPhysicalExperts;
+    this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost });
+    this.#first =
+      numRedundant === 0
+        ? inOrder(numRoutedExperts)
+        : placeExperts(new Float64Array(numRoutedExperts).fill(1), this.shape);
   }
-  const exchange = new ExpertExchange(ranks, { numExperts: numRoutedExperts, ranksPerHost });
-  const first = ranks.rank * numHeld;
-  return { exchange, held: Array.from({ length: numHeld }, (_, place) => first + place) };
+
+  /** Places of this rank. */
+  get numHeld(): number {
+    return this.shape.numPhysicalExperts / this.ranks.size;
+  }
+
+  /** The expert in each place of this rank, of every layer at the start. */
+  get held(): readonly number[] {
+    const first = this.ranks.rank * this.numHeld;
+    return this.#first.physicalToLogical.slice(first, first + this.numHeld);
+  }
+
+  /** Whether experts have copies. */
+  get hasCopies(): boolean {
+    return this.shape.numPhysicalExperts > this.#first.replicaCounts.length;
+  }
+
+  /** Where the experts of a layer are. */
+  layer(layerIndex: number): LivePlacement {
+    const known = this.#layers.get(layerIndex);
+    if (known !== undefined) return known;
+    const made = new LivePlacement(this.#first);
+    this.#layers.set(layerIndex, made);
+    return made;
+  }
+}
+
+function inOrder(numExperts: number): Placement {
+  const experts = Array.from({ length: numExperts }, (_, expert) => expert);
+  return {
+    physicalToLogical: experts,
+    logicalToPhysical: experts.map((expert) => [expert]),
+    replicaCounts: experts.map(() => 1),
+  };
 }

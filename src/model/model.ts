@@ -9,13 +9,13 @@
 import { assert, defined } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import type { AttentionProducts } from "../kernels/attention/contract.ts";
-import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Block, type BlockOptions } from "./block.ts";
 import { countLayers, type ModelConfig, moeLayerIndices, validateConfig } from "./config.ts";
 import { Embedding } from "./embedding.ts";
+import type { ExpertShare } from "./expert-share.ts";
 import { Head } from "./head.ts";
 import type {
   Batch,
@@ -99,7 +99,7 @@ export class Model implements TrainableModel {
     this.moeLayerIndices = moeLayerIndices(config);
     this.layers = makeLayers(config, this.parameters, {
       biases,
-      exchange: options.experts?.exchange,
+      experts: options.experts,
     });
     this.ropeTables = new RopeTableCache(this.arenas.model, config, this.floatType);
     this.#frame = { ...arithmetic, device, config, ropeTables: this.ropeTables };
@@ -150,13 +150,13 @@ function makeLayers(
   parameters: ParameterSet,
   of: {
     readonly biases: readonly Tensor<FloatType>[];
-    readonly exchange: ExpertExchange | undefined;
+    readonly experts: ExpertShare | undefined;
   },
 ): ModelLayers {
-  const { biases, exchange } = of;
+  const { biases, experts } = of;
   const routingOf = (layerIndex: number): Omit<BlockOptions, "layerIndex"> => ({
     bias: defined(biases[layerIndex], `bias of layer ${layerIndex}`),
-    exchange,
+    experts,
   });
   const embedding = new Embedding(parameters.get("embedding"));
   return {

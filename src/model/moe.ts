@@ -17,7 +17,6 @@ import { defined } from "../base/errors.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
 import { finish, type Work } from "../parallel/communicator/work.ts";
-import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
@@ -25,6 +24,7 @@ import { makeDispatchPlan } from "./dispatch-plan.ts";
 import {
   backwardOverRanks,
   checkRecipeOverRanks,
+  type ExpertRanks,
   forwardOverRanks,
   type RemoteSaved,
 } from "./expert-ranks.ts";
@@ -58,24 +58,24 @@ export interface MoeBackward {
 export interface MoeOptions {
   readonly prefix: string;
   readonly bias: Tensor<FloatType>;
-  /** Reaches the ranks that share the routed experts; left out where all are here. */
-  readonly exchange?: ExpertExchange | undefined;
+  /** The ranks that share the routed experts; left out where all are here. */
+  readonly ranks?: ExpertRanks | undefined;
 }
 
 export class MoeLayer {
   readonly gate: Gate;
   readonly experts: RoutedExperts;
   readonly sharedExperts: FeedForward | null;
-  readonly #exchange: ExpertExchange | null;
+  readonly #ranks: ExpertRanks | null;
 
   constructor(config: ModelConfig, parameters: ParameterSet, options: MoeOptions) {
-    const { prefix, bias, exchange } = options;
+    const { prefix, bias, ranks } = options;
     this.gate = new Gate(config, parameters.get(`${prefix}.gate`), bias);
     this.experts = new RoutedExperts(parameters, `${prefix}.experts`);
     this.sharedExperts =
       config.numSharedExperts === 0 ? null : new FeedForward(parameters, `${prefix}.sharedExperts`);
-    this.#exchange = exchange ?? null;
-    if (exchange !== undefined) checkRecipeOverRanks(this.experts.recipe);
+    this.#ranks = ranks ?? null;
+    if (ranks !== undefined) checkRecipeOverRanks(this.experts.recipe);
   }
 
   /** Adds to `out`. */
@@ -104,12 +104,12 @@ export class MoeLayer {
   ): Work<RoutedSaved> {
     const { gate, operand, out } = call;
     const { choice, weight } = gate;
-    if (this.#exchange === null) {
+    if (this.#ranks === null) {
       const plan = makeDispatchPlan(pass, choice, this.experts.numExperts);
       const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
       return { kind: "here", experts };
     }
-    const remote = yield* forwardOverRanks(pass, this.#exchange, this.experts, {
+    const remote = yield* forwardOverRanks(pass, this.#ranks, this.experts, {
       tokens: { choice, weight, input: operand },
       out,
     });
@@ -160,7 +160,7 @@ export class MoeLayer {
       const index = state.experts.plan.rowOfChoice;
       return (out) => combineRows(device, { src, index, out });
     }
-    const exchange = defined(this.#exchange, "the ranks of the experts");
+    const { exchange } = defined(this.#ranks, "the ranks of the experts");
     const { dOut, dWeight } = call;
     const remote = { state, gradients: { dOut, dWeight } };
     const x = yield* backwardOverRanks(pass, exchange, this.experts, remote);

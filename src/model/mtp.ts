@@ -67,9 +67,9 @@ export class MtpModule {
     this.embeddingNorm = norm("embeddingNorm");
     this.hiddenNorm = norm("hiddenNorm");
     this.projection = new Linear(parameters.get(`${prefix}.projection`));
-    const { bias, exchange } = parts;
+    const { bias, experts } = parts;
     const layerIndex = config.numLayers + parts.moduleIndex;
-    this.block = new Block(config, parameters, { layerIndex, bias, exchange });
+    this.block = new Block(config, parameters, { layerIndex, bias, experts });
     this.outputNorm = norm("outputNorm");
   }
 

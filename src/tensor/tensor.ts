@@ -6,7 +6,6 @@
  * of columns are tensors again.
  */
 import { assert, unreachable } from "../base/errors.ts";
-import { divExact } from "../base/integers.ts";
 import type { CpuMemory } from "../device/cpu/memory.ts";
 import { DTYPE_BYTES, type DType } from "./dtype.ts";
 
@@ -111,7 +110,7 @@ export function reshape<D extends DType>(tensor: Tensor<D>, shape: readonly numb
   return {
     ...tensor,
     shape,
-    rows: columns === 0 ? 0 : divExact(total, columns),
+    rows: shape.slice(0, -1).reduce((product, dimension) => product * dimension, 1),
     columns,
     rowStride: contiguous ? columns : tensor.rowStride,
   };

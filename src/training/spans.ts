@@ -47,11 +47,11 @@ export interface OptimizerPart {
   /** Where each begins in its span. */
   readonly first: Readonly<Record<SpanName, number>>;
   /** What of each parameter lies in it, in the order of the set. */
-  readonly pieces: readonly ParameterPiece[];
+  readonly pieces: readonly OptimizerPiece[];
 }
 
 /** Elements of a parameter, from `start` on, that lie in a part. */
-export interface ParameterPiece {
+export interface OptimizerPiece {
   readonly parameter: Parameter;
   readonly start: number;
   readonly numElements: number;

@@ -11,6 +11,7 @@
 import { defined, OperationalError } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
+import type { ExpertShare } from "../model/expert-share.ts";
 import type { Batch, StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
 import { declareParameters, type ParameterDeclaration } from "../model/parameter-declarations.ts";
 import { spanNameOf } from "../model/parameter-layout.ts";
@@ -23,6 +24,13 @@ import type { BatchLoader, LoaderState } from "./data/batches.ts";
 import { alone, type Replicas } from "./data-parallel/replicas.ts";
 import { type CutRule, type ReplicaGroups, ShardedReplicas } from "./data-parallel/zero.ts";
 import { ParameterAverage } from "./ema/ema.ts";
+import {
+  type BalanceOptions,
+  checkMoments,
+  ExpertBalancer,
+  type LayerBalance,
+} from "./expert-balance/expert-balancer.ts";
+import { ExpertCopies } from "./expert-balance/expert-copies.ts";
 import {
   type Culprit,
   countNonFinite,
@@ -67,6 +75,8 @@ export interface StepOutcome {
   readonly recentMaxVio: readonly number[];
   readonly expertLoad: readonly Int32Array[];
   readonly isSpike: boolean;
+  /** Of the ranks that share experts, layer by layer, where these were placed anew after it. */
+  readonly balances: readonly LayerBalance[];
 }
 
 /**
@@ -95,12 +105,23 @@ export interface TrainerParts extends CommonParts {
   readonly model: TrainableModel;
   /** The ranks that train together, each with a trainer; left out where there is one. */
   readonly ranks?: ReplicaGroups;
+  /** Of a model whose experts are divided over ranks. */
+  readonly experts?: ExpertRankParts;
+}
+
+export interface ExpertRankParts {
+  /** The model's own. */
+  readonly share: ExpertShare;
+  /** How experts follow their load; they stay where they are if left out. */
+  readonly balance?: BalanceOptions;
 }
 
 /** The trainer of one rank of many. */
 export interface RankTrainerParts extends CommonParts {
   readonly share: ModelShare;
   readonly replicas: Replicas;
+  /** Moves experts to where their load is; left out where none move. */
+  readonly balancer?: ExpertBalancer | undefined;
 }
 
 interface TrainerArenas {
@@ -122,6 +143,7 @@ export class Trainer implements AsyncDisposable {
   readonly #settings: TrainingSettings;
   readonly #schedule: LearningRateSchedule;
   readonly #replicas: Replicas;
+  readonly #balancer: ExpertBalancer | undefined;
   readonly #arenas: TrainerArenas;
   readonly #declarations: readonly ParameterDeclaration[];
   #position: Position = { step: 0, tokens: 0 };
@@ -145,6 +167,7 @@ export class Trainer implements AsyncDisposable {
     this.#settings = parts.settings;
     this.#schedule = makeSchedule(parts.settings.learningRate);
     this.#replicas = parts.replicas;
+    this.#balancer = parts.balancer;
     this.#arenas = arenas;
     this.#declarations = declareParameters(parts.share.config);
   }
@@ -152,9 +175,9 @@ export class Trainer implements AsyncDisposable {
   /** A trainer of a whole model, at step 0 of its present parameters. */
   static async start(parts: TrainerParts): Promise<Trainer> {
     const { device, model, loader, settings } = parts;
-    const replicas = openReplicas(parts, new Arena(device.memory, "replicas"));
+    const { replicas, balancer } = openTogether(parts, new Arena(device.memory, "replicas"));
     const share = wholeShare(model, () => replicas.tick());
-    return Trainer.startRank({ device, share, replicas, loader, settings });
+    return Trainer.startRank({ device, share, replicas, balancer, loader, settings });
   }
 
   /** A trainer of this rank's share of a model, at step 0 of its present parameters. */
@@ -277,14 +300,22 @@ export class Trainer implements AsyncDisposable {
       recentMaxVio: this.#recentLoads.map(maxVio),
       expertLoad: result.expertLoad,
       isSpike: spikes,
+      balances: this.#followLoad(step, result.expertLoad),
     };
+  }
+
+  /** Collective: experts move to where their load is expected, if it is time. */
+  #followLoad(step: number, expertLoad: readonly Int32Array[]): readonly LayerBalance[] {
+    const states = () => this.#states().map(({ experts }) => experts);
+    return this.#balancer?.follow(step, expertLoad, states) ?? [];
   }
 
   /** The global gradient norm, which is finite. */
   #checkedNorm(loss: number): number {
-    const { part } = this;
+    const { spans } = this.part;
+    const counted = { spans, pieces: this.#replicas.countedPieces() };
     const names = this.#declarations.map(({ name }) => name);
-    const squares = squaresOf(this.#device, this.#arenas.scratch, part, names);
+    const squares = squaresOf(this.#device, this.#arenas.scratch, counted, names);
     this.#squares = this.#replicas.sumParts(squares);
     const gradNorm = normOf(this.#squares);
     if (!Number.isFinite(gradNorm)) {
@@ -367,11 +398,23 @@ function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
   return { format: recipe.stochasticRounding ? "bf16.stochastic" : "bf16", seed };
 }
 
-function openReplicas({ model, settings, ranks }: TrainerParts, scratch: Arena): Replicas {
-  if (ranks === undefined) return alone(model.parameters.own);
+function openTogether(
+  parts: TrainerParts,
+  scratch: Arena,
+): Pick<RankTrainerParts, "replicas" | "balancer"> {
+  const { model, settings, ranks, experts } = parts;
+  const own = model.parameters.own;
+  if (ranks === undefined) return { replicas: alone(own) };
   const nearestCut: CutRule =
     settings.optimizer.name === "muon"
-      ? (span, element) => nearestMatrix(model.parameters.own, span, element)
+      ? (span, element) => nearestMatrix(own, span, element)
       : nearestRow;
-  return new ShardedReplicas(ranks, model.parameters.own, { nearestCut, scratch });
+  if (experts !== undefined) checkMoments(experts.share, settings.recipe.stochasticRounding);
+  const hasCopies = experts?.share.hasCopies === true;
+  const copies = hasCopies ? new ExpertCopies(experts.share, model, scratch) : null;
+  const replicas = new ShardedReplicas(ranks, own, { nearestCut, scratch, copies });
+  if (experts?.balance === undefined) return { replicas };
+  const places = { ...ranks, parts: replicas.expertParts };
+  const { share, balance } = experts;
+  return { replicas, balancer: new ExpertBalancer(share, model, balance, { places, scratch }) };
 }

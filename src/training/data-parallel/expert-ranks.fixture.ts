@@ -6,7 +6,7 @@ import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
-import { shareExperts } from "../../model/expert-share.ts";
+import { ExpertShare } from "../../model/expert-share.ts";
 import { Model } from "../../model/model.ts";
 import type { Batch, StepOptions, StepResult } from "../../model/model-types.ts";
 import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
@@ -37,6 +37,8 @@ export interface ExpertRun {
   readonly recipe: PrecisionRecipe;
   readonly ep: number;
   readonly ranksPerHost: number;
+  /** The last group's experts get no tokens. */
+  readonly starves: boolean;
 }
 
 export interface ExpertRunReport {
@@ -68,13 +70,13 @@ function batchOf(rank: number): Batch {
 /** The same of all ranks' batches, in one process. */
 export function runInOneProcess(
   device: Device,
-  recipe: PrecisionRecipe,
+  { recipe, starves }: Pick<ExpertRun, "recipe" | "starves">,
   numRanks: number,
 ): Omit<ExpertRunReport, "dispatched" | "combined" | "result"> & {
   readonly results: StepResult[];
 } {
   const model = new Model(device, CONFIG, { precision: recipe, seed: SEED });
-  moveBiases(model);
+  moveBiases(model, starves);
   const options: StepOptions = { ...OPTIONS, lossScale: 1 / numRanks };
   const results = Array.from({ length: numRanks }, (_, rank) =>
     model.forwardBackward(batchOf(rank), options),
@@ -88,13 +90,13 @@ export function runInOneProcess(
 function runOnRanks(
   device: Device,
   world: Communicator,
-  { recipe, ep, ranksPerHost }: ExpertRun,
+  { recipe, ep, ranksPerHost, starves }: ExpertRun,
   batch: Batch,
 ): ExpertRunReport {
   const mesh = openMesh(world, { pp: 1, ep, dp: world.size / ep });
-  const experts = shareExperts(mesh.ep, CONFIG, { ranksPerHost });
+  const experts = new ExpertShare(mesh.ep, CONFIG, { ranksPerHost });
   const model = new Model(device, CONFIG, { precision: recipe, seed: SEED, experts });
-  moveBiases(model);
+  moveBiases(model, starves);
   const scratch = new Arena(device.memory, "sums");
   const replicas = new ShardedReplicas(mesh, model.parameters, {
     nearestCut: (_, element) => element,
@@ -127,9 +129,11 @@ function gradientsOf({ spans }: OptimizerPart): StateSpans {
 }
 
 /** Biases other than zero, so that one that is not read shows. */
-function moveBiases({ gateBiases }: Model): void {
+function moveBiases({ gateBiases }: Model, starves: boolean): void {
   const random = new Random(SEED, "biases");
   for (const { bias } of gateBiases) {
-    for (const [expert] of view(bias).entries()) view(bias)[expert] = 0.1 * random.normal();
+    const values = view(bias);
+    for (const [expert] of values.entries()) values[expert] = 0.1 * random.normal();
+    if (starves) values.fill(-9, 6);
   }
 }

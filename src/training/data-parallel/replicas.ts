@@ -9,7 +9,7 @@
 import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import type { OwnParameters } from "../../model/parameters.ts";
 import { view } from "../../tensor/view.ts";
-import { type OptimizerPart, type StateSpans, wholeOf } from "../spans.ts";
+import { type OptimizerPart, type OptimizerPiece, type StateSpans, wholeOf } from "../spans.ts";
 
 export interface Replicas {
   /**
@@ -21,6 +21,8 @@ export interface Replicas {
   readonly inStep: boolean;
   /** What this rank's optimizer moves. */
   readonly part: OptimizerPart;
+  /** What of it counts in the gradient's norm: of every expert one copy. */
+  countedPieces(): readonly OptimizerPiece[];
   /**
    * Collective: afterwards the part's gradients are the sums of all ranks'; others' are anything.
    */
@@ -48,11 +50,13 @@ function copyState(from: StateSpans, to: StateSpans): void {
 
 /** One rank, which moves all parameters. */
 export function alone(parameters: OwnParameters): Replicas {
+  const part = wholeOf(parameters);
   return {
     rank: 0,
     size: 1,
     inStep: false,
-    part: wholeOf(parameters),
+    part,
+    countedPieces: () => part.pieces,
     sumGradients: () => {},
     gatherValues: () => {},
     sum: (values) => values,

@@ -18,10 +18,12 @@ import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
+import type { ExpertCopies } from "../expert-balance/expert-copies.ts";
 import {
   allocateState,
   type ElementRange,
   type OptimizerPart,
+  type OptimizerPiece,
   partOf,
   type StateSpans,
   type StateType,
@@ -39,23 +41,34 @@ export interface ReplicaGroups {
 /** The nearest place to `element` where a share of the span may begin; keeps the order. */
 export type CutRule = (span: SpanName, element: number) => number;
 
+export interface ShardingOptions {
+  readonly nearestCut: CutRule;
+  /** Used within calls. */
+  readonly scratch: Arena;
+  /** Of experts that have several, on the ranks that share experts. */
+  readonly copies?: ExpertCopies | null;
+}
+
 export class ShardedReplicas implements Replicas {
   readonly rank: number;
   readonly size: number;
   readonly inStep: boolean;
   readonly part: OptimizerPart;
+  /** The part of the experts' span that each rank of `dp` moves. */
+  readonly expertParts: readonly ElementRange[];
   readonly #groups: ReplicaGroups;
   readonly #parameters: OwnParameters;
   readonly #scratch: Arena;
+  readonly #copies: ExpertCopies | null;
   /** Elements of each rank's share. */
   readonly #counts: Readonly<Record<SpanName, readonly number[]>>;
 
-  /** `scratch` is used within calls. */
   constructor(
     groups: ReplicaGroups,
     parameters: OwnParameters,
-    { nearestCut, scratch }: { readonly nearestCut: CutRule; readonly scratch: Arena },
+    { nearestCut, scratch, copies = null }: ShardingOptions,
   ) {
+    this.#copies = copies;
     this.rank = groups.replicas.rank;
     this.size = groups.replicas.size;
     this.inStep = groups.dp.size < groups.replicas.size;
@@ -77,6 +90,7 @@ export class ShardedReplicas implements Replicas {
       undecayed: mine("undecayed"),
       experts: mine("experts"),
     });
+    this.expertParts = all.experts;
     this.#counts = {
       decayed: all.decayed.map(lengthOf),
       undecayed: all.undecayed.map(lengthOf),
@@ -85,6 +99,7 @@ export class ShardedReplicas implements Replicas {
   }
 
   sumGradients(): void {
+    this.#copies?.sumGradients();
     const sums = SPAN_NAMES.map((span) => {
       const { gradients } = this.#parameters[span];
       const mine = this.part.spans[span].gradients;
@@ -99,6 +114,10 @@ export class ShardedReplicas implements Replicas {
       return this.#gather(span, mine, this.#parameters[span].values);
     });
     for (const operation of gathered) operation.wait();
+  }
+
+  countedPieces(): readonly OptimizerPiece[] {
+    return this.#copies?.countedPieces(this.part) ?? this.part.pieces;
   }
 
   sum(values: Float64Array): Float64Array {

@@ -21,7 +21,7 @@ import { flatSlice, type OptimizerPart } from "../spans.ts";
 export function squaresOf(
   device: Device,
   arena: Arena,
-  { spans, pieces }: OptimizerPart,
+  { spans, pieces }: Pick<OptimizerPart, "spans" | "pieces">,
   names: readonly string[],
 ): Float64Array {
   const places = new Map(names.map((name, index) => [name, index]));
@@ -30,7 +30,7 @@ export function squaresOf(
     const { gradients } = spans[spanNameOf(parameter)];
     const x = flatSlice(gradients, place, numElements);
     const index = defined(places.get(parameter.name), `the place of ${parameter.name}`);
-    squares[index] = sumSquares(device, { x, arena });
+    squares[index]! += sumSquares(device, { x, arena });
   }
   return squares;
 }

@@ -30,7 +30,7 @@ import {
   elementOf,
   flatSlice,
   type OptimizerPart,
-  type ParameterPiece,
+  type OptimizerPiece,
   type StateSpans,
   type StateType,
 } from "../spans.ts";
@@ -80,7 +80,7 @@ export class Muon implements Optimizer {
     }
   }
 
-  #updateMatrices(piece: ParameterPiece, { learningRate, gradientScale }: OptimizerUpdate): void {
+  #updateMatrices(piece: OptimizerPiece, { learningRate, gradientScale }: OptimizerUpdate): void {
     const { momentum, weightDecay } = this.#settings;
     const { parameter, numElements } = piece;
     const columns = parameter.shape[1];
@@ -102,7 +102,7 @@ export class Muon implements Optimizer {
     accumulate(this.#device, { x: direction, scale: -learningRate * factor, out: x });
   }
 
-  #updateByAdamW(piece: ParameterPiece, update: OptimizerUpdate): void {
+  #updateByAdamW(piece: OptimizerPiece, update: OptimizerUpdate): void {
     const { beta1, beta2, epsilon, weightDecay } = this.#settings;
     const { value, gradient, firstMoment, secondMoment } = this.#slices(piece);
     adamw(this.#device, {
@@ -119,7 +119,7 @@ export class Muon implements Optimizer {
   }
 
   /** A piece's elements in one row. */
-  #slices({ parameter, place, numElements }: ParameterPiece) {
+  #slices({ parameter, place, numElements }: OptimizerPiece) {
     const name = spanNameOf(parameter);
     const { values, gradients } = this.#part.spans[name];
     return {

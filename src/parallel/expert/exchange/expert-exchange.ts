@@ -91,6 +91,11 @@ export class ExpertExchange {
     this.#links = { world, rail, host: inHost };
   }
 
+  /** This rank's number among those that share the experts. */
+  get rank(): number {
+    return this.#links.world.rank;
+  }
+
   /**
    * Collective: every part's rows, one a token, to the ranks of the token's experts. `choice` is
    * [T, K], expert numbers or `NO_EXPERT`. What came is allocated from `arenas.out`.

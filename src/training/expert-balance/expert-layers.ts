@@ -1,0 +1,25 @@
+/** @file The layers that have routed experts here, with the parameters these are made of. */
+import type { TrainableModel } from "../../model/model-types.ts";
+import { blockName } from "../../model/parameter-declarations.ts";
+import type { Parameter } from "../../model/parameters.ts";
+
+export interface ExpertLayer {
+  /** MTP module k has index numLayers + k. */
+  readonly layerIndex: number;
+  readonly parameters: readonly Parameter[];
+}
+
+export type ExpertModel = Pick<TrainableModel, "config" | "moeLayerIndices" | "parameters">;
+
+/** In the order of the forward pass. */
+export function expertLayers({
+  config,
+  moeLayerIndices,
+  parameters,
+}: ExpertModel): readonly ExpertLayer[] {
+  return moeLayerIndices.flatMap((layerIndex) => {
+    const prefix = `${blockName(config, layerIndex)}.moe.experts.`;
+    const held = parameters.list.filter(({ name }) => name.startsWith(prefix));
+    return held.length === 0 ? [] : [{ layerIndex, parameters: held }];
+  });
+}
