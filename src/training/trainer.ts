@@ -15,6 +15,8 @@ import type { ExpertShare } from "../model/expert-share.ts";
 import type { Batch, StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
 import { declareParameters, type ParameterDeclaration } from "../model/parameter-declarations.ts";
 import { spanNameOf } from "../model/parameter-layout.ts";
+import { rowBytes } from "../model/scaled-shape.ts";
+import type { ExpertExchange, LinkBytes } from "../parallel/expert/exchange/expert-exchange.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -77,6 +79,8 @@ export interface StepOutcome {
   readonly isSpike: boolean;
   /** Of the ranks that share experts, layer by layer, where these were placed anew after it. */
   readonly balances: readonly LayerBalance[];
+  /** What this rank sent to others' experts and back, by kind of link; null without such ranks. */
+  readonly exchanged: LinkBytes | null;
 }
 
 /**
@@ -122,6 +126,8 @@ export interface RankTrainerParts extends CommonParts {
   readonly replicas: Replicas;
   /** Moves experts to where their load is; left out where none move. */
   readonly balancer?: ExpertBalancer | undefined;
+  /** Reaches the ranks that share experts; left out where all are here. */
+  readonly exchange?: ExpertExchange | undefined;
 }
 
 interface TrainerArenas {
@@ -144,6 +150,7 @@ export class Trainer implements AsyncDisposable {
   readonly #schedule: LearningRateSchedule;
   readonly #replicas: Replicas;
   readonly #balancer: ExpertBalancer | undefined;
+  readonly #exchange: ExpertExchange | undefined;
   readonly #arenas: TrainerArenas;
   readonly #declarations: readonly ParameterDeclaration[];
   #position: Position = { step: 0, tokens: 0 };
@@ -168,6 +175,7 @@ export class Trainer implements AsyncDisposable {
     this.#schedule = makeSchedule(parts.settings.learningRate);
     this.#replicas = parts.replicas;
     this.#balancer = parts.balancer;
+    this.#exchange = parts.exchange;
     this.#arenas = arenas;
     this.#declarations = declareParameters(parts.share.config);
   }
@@ -177,7 +185,10 @@ export class Trainer implements AsyncDisposable {
     const { device, model, loader, settings } = parts;
     const { replicas, balancer } = openTogether(parts, new Arena(device.memory, "replicas"));
     const share = wholeShare(model, () => replicas.tick());
-    return Trainer.startRank({ device, share, replicas, balancer, loader, settings });
+    const exchange = parts.experts?.share.exchange;
+    if (exchange !== undefined) tuneExchange(exchange, parts);
+    const common = { device, loader, settings };
+    return Trainer.startRank({ ...common, share, replicas, balancer, exchange });
   }
 
   /** A trainer of this rank's share of a model, at step 0 of its present parameters. */
@@ -301,6 +312,7 @@ export class Trainer implements AsyncDisposable {
       expertLoad: result.expertLoad,
       isSpike: spikes,
       balances: this.#followLoad(step, result.expertLoad),
+      exchanged: this.#exchange?.takeBytes() ?? null,
     };
   }
 
@@ -396,6 +408,16 @@ export class Trainer implements AsyncDisposable {
 function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
   if (recipe.tensors.moment.format !== "bf16") return { format: "f32", seed };
   return { format: recipe.stochasticRounding ? "bf16.stochastic" : "bf16", seed };
+}
+
+/** Collective: messages of the exchange as long as suits a micro-batch. */
+function tuneExchange(exchange: ExpertExchange, { device, model, settings }: TrainerParts): void {
+  const { batch, data } = settings;
+  const size = {
+    numTokens: batch.microBatch * data.sequenceLength,
+    rowBytes: rowBytes(model.recipe.tensors.dispatch, model.config.hiddenDim),
+  };
+  exchange.tune(size, new Arena(device.memory, "tuning"), () => performance.now());
 }
 
 function openTogether(

@@ -103,6 +103,16 @@ test("ranks that share experts train as one process, with AdamW and Muon", async
   assertClose(reports, 15, 14);
 });
 
+test("ranks that share experts count what they send in a step; all on one host", async () => {
+  const reports = await runAll();
+  for (const rank of [0, 3]) {
+    for (const { exchanged } of reportOf(reports, 15, rank).outcomes) {
+      assert.ok(exchanged !== null && exchanged.withinHost > 0 && exchanged.acrossHosts === 0);
+    }
+  }
+  assert.equal(reportOf(reports, 1).outcomes[0]!.exchanged, null);
+});
+
 test("experts that follow their load: ranks become even, and training stays what it is", async () => {
   const reports = await runAll();
   for (const run of [17, 18]) {
@@ -127,7 +137,10 @@ test("all ranks hold the same and tell the same; equal runs have equal bits", as
     for (let rank = 1; rank < numTrained; rank++) {
       // Beyond the first group: the same layout on other ranks, another time.
       const { values, outcomes, state } = reportOf(reports, run, rank);
-      assert.deepEqual(outcomes, reportOf(reports, run).outcomes, `run ${run}, rank ${rank}`);
+      const told = (list: TrainerReport["outcomes"]) =>
+        list.map((one) => ({ ...one, exchanged: 0 }));
+      const first = reportOf(reports, run).outcomes;
+      assert.deepEqual(told(outcomes), told(first), `run ${run}, rank ${rank}`);
       assert.deepEqual(values, reportOf(reports, run).values, `run ${run}, rank ${rank}`);
       if (ep > 1) continue;
       assert.deepEqual(state, reportOf(reports, run).state, `run ${run}, rank ${rank}`);

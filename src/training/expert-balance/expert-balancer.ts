@@ -4,10 +4,10 @@
  *
  *     load history ─▶ placement (EPLB) ─▶ fewest moves ─▶ values, moments and average copied
  *
- * It changes where an expert is computed and nothing else, so losses stay what they were but for the
- * order of sums. All ranks see the same loads and come to the same plan. A layer whose busiest rank
- * would gain less than `leastGain` stays as it is. The step waits for the copies alone. Source:
- * DeepSeek-V3 report §3.4.
+ * It changes where an expert is computed and nothing else, so losses stay what they were but for
+ * the order of sums. All ranks see the same loads and come to the same plan. A layer whose busiest
+ * rank would gain less than `leastGain` stays as it is. The step waits for the copies alone.
+ * Source: DeepSeek-V3 report §3.4.
  */
 import { assert, defined, OperationalError } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";

@@ -35,12 +35,14 @@ for (const [numHosts, ranksPerHost] of SHAPES) {
       hiddenDim: 256,
       // Rank 0 has none: it takes part all the same.
       tokensOfRank: Array.from({ length: numRanks }, (_, rank) =>
-        rank === 0 && numRanks > 1 ? 0 : 1 + random.below(40),
+        rank === 0 && numRanks > 1 ? 0 : 1 + random.below(60),
       ),
     };
-    const reports = (await runOnThreads({ numRanks, program: PROGRAM, input })) as ExchangeReport[];
-    for (const [rank, { problems, dispatched, remoteHosts }] of reports.entries()) {
+    const run = { numRanks, program: PROGRAM, input, watchdogMs: 60_000 };
+    const reports = (await runOnThreads(run)) as ExchangeReport[];
+    for (const [rank, { problems, chunkRows, dispatched, remoteHosts }] of reports.entries()) {
       assert.deepEqual(problems, [], `seed ${seed}, rank ${rank}`);
+      assert.deepEqual(chunkRows, { rail: 32, host: 32 }, "the candidate that was fastest");
       const again = 256;
       const perCrossing = crossingBytes(256).dispatch + CHOICE_BYTES + again;
       assert.equal(dispatched.acrossHosts, remoteHosts * perCrossing);

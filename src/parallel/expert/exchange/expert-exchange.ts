@@ -38,6 +38,16 @@ import {
   sumOf,
 } from "./hop.ts";
 import { type ExpertTopology, expertTopology } from "./topology.ts";
+import { type ExchangeSize, tuneChunkRows } from "./tune-chunks.ts";
+
+/** Rows of one message, across hosts and within them. */
+export interface ChunkRows {
+  readonly rail: number;
+  readonly host: number;
+}
+
+/** Until it is tuned. */
+const DEFAULT_CHUNK_ROWS = 256;
 
 /** Bytes this rank has sent to others, by kind of link. */
 export interface LinkBytes {
@@ -78,6 +88,8 @@ export class ExpertExchange {
   readonly dispatched: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly combined: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly #links: Links;
+  readonly #tuned = new Map<string, ChunkRows>();
+  #chunkRows: ChunkRows = { rail: DEFAULT_CHUNK_ROWS, host: DEFAULT_CHUNK_ROWS };
 
   /** Collective over the ranks that share the experts. */
   constructor(world: Communicator, options: ExchangeOptions) {
@@ -89,6 +101,37 @@ export class ExpertExchange {
     const inHost = world.split(host, local, "host");
     assert(rail !== null && inHost !== null, "every rank is on a rail and on a host");
     this.#links = { world, rail, host: inHost };
+  }
+
+  /** Rows in one message. */
+  get chunkRows(): ChunkRows {
+    return this.#chunkRows;
+  }
+
+  /** Collective: measure what suits exchanges of this size, once a size. */
+  tune(size: ExchangeSize, scratch: Arena, now: () => number): void {
+    const key = `${size.numTokens} ${size.rowBytes}`;
+    const { rail, host } = this.#links;
+    const chunkRows = this.#tuned.get(key) ?? {
+      rail: tuneChunkRows(rail, size, scratch, now),
+      host: tuneChunkRows(host, size, scratch, now),
+    };
+    this.#tuned.set(key, chunkRows);
+    this.#chunkRows = chunkRows;
+  }
+
+  /** Bytes sent since the last call, both ways together. */
+  takeBytes(): LinkBytes {
+    const { dispatched, combined } = this;
+    const bytes = {
+      acrossHosts: dispatched.acrossHosts + combined.acrossHosts,
+      withinHost: dispatched.withinHost + combined.withinHost,
+    };
+    for (const counted of [dispatched, combined]) {
+      counted.acrossHosts = 0;
+      counted.withinHost = 0;
+    }
+    return bytes;
   }
 
   /** This rank's number among those that share the experts. */
@@ -154,12 +197,12 @@ export class ExpertExchange {
     if (rail !== null) {
       arrived = hasHost ? allocateLike(scratch, parts, route.numArrived) : received;
       count(this.dispatched, "acrossHosts", sentRows(rail), parts);
-      yield* moveRows(rail, parts, arrived, scratch);
+      yield* moveRows(rail, parts, arrived, { scratch, chunkRows: this.#chunkRows.rail });
     }
     if (!hasHost) return { host: null, received };
     const host = route.hostOf(arrived);
     count(this.dispatched, "withinHost", sentRows(host), parts);
-    yield* moveRows(host, arrived, received, scratch);
+    yield* moveRows(host, arrived, received, { scratch, chunkRows: this.#chunkRows.host });
     return { host, received };
   }
 

@@ -5,7 +5,7 @@ import { assert } from "../../../base/errors.ts";
 import { decodeBf16, encodeBf16 } from "../../../numerics/bf16.ts";
 import type { Arena } from "../../../tensor/arena.ts";
 import { DTYPE_BYTES } from "../../../tensor/dtype.ts";
-import type { Tensor } from "../../../tensor/tensor.ts";
+import { sliceRows, type Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
 import type { Work } from "../../communicator/work.ts";
@@ -28,30 +28,58 @@ export interface SummedRows {
   readonly out: Tensor<SumType>;
 }
 
-export function numReceivedBy({ receiveCounts }: Hop): number {
-  return sumOf(receiveCounts);
+/** Memory for the time of a hop, and the most rows that go in one message. */
+export interface HopMeans {
+  readonly scratch: Arena;
+  readonly chunkRows: number;
 }
 
-/** Rows of each source that members want; theirs come into the targets, in the order of members. */
+/**
+ * Rows of each source that members want; theirs come into the targets, in the order of members. A
+ * chunk travels while the next is gathered, and is still in a cache when it is sent.
+ */
 export function* moveRows(
-  { communicator, sent, receiveCounts }: Hop,
+  hop: Hop,
   sources: readonly Tensor[],
   targets: readonly Tensor[],
-  scratch: Arena,
+  { scratch, chunkRows }: HopMeans,
 ): Work<void> {
+  const { communicator, sent, receiveCounts } = hop;
   using _mark = scratch.mark();
-  const packed = sources.map((source) => gather(source, sent.flat(), scratch));
+  const longest = Math.max(...sent.map(({ length }) => length), ...receiveCounts);
   yield communicator.group(() => {
-    for (const [index, source] of packed.entries()) {
-      const { columns } = source;
-      communicator.allToAll({
-        source,
-        sendCounts: sent.map(({ length }) => length * columns),
-        target: targets[index]!,
-        receiveCounts: receiveCounts.map((count) => count * columns),
-      });
+    for (let first = 0; first < longest; first += chunkRows) {
+      const chunk = { first, end: first + chunkRows };
+      for (const [index, source] of sources.entries()) {
+        moveChunk(hop, chunk, { source, target: targets[index]!, scratch });
+      }
     }
   });
+}
+
+/** Rows [first, end) of what goes to each member, and of what comes. */
+function moveChunk(
+  { communicator, sent, receiveCounts }: Hop,
+  { first, end }: { readonly first: number; readonly end: number },
+  means: { readonly source: Tensor; readonly target: Tensor; readonly scratch: Arena },
+): void {
+  const { source, target, scratch } = means;
+  let start = 0;
+  for (const [member, count] of receiveCounts.entries()) {
+    const rows = sent[member]!.slice(first, end);
+    const last = Math.min(end, count);
+    const place = last > first ? sliceRows(target, start + first, start + last) : null;
+    start += count;
+    if (member === communicator.rank) {
+      if (place !== null) gatherInto(source, rows, place);
+      continue;
+    }
+    if (place !== null) communicator.receive(place, member);
+    if (rows.length === 0) continue;
+    const packed = scratch.allocate(source.dtype, [rows.length, source.columns]);
+    gatherInto(source, rows, packed);
+    communicator.send(packed, member);
+  }
 }
 
 /** Memory for `rows` rows like those of each source. */
@@ -63,17 +91,15 @@ export function allocateLike(
   return sources.map(({ dtype, columns }) => arena.allocate(dtype, [rows, columns]));
 }
 
-function gather(source: Tensor, rows: readonly number[], scratch: Arena): Tensor {
-  const { dtype, columns } = source;
-  const packed = scratch.allocate(dtype, [rows.length, columns]);
+function gatherInto(source: Tensor, rows: readonly number[], out: Tensor): void {
+  const { columns } = source;
   const from: Values = view(source);
-  const to: Values = view(packed);
+  const to: Values = view(out);
   let next = 0;
   for (const row of rows) {
     to.set(from.subarray(row * columns, (row + 1) * columns), next);
     next += columns;
   }
-  return packed;
 }
 
 type Values = Float32Array | Float64Array | Uint16Array | Uint8Array | Int32Array;

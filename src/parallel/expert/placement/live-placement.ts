@@ -2,8 +2,8 @@
  * @file Where the experts of one layer are at the moment, and which copy of a chosen expert a token
  * goes to.
  *
- * A rank deals the choices of an expert to its copies in turn, beginning with a copy that depends on
- * the rank: the load of each is an equal part, whatever the tokens, and follows from the choices
+ * A rank deals the choices of an expert to its copies in turn, beginning with a copy that depends
+ * on the rank: the load of each is an equal part, whatever the tokens, and follows from the choices
  * alone.
  */
 import { assert } from "../../../base/errors.ts";
