@@ -58,17 +58,11 @@ export async function runRank(context: RankContext): Promise<BalanceReport> {
   const experts = new ExpertShare(mesh.ep, CONFIG, { ranksPerHost: world.size, numRedundant });
   const precision = PRECISION_RECIPES[recipe];
   const model = new Model(device, CONFIG, { precision, seed: 1, experts });
-  for (const { layerIndex, bias } of model.gateBiases) {
-    const { logicalToPhysical } = experts.layer(layerIndex).current;
-    const onFirst = [...logicalToPhysical.keys()].filter((expert) =>
-      logicalToPhysical[expert]!.every((place) => place < experts.numHeld),
-    );
-    for (const expert of onFirst.slice(0, NUM_HOT)) view(bias)[expert] = 1;
-  }
+  preferFew(model, experts);
   const scratch = new Arena(device.memory, "scratch");
   const copies = new ExpertCopies(experts, model, scratch);
   const sharding = { nearestCut: nearestRow, scratch, copies };
-  const replicas = new ShardedReplicas(device, mesh, model.parameters, sharding);
+  const replicas = new ShardedReplicas(mesh, model.parameters, sharding);
   const hyper = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
   const optimizer = new AdamW(device, new Arena(device.memory, "moments"), replicas.part, hyper);
   const history = { kind: "window", numCounts: steps } as const;
@@ -123,4 +117,14 @@ export async function runRank(context: RankContext): Promise<BalanceReport> {
     losses: [before, after],
     balances,
   };
+}
+
+function preferFew({ gateBiases }: Model, experts: ExpertShare): void {
+  for (const { layerIndex, bias } of gateBiases) {
+    const { logicalToPhysical } = experts.layer(layerIndex).current;
+    const onFirst = [...logicalToPhysical.keys()].filter((expert) =>
+      logicalToPhysical[expert]!.every((place) => place < experts.numHeld),
+    );
+    for (const expert of onFirst.slice(0, NUM_HOT)) view(bias)[expert] = 1;
+  }
 }

@@ -183,10 +183,11 @@ export class Trainer implements AsyncDisposable {
   /** A trainer of a whole model, at step 0 of its present parameters. */
   static async start(parts: TrainerParts): Promise<Trainer> {
     const { device, model, loader, settings } = parts;
-    const { replicas, balancer } = openTogether(parts, new Arena(device.memory, "replicas"));
+    const scratch = new Arena(device.memory, "replicas");
+    const { replicas, balancer } = openTogether(parts, scratch);
     const share = wholeShare(model, () => replicas.tick());
     const exchange = parts.experts?.share.exchange;
-    if (exchange !== undefined) tuneExchange(exchange, parts);
+    if (exchange !== undefined) tuneExchange(exchange, parts, scratch);
     const common = { device, loader, settings };
     return Trainer.startRank({ ...common, share, replicas, balancer, exchange });
   }
@@ -411,13 +412,17 @@ function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
 }
 
 /** Collective: messages of the exchange as long as suits a micro-batch. */
-function tuneExchange(exchange: ExpertExchange, { device, model, settings }: TrainerParts): void {
+function tuneExchange(
+  exchange: ExpertExchange,
+  { model, settings }: TrainerParts,
+  scratch: Arena,
+): void {
   const { batch, data } = settings;
   const size = {
     numTokens: batch.microBatch * data.sequenceLength,
     rowBytes: rowBytes(model.recipe.tensors.dispatch, model.config.hiddenDim),
   };
-  exchange.tune(size, new Arena(device.memory, "tuning"), () => performance.now());
+  exchange.tune(size, scratch, () => performance.now());
 }
 
 function openTogether(

@@ -113,7 +113,7 @@ test("ranks that share experts count what they send in a step; all on one host",
   assert.equal(reportOf(reports, 1).outcomes[0]!.exchanged, null);
 });
 
-test("experts that follow their load: ranks become even, and training stays what it is", async () => {
+test("experts that follow their load make ranks even, and training stays what it is", async () => {
   const reports = await runAll();
   for (const run of [17, 18]) {
     assertClose(reports, run, 16);
