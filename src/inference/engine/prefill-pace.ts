@@ -11,10 +11,7 @@
  */
 import { floorDiv } from "../../base/integers.ts";
 
-/**
- * Leaves room below twice for noise, and for caches that a prompt's latents have swept: with 0.7,
- * eight streams of the small preset took 2.1 times as long beside a prompt of 4096.
- */
+/** Leaves room below twice: for noise, and for caches that a prompt's latents have swept. */
 const SHARE = 0.5;
 const REFRESH_STEPS = 64;
 /** How far what is known moves towards what a step took: a median, which outliers do not move. */
