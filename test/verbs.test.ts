@@ -143,3 +143,26 @@ test("export writes a GGUF file that reads back", () => {
     value: "deepseek2",
   });
 });
+
+test("export with smaller weights writes a checkpoint that computes what loading in them does", () => {
+  const out = join(folder, "int4");
+  const args = ["--format", "huggingface", "--weights", "int4:g64a", "--out", out];
+  const { bytes } = resultOf("export", "--model", runPath, ...args);
+  const file = join(folder, "data", "part3.ts");
+  const bitsOf = (...model: string[]): unknown =>
+    resultOf("evaluate", "bpb", "--data", file, "--model", ...model)["bitsPerByte"];
+  assert.equal(bitsOf(out), bitsOf(runPath, "--weights", "int4:g64a"));
+  assert.notEqual(bitsOf(out), bitsOf(runPath));
+  const { inferenceWeights } = resultOf("inspect", out) as {
+    inferenceWeights: { stored: string; bytes: Record<string, number> };
+  };
+  assert.equal(inferenceWeights.stored, "int4:g64a");
+  assert.ok(inferenceWeights.bytes["int4:g64a"]! < inferenceWeights.bytes["bf16"]!);
+  assert.ok((bytes as number) < inferenceWeights.bytes["f32"]!);
+});
+
+test("export refuses the other format's way of saying what weights are stored in", () => {
+  const args = ["export", "--model", runPath, "--out", join(folder, "never")];
+  const refused = hadal(...args, "--format", "huggingface", "--dtype", "q8_0");
+  assert.match(refused.stderr, /with --format huggingface say --weights/);
+});

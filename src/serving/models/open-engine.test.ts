@@ -68,6 +68,20 @@ describe("an engine in its own thread", () => {
     await engine.close();
   });
 
+  test("keeps weights in the format asked for, under a hash of their own", async () => {
+    const settings = { prefixFolder: null, role: "both", weights: "int8" } as const;
+    const coded = await openEngine(TINY_CHAT, ENV, settings);
+    const plain = await openEngineHere(TINY_CHAT, ENV);
+    assert.notEqual(coded.description.modelHash, plain.description.modelHash);
+    const events = await collect(coded, requestOf(coded, "The owl is green."));
+    assert.equal(events.at(-1)?.kind, "finished");
+    const estimateOf = (weights?: string): number =>
+      modelLoader(openEngineHere as never, { weights }).estimateBytes(TINY_CHAT);
+    assert.ok(estimateOf("int8") < estimateOf() && estimateOf() < estimateOf("f32"));
+    await coded.close();
+    await plain.close();
+  });
+
   test("drafts of a trained module stand, and change no token", async () => {
     const engine = await openEngineHere(TINY_CHAT, ENV);
     const request = requestOf(engine, "The owl is green. What colour");
