@@ -144,7 +144,7 @@ test("export writes a GGUF file that reads back", () => {
   });
 });
 
-test("export with smaller weights writes a checkpoint that computes what loading in them does", () => {
+test("export with smaller weights writes a checkpoint that computes as loading in them", () => {
   const out = join(folder, "int4");
   const args = ["--format", "huggingface", "--weights", "int4:g64a", "--out", out];
   const { bytes } = resultOf("export", "--model", runPath, ...args);
