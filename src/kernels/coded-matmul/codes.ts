@@ -46,3 +46,40 @@ export function groupAt(
     format === "e4m3" ? f32[scalesOffset / 4 + at]! : fromBf16(u16[scalesOffset / 2 + at]!);
   return { scale, offset: hasOffsets ? (u8[offsetsOffset + at]! << 24) >> 24 : 0 };
 }
+
+/** A run of depth within a group of one column. */
+interface Run {
+  readonly column: number;
+  readonly first: number;
+  readonly end: number;
+  readonly scale: number;
+  readonly offset: number;
+}
+
+/** The values of a run, scale · (code + offset), to f32 number `to` and on. */
+export function openRun(
+  memory: CpuMemory,
+  format: CodedFormat,
+  { codesOffset, panelCodeBytes }: CodedBlock,
+  { column, first, end, scale, offset }: Run,
+  to: number,
+): void {
+  const { u8, f32 } = memory;
+  const values = CODE_VALUES[format];
+  const lane = column & (PANEL_ROWS - 1);
+  const panel = codesOffset + (column >> 4) * panelCodeBytes;
+  const at = to - first;
+  if (format === "int4") {
+    const start = panel + 4 * lane;
+    for (let k = first; k < end; k++) {
+      const byte = start + 256 * (k >> 5) + 8 * (k & 24) + 2 * (k & 1) + ((k >> 2) & 1);
+      f32[at + k] = scale * (values[(u8[byte]! >> (2 * (k & 2))) & 15]! + offset);
+    }
+    return;
+  }
+  const start = panel + 16 * (lane >> 2) + 2 * (lane & 3);
+  for (let k = first; k < end; k++) {
+    const byte = start + 512 * (k >> 5) + 16 * (k & 28) + 4 * (k & 2) + (k & 1);
+    f32[at + k] = scale * (values[u8[byte]!]! + offset);
+  }
+}
