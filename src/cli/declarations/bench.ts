@@ -2,13 +2,13 @@
 
 export const bench = {
   name: "bench",
-  summary: "measure kernels, training, decoding or serving, one process a variant",
-  usage: "kernels|train|decode|serve [--against PEER] [--trained PATH]",
+  summary: "measure kernels, training, decoding, serving or ranks, one process a variant",
+  usage: "kernels|train|decode|serve|parallel [--against PEER] [--trained PATH]",
   operands: {
     what: {
       placeholder: "WHAT",
       help: "what to measure",
-      choices: ["kernels", "train", "decode", "serve"],
+      choices: ["kernels", "train", "decode", "serve", "parallel"],
     },
   },
   flags: {

@@ -1,9 +1,13 @@
-/** @file `hadal bench`: kernels, training steps, decoding, serving, in processes of their own. */
+/**
+ * @file `hadal bench`: kernels, training steps, decoding, serving, ranks, in processes of their
+ * own.
+ */
 import { loadavg } from "node:os";
 import { OperationalError } from "../../base/errors.ts";
 import { KERNEL_CASES } from "../bench/kernel-cases.ts";
 import { compareWithLlama } from "../bench/llama-peer.ts";
 import { MODEL_CASES } from "../bench/model-cases.ts";
+import { benchParallel } from "../bench/parallel/run.ts";
 import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
 import { type BenchRow, benchTable } from "../bench/row.ts";
 import { benchServe } from "../bench/serve/run.ts";
@@ -46,6 +50,12 @@ export const run: Run<typeof bench> = async ({ what, against, trained }, { outpu
   if (trained !== undefined) {
     const message = `--trained ${trained} goes with serve, not with ${what}`;
     throw new OperationalError("usage.flags", `${message}: hadal bench serve --trained ${trained}`);
+  }
+  if (what === "parallel") {
+    const rows = await benchParallel((done, total, text) => output.progress({ done, total, text }));
+    output.table(benchTable(rows));
+    output.result(rows);
+    return;
   }
   const kind = what === "kernels" ? "kernels" : "model";
   const cases = chooseCases(what);

@@ -3,7 +3,7 @@
  *
  * A live micro-batch has an arena for what backward needs and a queue of weight gradients. Both
  * come from a pool, so that after the first step no memory is asked of the device. The queue is
- * deferred: the schedule says when weight gradients run. Gradients of norms, of the embedding and
+ * deferred where the schedule puts weight gradients off. Gradients of norms, of the embedding and
  * of the head are added up in `backwardInput` already; both halves run in the order of the
  * micro-batches.
  */
@@ -99,9 +99,10 @@ export class ModelStage implements Stage {
     return [];
   }
 
-  backwardInput({ microBatch, dOutput, dInput }: BackwardCall): Work {
+  backwardInput({ microBatch, dOutput, dInput, isFull }: BackwardCall): Work {
     const { options } = defined(this.#step, "a step that has begun");
-    const { pass, forward, report } = this.#liveChunk(microBatch);
+    const { pass, forward, report, memory } = this.#liveChunk(microBatch);
+    memory.weightGrads.deferred = !isFull;
     report.heads = backwardPart(this.layers, pass, forward, {
       options,
       dOutput: asStream(dOutput),
@@ -126,7 +127,6 @@ export class ModelStage implements Stage {
     const { device } = this.#frame;
     const saved = new Arena(device.memory, "saved");
     const weightGrads = new WeightGradQueue(device, new Arena(device.memory, "weight gradients"));
-    weightGrads.deferred = true;
     return { saved, weightGrads };
   }
 }

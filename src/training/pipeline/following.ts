@@ -48,6 +48,7 @@ export async function follow(device: Device, world: Communicator): Promise<void>
     loader: receivedBatches(channel, rowTokens),
     suspect: () => null,
   });
+  channel.reportReady();
   for (;;) {
     const order = await channel.nextOrder();
     if (order.command === "end") return;

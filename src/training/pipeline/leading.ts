@@ -75,6 +75,7 @@ export class LedTraining implements Training {
         return defined(training, "a training that has begun").wholeModel();
       },
     });
+    for (const follower of channel.followers) await channel.untilReady(follower);
     training = new LedTraining(rank, channel, whole, new Arena(device.memory, "gathering"));
     return training;
   }

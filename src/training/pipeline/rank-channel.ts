@@ -69,6 +69,18 @@ export class RankChannel {
     return { command, argument };
   }
 
+  /** To the leader: this rank is there and waits for orders. */
+  reportReady(): void {
+    using _mark = this.#arena.mark();
+    this.send(this.#arena.allocate("u8", [1, 1]), LEADER);
+  }
+
+  /** Until another rank has said so, however long it takes. */
+  async untilReady(rank: number): Promise<void> {
+    using _mark = this.#arena.mark();
+    await atLeisure(this.#communicator.receive(this.#arena.allocate("u8", [1, 1]), rank));
+  }
+
   /** Waits until it has been received. */
   send(tensor: Tensor, to: number): void {
     this.#communicator.send(tensor, to).wait();

@@ -14,6 +14,7 @@ import type { TrainingSettings } from "../settings.ts";
 import { type BatchSource, Trainer } from "../trainer.ts";
 import { pipelineReplicas } from "./pipeline-replicas.ts";
 import { makeStateTable, type StateTable } from "./state-table.ts";
+import { tickingDevice } from "./ticking-device.ts";
 
 /** Stages a rank has under the interleaved schedule. */
 export const STAGES_PER_RANK = 2;
@@ -43,7 +44,8 @@ export class RankTrainer implements AsyncDisposable {
 
   /** Collective. */
   static async start(options: RankTrainerOptions): Promise<RankTrainer> {
-    const { device, world, settings, loader } = options;
+    const { world, settings, loader } = options;
+    const device = tickingDevice(options.device, { tick: () => world.tick() });
     const { model: config, recipe: precision, seed } = settings;
     const shape = { kind: options.schedule, numStagesPerRank: STAGES_PER_RANK };
     const model = new PipelineModel(device, world, config, { precision, seed, shape });

@@ -12,12 +12,14 @@ import { smallSettings } from "../../../test/fixtures/small-run.ts";
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
+import { Model } from "../../model/model.ts";
 import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
 import { makeSchedule, type ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import { parseTrace } from "../../parallel/pipeline/trace.ts";
 import type { StepRecord } from "../metrics/record.ts";
 import { trainRun } from "../run/train-run.ts";
 import { fitBatches } from "./fit-batches.ts";
+import { tickingDevice } from "./ticking-device.ts";
 import type { RankRunInput, RankRunReport } from "./train-ranks.fixture.ts";
 
 const PROGRAM = new URL("./train-ranks.fixture.ts", import.meta.url);
@@ -144,6 +146,16 @@ test("a loss that is not finite ends the run, with the tensor and the step", asy
   const { report } = await trainOver("dualpipe", { name: "broken", steps: 6, settings });
   assert.equal(report?.code, "training.nonfinite");
   assert.match(report.message, /^step \d: the .* is not finite; \S+.*: /);
+});
+
+test("every launch of a rank is a sign of life", () => {
+  let numSigns = 0;
+  const ticking = tickingDevice(device, { tick: () => numSigns++ });
+  const options = { precision: "bf16", seed: 1 } as const;
+  const { parameters } = new Model(ticking, smallSettings().model, options);
+  const before = numSigns;
+  parameters.refreshCompute();
+  assert.ok(numSigns > before, `${numSigns} after ${before}`);
 });
 
 test("micro-batches are divided until the schedule admits them, and kept where it does", () => {

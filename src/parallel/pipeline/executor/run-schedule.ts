@@ -150,8 +150,9 @@ class RankRun {
     assert(input !== undefined, `stage ${stage} has not forwarded micro-batch ${microBatch}`);
     const dOutput = this.#isLast(stage) ? null : this.#takeReady("gradient", stage, part);
     const dInput = stage === 0 ? null : this.#pool.take();
+    const isFull = part.kind === "B";
     return {
-      work: () => this.#stage(part).backwardInput({ microBatch, input, dOutput, dInput }),
+      work: () => this.#stage(part).backwardInput({ microBatch, input, dOutput, dInput, isFull }),
       finish: () => {
         if (dOutput !== null) this.#pool.giveBack(dOutput);
         this.#deliver(part, "gradient", dInput);

@@ -33,6 +33,11 @@ export interface BackwardCall {
   readonly dOutput: Tensor | null;
   /** To be overwritten; null on the first stage. */
   readonly dInput: Tensor | null;
+  /**
+   * Whether the weights' gradients follow at once: a stage may then compute them on the way, while
+   * their operands are in the caches.
+   */
+  readonly isFull: boolean;
 }
 
 /** Work that may wait for communication on its way. */

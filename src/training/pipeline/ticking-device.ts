@@ -1,0 +1,27 @@
+/**
+ * @file A device that shows with every launch that its rank lives.
+ *
+ * A chunk of a large model, or an optimizer step, may take longer than others wait for a sign of
+ * life; no single launch does.
+ */
+import type { Device, LaunchList } from "../../device/device.ts";
+import type { Communicator } from "../../parallel/communicator/communicator.ts";
+
+/** `device` itself but for the signs; disposing of it is the owner's. */
+export function tickingDevice(device: Device, { tick }: { tick: Communicator["tick"] }): Device {
+  return {
+    kind: device.kind,
+    memory: device.memory,
+    numThreads: device.numThreads,
+    nativeRefusal: device.nativeRefusal,
+    launch: (key, slots, numTasks) => {
+      tick();
+      device.launch(key, slots, numTasks);
+    },
+    together: (work) => device.together(work),
+    record: (work): LaunchList => device.record(work),
+    synchronize: () => device.synchronize(),
+    reports: () => device.reports(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
