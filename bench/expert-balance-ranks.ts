@@ -2,6 +2,7 @@
  * @file What each rank of `bench/expert-balance.ts` does: trains a model whose gates prefer a few
  * experts, first with the experts where they began, then where their load puts them.
  */
+import process from "node:process";
 import { openCpuDevice } from "../src/kernels/cpu.ts";
 import { ExpertShare } from "../src/model/expert-share.ts";
 import { Model } from "../src/model/model.ts";
@@ -26,11 +27,17 @@ export interface BalanceInput {
   readonly steps: number;
 }
 
+/** In seconds: by the clock, and what the rank's thread computed meanwhile. */
+export interface StepTime {
+  readonly wall: number;
+  readonly busy: number;
+}
+
 export interface BalanceReport {
   /** Of all ranks together. */
   readonly tokensPerStep: number;
-  readonly secondsBefore: readonly number[];
-  readonly secondsAfter: readonly number[];
+  readonly before: readonly StepTime[];
+  readonly after: readonly StepTime[];
   /** What moving took. */
   readonly pause: number;
   readonly bytesMoved: number;
@@ -84,13 +91,15 @@ export async function runRank(context: RankContext): Promise<BalanceReport> {
       Int32Array.from(all.subarray(order * layer.length, (order + 1) * layer.length)),
     );
   };
-  const timeSteps = (): number[] =>
+  const timeSteps = (): StepTime[] =>
     Array.from({ length: steps }, () => {
       world.barrier().wait();
       const start = performance.now();
+      const used = process.threadCpuUsage();
       takeStep();
+      const { user, system } = process.threadCpuUsage(used);
       world.barrier().wait();
-      return (performance.now() - start) / 1000;
+      return { wall: (performance.now() - start) / 1000, busy: (user + system) / 1e6 };
     });
   const lossNow = (): number => {
     const losses = model.evaluate(batch);
@@ -98,7 +107,7 @@ export async function runRank(context: RankContext): Promise<BalanceReport> {
     return replicas.sum(Float64Array.of(own))[0]! / world.size;
   };
   takeStep();
-  const secondsBefore = timeSteps();
+  const timesBefore = timeSteps();
   const before = lossNow();
   const states = (): readonly Parameters<typeof view>[0][] =>
     optimizer.state.map((state) => state.experts);
@@ -110,8 +119,8 @@ export async function runRank(context: RankContext): Promise<BalanceReport> {
   const moved = balances.reduce((sum, { numMoves }) => sum + numMoves, 0);
   return {
     tokensPerStep: world.size * batch.numSequences * batch.seqLength,
-    secondsBefore,
-    secondsAfter: timeSteps(),
+    before: timesBefore,
+    after: timeSteps(),
     pause,
     bytesMoved: moved * 3 * 4 * 3 * CONFIG.moeIntermediateDim * CONFIG.hiddenDim,
     losses: [before, after],
