@@ -1,6 +1,8 @@
 /** @file Names of models: which mean what, when they are loaded, what is refused. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { OperationalError } from "../../base/errors.ts";
+import { nextTurn } from "../../inference/session.ts";
 import { deepseekFormat } from "../chat/deepseek-format.ts";
 import { FakeEngine } from "../fake-engine.fixture.ts";
 import { tinyTokenizer } from "../test-support.ts";
@@ -63,6 +65,24 @@ test("a model whose engine died is opened again, until it has died too often", a
   assert.deepEqual(loader.opened, ["a", "a", "a", "a"]);
   await models.load("a");
   assert.equal(models.list()[0]!.state, "loaded");
+});
+
+test("a model that cannot be opened again has failed, and nothing else happens", async () => {
+  const loader = loaderOf(() => 1);
+  let isGone = false;
+  const open: ModelLoader["open"] = async (declaration) => {
+    if (isGone) throw new OperationalError("checkpoint.missing", "the checkpoint is gone");
+    return await loader.open(declaration);
+  };
+  await using models = new ModelRegistry({ ...loader, open }, MODELS, new Map());
+  await models.load("a");
+  (models.find("a").engine as FakeEngine).isClosed = true;
+  isGone = true;
+  // A rejection that nobody handles would end the server: it fails this test.
+  await models.revive();
+  await nextTurn();
+  assert.equal(models.list()[0]!.state, "failed");
+  await assert.rejects(models.load("a"), { code: "checkpoint.missing" });
 });
 
 test("a model that the memory does not hold is refused with both sizes", async () => {

@@ -164,9 +164,11 @@ export class ModelRegistry implements AsyncDisposable {
     // What has died need not be able to close.
     const closed = closeModel(model).catch(() => {});
     if (isHopeless) return await closed;
-    const opening = closed.then(() => this.#open(entry));
-    this.#noteLoading(entry, opening);
-    await opening.catch(() => {
+    const loading = this.#noteLoading(
+      entry,
+      closed.then(() => this.#open(entry)),
+    );
+    await loading.catch(() => {
       entry.hasFailed = true;
     });
   }
