@@ -4,7 +4,15 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -159,6 +167,18 @@ test("export with smaller weights writes a checkpoint that computes as loading i
   assert.equal(inferenceWeights.stored, "int4:g64a");
   assert.ok(inferenceWeights.bytes["int4:g64a"]! < inferenceWeights.bytes["bf16"]!);
   assert.ok((bytes as number) < inferenceWeights.bytes["f32"]!);
+});
+
+test("export does not write over a folder that holds something", () => {
+  const filesOfRun = () => readdirSync(runPath, { recursive: true }).map(String).toSorted();
+  const before = filesOfRun();
+  for (const out of [runPath, join(runPath, "config.json")]) {
+    const args = ["--model", runPath, "--format", "huggingface", "--out", out];
+    const { code, stderr } = hadal("export", ...args);
+    assert.equal(code, 1);
+    assert.match(stderr, /^error: .* is there already, .*another --out/m);
+  }
+  assert.deepEqual(filesOfRun(), before);
 });
 
 test("export refuses the other format's way of saying what weights are stored in", () => {

@@ -15,6 +15,7 @@ import type { Run } from "../verb.ts";
 export const run: Run<typeof exportModel> = async (values, { output, env }) => {
   const { model: path, format, out } = values;
   refuseForeignFlag(values);
+  if (format === "huggingface") refuseOccupied(out);
   await using device = await openCpuDevice({ ...cpuOptionsFromEnvironment(env), numThreads: 1 });
   const loaded = loadCheckpoint(device, resolveCheckpoint(path), { precision: "f32" });
   const dtype = format === "gguf" ? writeFile(loaded, values) : writeFolder(loaded, values);
@@ -29,6 +30,16 @@ function refuseForeignFlag({ format, dtype, weights }: Values<typeof exportModel
     format === "gguf" ? ([weights, "dtype"] as const) : ([dtype, "weights"] as const);
   if (foreign === undefined) return;
   throw new OperationalError("usage.flags", `with --format ${format} say --${own}`);
+}
+
+/** A checkpoint replaces what is in its place: an empty folder at most. */
+function refuseOccupied(out: string): void {
+  const place = statSync(out, { throwIfNoEntry: false });
+  if (place === undefined || (place.isDirectory() && readdirSync(out).length === 0)) return;
+  throw new OperationalError(
+    "checkpoint.exists",
+    `${out} is there already, and a checkpoint would take its place; give another --out`,
+  );
 }
 
 function writeFile(
