@@ -32,26 +32,11 @@ export class ExpertShare {
   readonly #layers = new Map<number, LivePlacement>();
 
   /** Collective over the ranks. At the start an expert's load is thought to be like any other's. */
-  constructor(
-    ranks: Communicator,
-    { numRoutedExperts, numExpertGroups }: ModelConfig,
-    { ranksPerHost, numRedundant = 0 }: ShareOptions,
-  ) {
+  constructor(ranks: Communicator, config: ModelConfig, options: ShareOptions) {
+    const { numRoutedExperts } = config;
+    const { ranksPerHost, numRedundant = 0 } = options;
     this.ranks = ranks;
-    this.shape = {
-      numPhysicalExperts: numRoutedExperts + numRedundant,
-      numGroups: numExpertGroups,
-      numNodes: ranks.size / ranksPerHost,
-      numGpus: ranks.size,
-    };
-    const refusal = refuseShape(this.shape, numRoutedExperts);
-    if (refusal !== null) {
-      const places = `${numRoutedExperts} routed and ${numRedundant} redundant experts`;
-      throw new OperationalError(
-        "parallel.experts",
-        `${places} over ${ranks.size} expert ranks: ${refusal}`,
-      );
-    }
+    this.shape = placesOver(ranks.size, config, options);
     const numExperts = this.shape.numPhysicalExperts;
     this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost });
     this.#first =
@@ -84,6 +69,37 @@ export class ExpertShare {
     this.#layers.set(layerIndex, made);
     return made;
   }
+}
+
+/** The places of all ranks; refuses what does not divide. */
+export function placesOver(
+  numRanks: number,
+  { numRoutedExperts, numExpertGroups }: ModelConfig,
+  { ranksPerHost, numRedundant = 0 }: ShareOptions,
+): PlacementShape {
+  const shape = {
+    numPhysicalExperts: numRoutedExperts + numRedundant,
+    numGroups: numExpertGroups,
+    numNodes: numRanks / ranksPerHost,
+    numGpus: numRanks,
+  };
+  if (shape.numPhysicalExperts % numRanks !== 0) {
+    const redundant = numRedundant === 0 ? "" : ` and ${numRedundant} redundant`;
+    throw new OperationalError(
+      "parallel.experts",
+      `${numRoutedExperts} routed${redundant} experts do not divide over ${numRanks} expert ` +
+        `ranks; take ${divisorsOf(shape.numPhysicalExperts).join(", ")} of them`,
+    );
+  }
+  const refusal = refuseShape(shape, numRoutedExperts);
+  if (refusal === null) return shape;
+  throw new OperationalError("parallel.experts", `${numRanks} expert ranks: ${refusal}`);
+}
+
+function divisorsOf(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index + 1).filter(
+    (divisor) => count % divisor === 0,
+  );
 }
 
 function inOrder(numExperts: number): Placement {

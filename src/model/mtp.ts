@@ -13,6 +13,7 @@
  * and the concatenation. Source: DeepSeek-V3 report §2.2.
  */
 
+import { finish, type Work } from "../parallel/communicator/work.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { sliceColumns, type Tensor } from "../tensor/tensor.ts";
@@ -74,9 +75,14 @@ export class MtpModule {
   }
 
   forward(pass: Pass, inputs: MtpInputs): MtpSaved {
+    return finish(this.forwardWork(pass, inputs));
+  }
+
+  /** The same, yielding where it waits for other ranks. */
+  *forwardWork(pass: Pass, inputs: MtpInputs): Work<MtpSaved> {
     const x = this.join(pass, inputs);
     const out = pass.saved.allocate(pass.floatType, [x.rows, x.columns]);
-    return { ...inputs, out, block: this.block.forward(pass, x, out) };
+    return { ...inputs, out, block: yield* this.block.forwardWork(pass, x, out) };
   }
 
   /** The block's input, in `saved`. */
@@ -89,10 +95,15 @@ export class MtpModule {
     return x;
   }
 
-  backward(pass: Pass, state: MtpSaved, { dOut, dHidden }: MtpBackward): void {
+  backward(pass: Pass, state: MtpSaved, gradients: MtpBackward): void {
+    finish(this.backwardWork(pass, state, gradients));
+  }
+
+  /** The same, yielding where it waits for other ranks. */
+  *backwardWork(pass: Pass, state: MtpSaved, { dOut, dHidden }: MtpBackward): Work<void> {
     const { scratch, weightGrads, floatType } = pass;
     const { hidden, tokens } = state;
-    this.block.backward(pass, state.block, dOut);
+    yield* this.block.backwardWork(pass, state.block, dOut);
     using _mark = scratch.mark();
     const embedded = this.#embed(pass, state);
     const input = this.#concatenate(pass, weightGrads.arena, state, embedded);

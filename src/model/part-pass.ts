@@ -5,11 +5,12 @@
  * What crosses to the next part is the residual stream, and its gradient back. Forward keeps the
  * stream before every block. Backward starts at the last MTP module: each head runs forward and
  * backward at once just before the gradient it starts is used. Two tensors carry all gradients of
- * hidden states.
+ * hidden states. All of it is work that yields where experts wait for other ranks.
  */
 import { assert, defined } from "../base/errors.ts";
 import { divExact } from "../base/integers.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import type { Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { fillFrom } from "../tensor/view.ts";
@@ -86,7 +87,11 @@ export interface PartForwardCall {
 }
 
 /** Forward through the part, without the heads. */
-export function forwardPart(part: PartLayers, pass: Pass, call: PartForwardCall): PartForward {
+export function* forwardPart(
+  part: PartLayers,
+  pass: Pass,
+  call: PartForwardCall,
+): Work<PartForward> {
   const { embedding, exit } = part;
   const numShifts = exit === null ? 0 : exit.mtpModules.length + 1;
   const tokens = embedding === null ? null : shiftTokens(pass, call.batch, 0);
@@ -94,9 +99,9 @@ export function forwardPart(part: PartLayers, pass: Pass, call: PartForwardCall)
     shiftTokens(pass, call.batch, index + 1),
   );
   const routing = new RoutingNotes();
-  const trunk = forwardTrunk(part, pass, { ...call, tokens, routing });
+  const trunk = yield* forwardTrunk(part, pass, { ...call, tokens, routing });
   const modules =
-    exit === null ? [] : forwardModules(exit, pass, { targets, hidden: trunk.out, routing });
+    exit === null ? [] : yield* forwardModules(exit, pass, { targets, hidden: trunk.out, routing });
   return { tokens, targets, trunk, modules, routing };
 }
 
@@ -115,14 +120,14 @@ export function shiftTokens(pass: Pass, batch: Batch, shift: number): Tensor<"i3
 }
 
 /** The part's blocks, and its embedding. */
-export function forwardTrunk(
+export function* forwardTrunk(
   { embedding, blocks }: PartLayers,
   pass: Pass,
   call: Omit<PartForwardCall, "batch"> & {
     readonly tokens: Tensor<"i32"> | null;
     readonly routing: RoutingNotes | null;
   },
-): Trunk {
+): Work<Trunk> {
   const { tokens, keep, routing, input, output } = call;
   const allocate = (): Tensor<FloatType> => {
     const { columns } = blocks[0]?.attentionNorm.gain.value ?? defined(input, "the stream");
@@ -136,7 +141,7 @@ export function forwardTrunk(
     const last = index === blocks.length - 1 ? output : null;
     const out: Tensor<FloatType> = last ?? spare ?? allocate();
     using mark = keep ? null : pass.saved.mark();
-    const state = block.forward(pass, x, out);
+    const state = yield* block.forwardWork(pass, x, out);
     routing?.note(state);
     if (mark === null) kept.push(state);
     else spare = x;
@@ -146,7 +151,7 @@ export function forwardTrunk(
   return { blocks: kept, out: x };
 }
 
-function forwardModules(
+function* forwardModules(
   { mtpModules, norm }: ExitLayers,
   pass: Pass,
   call: {
@@ -154,16 +159,18 @@ function forwardModules(
     readonly hidden: Tensor<FloatType>;
     readonly routing: RoutingNotes;
   },
-): readonly MtpSaved[] {
+): Work<readonly MtpSaved[]> {
   if (mtpModules.length === 0) return [];
   let hidden = pass.saved.allocate(pass.floatType, [call.hidden.rows, call.hidden.columns]);
   norm.forward(pass, call.hidden, hidden);
-  return mtpModules.map((module, index) => {
-    const state = module.forward(pass, { hidden, tokens: call.targets[index]! });
+  const states: MtpSaved[] = [];
+  for (const [index, module] of mtpModules.entries()) {
+    const state = yield* module.forwardWork(pass, { hidden, tokens: call.targets[index]! });
     call.routing.note(state.block);
     hidden = state.out;
-    return state;
-  });
+    states.push(state);
+  }
+  return states;
 }
 
 /** The main head's losses, then those of the MTP modules. */
@@ -191,21 +198,21 @@ export interface PartBackwardCall {
 }
 
 /** Heads and backward of everything; the losses as `headLosses` orders them, none without exit. */
-export function backwardPart(
+export function* backwardPart(
   part: PartLayers,
   pass: Pass,
   forward: PartForward,
   { options, dOutput, dInput }: PartBackwardCall,
-): readonly HeadLoss[] {
+): Work<readonly HeadLoss[]> {
   const { embedding, blocks, exit } = part;
   const { trunk, tokens } = forward;
   const gradients =
     exit === null
       ? { heads: [], dStream: defined(dOutput, "the gradient of the part's output") }
-      : backwardExit(exit, pass, forward, options);
+      : yield* backwardExit(exit, pass, forward, options);
   const { heads, dStream } = gradients;
   for (let index = blocks.length - 1; index >= 0; index--) {
-    blocks[index]!.backward(pass, trunk.blocks[index]!, dStream);
+    yield* blocks[index]!.backwardWork(pass, trunk.blocks[index]!, dStream);
   }
   if (embedding !== null) embedding.backward(pass, defined(tokens, "tokens"), dStream);
   else castRows(pass.device, { x: dStream, out: defined(dInput, "the gradient of the input") });
@@ -213,12 +220,12 @@ export function backwardPart(
 }
 
 /** The losses, and the gradient of the stream behind the last block. */
-function backwardExit(
+function* backwardExit(
   { norm, head, mtpModules }: ExitLayers,
   pass: Pass,
   { targets, trunk, modules }: PartForward,
   options: StepOptions,
-): { readonly heads: readonly HeadLoss[]; readonly dStream: Tensor<FloatType> } {
+): Work<{ readonly heads: readonly HeadLoss[]; readonly dStream: Tensor<FloatType> }> {
   const { rows, columns } = trunk.out;
   const gradScale = (options.lossScale ?? 1) / rows;
   const heads: HeadLoss[] = [];
@@ -242,7 +249,7 @@ function backwardExit(
     const isLast = index === mtpModules.length - 1;
     const mode = isLast ? "overwrite" : "accumulate";
     module.outputNorm.backward(pass, { x: state.out, dOut: dNormed, dX: dOut, mode });
-    module.backward(pass, state, { dOut, dHidden });
+    yield* module.backwardWork(pass, state, { dOut, dHidden });
     [dOut, dHidden] = [dHidden, dOut];
   }
   using _mark = pass.scratch.mark();

@@ -5,6 +5,7 @@
  *
  * part-pass.ts has forward and backward.
  */
+import { finish } from "../parallel/communicator/work.ts";
 import type { Block } from "./block.ts";
 import type { Embedding } from "./embedding.ts";
 import type { Batch, StepOptions, StepResult } from "./model-types.ts";
@@ -41,7 +42,7 @@ export function runTrainingPass(
 ): StepResult {
   const forward = runForward(layers, pass, batch, { keep: options.computeGradients });
   const heads = options.computeGradients
-    ? backwardPart(wholeOf(layers), pass, forward, { options, dOutput: null, dInput: null })
+    ? finish(backwardPart(wholeOf(layers), pass, forward, { options, dOutput: null, dInput: null }))
     : headLosses(layers, pass, forward, options);
   return summarise(heads, forward.routing, pass.numSequences * pass.seqLength, options);
 }
@@ -53,7 +54,8 @@ export function runForward(
   batch: Batch,
   { keep }: { readonly keep: boolean },
 ): PartForward {
-  return forwardPart(wholeOf(layers), pass, { batch, keep, input: null, output: null });
+  const call = { batch, keep, input: null, output: null };
+  return finish(forwardPart(wholeOf(layers), pass, call));
 }
 
 /** −ln p of each next token. */
@@ -61,7 +63,7 @@ export function runEvaluation(layers: ModelLayers, pass: Pass, batch: Batch): Fl
   const tokens = shiftTokens(pass, batch, 0);
   const targets = shiftTokens(pass, batch, 1);
   const call = { tokens, keep: false, routing: null, input: null, output: null };
-  const trunk = forwardTrunk(wholeOf(layers), pass, call);
+  const trunk = finish(forwardTrunk(wholeOf(layers), pass, call));
   const input = layers.norm.compute(pass, pass.scratch, trunk.out);
   return Float32Array.from(layers.head.loss(pass, { input, targets, zLoss: 0 }).losses);
 }

@@ -5,7 +5,8 @@
  * come from a pool, so that after the first step no memory is asked of the device. The queue is
  * deferred where the schedule puts weight gradients off. Gradients of norms, of the embedding and
  * of the head are added up in `backwardInput` already; both halves run in the order of the
- * micro-batches.
+ * micro-batches. Where experts are on several ranks, work yields what it waits for: a forward and a
+ * backward that are interleaved have a scratch arena each.
  */
 import { defined } from "../../base/errors.ts";
 import type {
@@ -48,6 +49,12 @@ interface ChunkMemory {
   readonly weightGrads: WeightGradQueue;
 }
 
+/** For each kind of work; stages that take turns share them. */
+export interface StageScratch {
+  readonly forward: Arena;
+  readonly backward: Arena;
+}
+
 interface LiveChunk {
   readonly memory: ChunkMemory;
   readonly mark: ArenaMark;
@@ -61,13 +68,12 @@ export class ModelStage implements Stage {
   /** By micro-batch, of the present step. */
   readonly reports: Map<number, StageReport> = new Map();
   readonly #frame: PassFrame;
-  readonly #scratch: Arena;
+  readonly #scratch: StageScratch;
   readonly #free: ChunkMemory[] = [];
   readonly #live = new Map<number, LiveChunk>();
   #step: StageStep | null = null;
 
-  /** `scratch` may be shared by stages that take turns. */
-  constructor(frame: PassFrame, layers: PartLayers, scratch: Arena) {
+  constructor(frame: PassFrame, layers: PartLayers, scratch: StageScratch) {
     this.#frame = frame;
     this.layers = layers;
     this.#scratch = scratch;
@@ -79,15 +85,15 @@ export class ModelStage implements Stage {
     this.reports.clear();
   }
 
-  forward({ microBatch, input, output }: ForwardCall): Work {
+  *forward({ microBatch, input, output }: ForwardCall): Work {
     const { batches, options } = defined(this.#step, "a step that has begun");
     const memory = this.#free.pop() ?? this.#makeMemory();
     const mark = memory.saved.mark();
     const batch = defined(batches[microBatch], `micro-batch ${microBatch}`);
     const balanceScale = options.balanceWeight * (options.lossScale ?? 1);
-    const arenas = { ...memory, scratch: this.#scratch };
+    const arenas = { ...memory, scratch: this.#scratch.forward };
     const pass = openPass(this.#frame, arenas, batch, balanceScale);
-    const forward = forwardPart(this.layers, pass, {
+    const forward = yield* forwardPart(this.layers, pass, {
       batch,
       keep: true,
       input: asStream(input),
@@ -96,19 +102,18 @@ export class ModelStage implements Stage {
     const report: StageReport = { routing: forward.routing, heads: [] };
     this.reports.set(microBatch, report);
     this.#live.set(microBatch, { memory, mark, pass, forward, report });
-    return [];
   }
 
-  backwardInput({ microBatch, dOutput, dInput, isFull }: BackwardCall): Work {
+  *backwardInput({ microBatch, dOutput, dInput, isFull }: BackwardCall): Work {
     const { options } = defined(this.#step, "a step that has begun");
     const { pass, forward, report, memory } = this.#liveChunk(microBatch);
     memory.weightGrads.deferred = !isFull;
-    report.heads = backwardPart(this.layers, pass, forward, {
+    const backward = { ...pass, scratch: this.#scratch.backward };
+    report.heads = yield* backwardPart(this.layers, backward, forward, {
       options,
       dOutput: asStream(dOutput),
       dInput: asStream(dInput),
     });
-    return [];
   }
 
   backwardWeight(microBatch: number): void {

@@ -17,6 +17,7 @@ import { view } from "../../tensor/view.ts";
 import { Block } from "../block.ts";
 import { isMoeLayer, type ModelConfig, validateConfig } from "../config.ts";
 import { Embedding } from "../embedding.ts";
+import type { ExpertShare } from "../expert-share.ts";
 import { Head } from "../head.ts";
 import type { GateBias, ModelOptions } from "../model-types.ts";
 import { MtpModule } from "../mtp.ts";
@@ -32,7 +33,7 @@ import {
   partLayerIndices,
   partParameters,
 } from "./model-part.ts";
-import { ModelStage, type StageStep } from "./model-stage.ts";
+import { ModelStage, type StageScratch, type StageStep } from "./model-stage.ts";
 
 export class PartModel {
   readonly config: ModelConfig;
@@ -44,6 +45,7 @@ export class PartModel {
   readonly stages: ReadonlyMap<number, ModelStage>;
   /** What the stages together have put into the embedding's gradient as an exit. */
   readonly #exitGradient: Tensor<FloatType> | null;
+  readonly #experts: ExpertShare | undefined;
   readonly #device: Device;
   readonly #arena: Arena;
   readonly #biases = new Map<number, Tensor<FloatType>>();
@@ -57,8 +59,9 @@ export class PartModel {
       readonly copies: ReadonlySet<string>;
     },
   ) {
-    const { parts, copies, seed } = options;
+    const { parts, copies, seed, experts } = options;
     this.config = validateConfig(config);
+    this.#experts = experts;
     this.#device = device;
     this.#arena = new Arena(device.memory, "model");
     const arithmetic = arithmeticOf(options);
@@ -69,6 +72,7 @@ export class PartModel {
       recipe: this.recipe,
       gradients: true,
       part: { names, copies },
+      heldExperts: experts?.held,
     });
     if (seed !== null) this.parameters.initialize(seed, config.initializerRange);
     for (const layerIndex of held.flatMap((part) => partLayerIndices(config, part))) {
@@ -81,7 +85,10 @@ export class PartModel {
     this.#exitGradient = meets && exitReadsEmbedding(config) ? this.#likeEmbedding() : null;
     const ropeTables = new RopeTableCache(this.#arena, config, arithmetic.floatType);
     const frame: PassFrame = { ...arithmetic, device, config, ropeTables };
-    const scratch = new Arena(device.memory, "scratch");
+    const scratch: StageScratch = {
+      forward: new Arena(device.memory, "scratch"),
+      backward: new Arena(device.memory, "scratch of backward"),
+    };
     this.stages = new Map(
       [...parts].map(([stage, part]) => [
         stage,
@@ -122,7 +129,8 @@ export class PartModel {
     const { firstBlock, endBlock } = part;
     const blocks = Array.from({ length: endBlock - firstBlock }, (_, index) => {
       const layerIndex = firstBlock + index;
-      return new Block(config, parameters, { layerIndex, bias: this.#biasOf(layerIndex) });
+      const bias = this.#biasOf(layerIndex);
+      return new Block(config, parameters, { layerIndex, bias, experts: this.#experts });
     });
     return {
       embedding: part.hasEmbedding ? new Embedding(parameters.get("embedding")) : null,
@@ -142,7 +150,8 @@ export class PartModel {
       mtpModules: Array.from({ length: config.numMtpModules }, (_, moduleIndex) => {
         const bias = this.#biasOf(config.numLayers + moduleIndex);
         const embedding = new Embedding(tied());
-        return new MtpModule(config, parameters, { moduleIndex, bias, embedding });
+        const experts = this.#experts;
+        return new MtpModule(config, parameters, { moduleIndex, bias, embedding, experts });
       }),
     };
   }

@@ -23,7 +23,7 @@ import { copiesOn, layOutRanks, type PipelineShape, type RankLayout } from "./ra
 import { SharedParameters } from "./shared-parameters.ts";
 import { StepReport } from "./step-report.ts";
 
-export type PipelineOptions = Pick<ModelOptions, "precision" | "seed"> & {
+export type PipelineOptions = Pick<ModelOptions, "precision" | "seed" | "experts"> & {
   readonly shape: Omit<PipelineShape, "numRanks">;
 };
 
