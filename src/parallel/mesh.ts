@@ -18,6 +18,9 @@ import type { Communicator } from "./communicator/communicator.ts";
 export const MESH_AXES = ["pp", "ep", "dp"] as const;
 export type MeshAxis = (typeof MESH_AXES)[number];
 
+/** Of one axis. */
+const RANKS_MAX = 4096;
+
 /** The length of each axis. */
 export type MeshShape = Readonly<Record<MeshAxis, number>>;
 /** A place on each axis, from 0. */
@@ -29,6 +32,36 @@ export interface Mesh extends Readonly<Record<MeshAxis, Communicator>> {
   readonly place: MeshPlace;
   /** All ranks of this rank's stage, `dp` before `ep`. */
   readonly replicas: Communicator;
+}
+
+/** The axes of "pp=2,ep=2,dp=2"; one that is not named has one rank. */
+export function parseLayout(text: string): MeshShape {
+  const shape: Partial<Record<MeshAxis, number>> = {};
+  for (const part of text.split(",")) {
+    const [, name, digits] = /^\s*([a-z]+)=(\d+)\s*$/.exec(part) ?? [];
+    const axis = MESH_AXES.find((known) => known === name);
+    const length = Number(digits);
+    if (axis === undefined || shape[axis] !== undefined || !isIntegerIn(length, 1, RANKS_MAX)) {
+      throw new OperationalError(
+        "parallel.mesh",
+        `layout ${text}: ${part === "" ? "nothing" : part} is not one more axis and its ranks; ` +
+          `name pp, ep and dp at most once each, with 1 to ${RANKS_MAX} ranks, ` +
+          "such as pp=2,ep=2,dp=2",
+      );
+    }
+    shape[axis] = length;
+  }
+  return { pp: 1, ep: 1, dp: 1, ...shape };
+}
+
+/** As `parseLayout` reads it, without axes of one rank. */
+export function formatLayout(shape: MeshShape): string {
+  const axes = MESH_AXES.filter((axis) => shape[axis] > 1);
+  return (axes.length === 0 ? MESH_AXES : axes).map((axis) => `${axis}=${shape[axis]}`).join(",");
+}
+
+export function numRanksOf({ pp, ep, dp }: MeshShape): number {
+  return pp * ep * dp;
 }
 
 /** The shape over all ranks, `dp` being what the others leave; refuses what does not divide. */
@@ -57,8 +90,7 @@ export function rankAt(shape: MeshShape, { pp, ep, dp }: MeshPlace): number {
 
 /** Collective over `world`. */
 export function openMesh(world: Communicator, shape: MeshShape): Mesh {
-  const { pp, ep, dp } = shape;
-  assert(pp * ep * dp === world.size, `a mesh of ${pp}×${ep}×${dp} has not ${world.size} ranks`);
+  assert(numRanksOf(shape) === world.size, `${formatLayout(shape)} is not ${world.size} ranks`);
   const place = placeOf(shape, world.rank);
   const along = (axis: MeshAxis): Communicator =>
     member(world.split(rankAt(shape, { ...place, [axis]: 0 }), place[axis], axis));

@@ -10,6 +10,7 @@ import type {
   TrainableModel,
 } from "../model/model-types.ts";
 import type { ParameterSet } from "../model/parameters.ts";
+import type { Replicas } from "./data-parallel/replicas.ts";
 import type { Suspect } from "./health.ts";
 
 export interface ModelShare {
@@ -37,8 +38,14 @@ export function isFiniteResult({ loss, mtpLosses }: StepResult): boolean {
   return [loss, ...mtpLosses].every(Number.isFinite);
 }
 
-/** The whole model in this process; `tick` is called before each micro-batch. */
-export function wholeShare(model: TrainableModel, tick: () => void): ModelShare {
+/**
+ * The whole model in this process, which shows before each micro-batch that it lives; others go
+ * through theirs with it if they share experts.
+ */
+export function wholeShare(
+  model: TrainableModel,
+  replicas: Pick<Replicas, "tick" | "inStep">,
+): ModelShare {
   const { config, parameters, gateBiases, moeLayerIndices } = model;
   return {
     config,
@@ -49,10 +56,10 @@ export function wholeShare(model: TrainableModel, tick: () => void): ModelShare 
       parameters.zeroGradients();
       const results: StepResult[] = [];
       for (const batch of batches) {
-        tick();
+        replicas.tick();
         const result = model.forwardBackward(batch, options);
         results.push(result);
-        if (!isFiniteResult(result)) break;
+        if (!replicas.inStep && !isFiniteResult(result)) break;
       }
       return results;
     },

@@ -15,7 +15,6 @@ import type { ExpertShare } from "../model/expert-share.ts";
 import type { Batch, StepOptions, StepResult, TrainableModel } from "../model/model-types.ts";
 import { declareParameters, type ParameterDeclaration } from "../model/parameter-declarations.ts";
 import { spanNameOf } from "../model/parameter-layout.ts";
-import { rowBytes } from "../model/scaled-shape.ts";
 import type { ExpertExchange, LinkBytes } from "../parallel/expert/exchange/expert-exchange.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -24,7 +23,8 @@ import { view } from "../tensor/view.ts";
 import { type Position, progressAt, type RunPlan, sequencesAt } from "./budget.ts";
 import type { BatchLoader, LoaderState } from "./data/batches.ts";
 import { alone, type Replicas } from "./data-parallel/replicas.ts";
-import { type CutRule, type ReplicaGroups, ShardedReplicas } from "./data-parallel/zero.ts";
+import { tuneExchange } from "./data-parallel/tune-exchange.ts";
+import { type ReplicaGroups, ShardedReplicas } from "./data-parallel/zero.ts";
 import { ParameterAverage } from "./ema/ema.ts";
 import {
   type BalanceOptions,
@@ -46,9 +46,10 @@ import {
   nonFiniteLossError,
 } from "./health.ts";
 import { isFiniteResult, type ModelShare, wholeShare } from "./model-share.ts";
-import { AdamW, type MomentOptions, nearestRow } from "./optimizer/adamw.ts";
+import { AdamW, type MomentOptions } from "./optimizer/adamw.ts";
 import { clipScale, normOf, squaresOf } from "./optimizer/clip.ts";
-import { Muon, nearestMatrix } from "./optimizer/muon.ts";
+import { cutRuleOf } from "./optimizer/cut-rule.ts";
+import { Muon } from "./optimizer/muon.ts";
 import type { Optimizer } from "./optimizer/optimizer.ts";
 import { extendRecentLoads, maxVio, updateRouterBiases } from "./router-bias.ts";
 import {
@@ -79,7 +80,7 @@ export interface StepOutcome {
   readonly isSpike: boolean;
   /** Of the ranks that share experts, layer by layer, where these were placed anew after it. */
   readonly balances: readonly LayerBalance[];
-  /** What this rank sent to others' experts and back, by kind of link; null without such ranks. */
+  /** What all ranks sent to others' experts and back, by kind of link; null without such ranks. */
   readonly exchanged: LinkBytes | null;
 }
 
@@ -185,9 +186,9 @@ export class Trainer implements AsyncDisposable {
     const { device, model, loader, settings } = parts;
     const scratch = new Arena(device.memory, "replicas");
     const { replicas, balancer } = openTogether(parts, scratch);
-    const share = wholeShare(model, () => replicas.tick());
+    const share = wholeShare(model, replicas);
     const exchange = parts.experts?.share.exchange;
-    if (exchange !== undefined) tuneExchange(exchange, parts, scratch);
+    if (exchange !== undefined) tuneExchange(exchange, settings, scratch);
     const common = { device, loader, settings };
     return Trainer.startRank({ ...common, share, replicas, balancer, exchange });
   }
@@ -313,8 +314,16 @@ export class Trainer implements AsyncDisposable {
       expertLoad: result.expertLoad,
       isSpike: spikes,
       balances: this.#followLoad(step, result.expertLoad),
-      exchanged: this.#exchange?.takeBytes() ?? null,
+      exchanged: this.#sumExchanged(),
     };
+  }
+
+  /** Collective. */
+  #sumExchanged(): LinkBytes | null {
+    if (this.#exchange === undefined) return null;
+    const { acrossHosts, withinHost } = this.#exchange.takeBytes();
+    const sums = this.#replicas.sumParts(Float64Array.of(acrossHosts, withinHost));
+    return { acrossHosts: sums[0]!, withinHost: sums[1]! };
   }
 
   /** Collective: experts move to where their load is expected, if it is time. */
@@ -382,19 +391,27 @@ export class Trainer implements AsyncDisposable {
     const batches = Array.from({ length: numMicroBatches }, (): Batch => {
       const { tokens } = this.#loader.next(batch.microBatch);
       return { tokens, numSequences: batch.microBatch, seqLength: data.sequenceLength };
-    }).filter((_, index) => index % size === rank);
-    const results = this.model.computeGradients(batches, options);
-    const broken = results.findIndex((result) => !isFiniteResult(result));
-    if (broken >= 0) throw this.#nonFiniteLoss(results[broken]!, batches[broken]!);
-    return meanResult(this.model, this.#replicas, { results, numMicroBatches });
+    });
+    const own = batches.filter((_, index) => index % size === rank);
+    const results = this.model.computeGradients(own, options);
+    const mean = meanResult(this.model, this.#replicas, { results, numMicroBatches });
+    if (!isFiniteResult(mean)) throw this.#nonFiniteLoss(results, batches);
+    return mean;
   }
 
-  #nonFiniteLoss({ loss, mtpLosses }: StepResult, batch: Batch): OperationalError {
+  /** Collective: every rank has learned that a micro-batch of some rank is broken. */
+  #nonFiniteLoss(results: readonly StepResult[], batches: readonly Batch[]): OperationalError {
     const { step } = this.#position;
-    const value = defined(
-      [loss, ...mtpLosses].find((value) => !Number.isFinite(value)),
-      "the loss that is not finite",
-    );
+    const { rank, size } = this.#replicas;
+    const broken = new Float64Array(batches.length);
+    for (const [index, { loss, mtpLosses }] of results.entries()) {
+      const value = [loss, ...mtpLosses].find((one) => !Number.isFinite(one));
+      broken[index * size + rank] = value ?? 0;
+    }
+    const values = this.#replicas.sum(broken);
+    const first = values.findIndex((value) => !Number.isFinite(value));
+    const value = defined(values[first], "the loss that is not finite");
+    const batch = defined(batches[first], "its micro-batch");
     const suspect = this.model.suspect();
     if (suspect !== null) return nonFiniteLossError(suspect, step, value, batch);
     return new OperationalError("training.nonfinite", `step ${step}: the loss is not finite`);
@@ -411,20 +428,6 @@ function momentsOf({ recipe, seed }: TrainingSettings): MomentOptions {
   return { format: recipe.stochasticRounding ? "bf16.stochastic" : "bf16", seed };
 }
 
-/** Collective: messages of the exchange as long as suits a micro-batch. */
-function tuneExchange(
-  exchange: ExpertExchange,
-  { model, settings }: TrainerParts,
-  scratch: Arena,
-): void {
-  const { batch, data } = settings;
-  const size = {
-    numTokens: batch.microBatch * data.sequenceLength,
-    rowBytes: rowBytes(model.recipe.tensors.dispatch, model.config.hiddenDim),
-  };
-  exchange.tune(size, scratch, () => performance.now());
-}
-
 function openTogether(
   parts: TrainerParts,
   scratch: Arena,
@@ -432,10 +435,7 @@ function openTogether(
   const { model, settings, ranks, experts } = parts;
   const own = model.parameters.own;
   if (ranks === undefined) return { replicas: alone(own) };
-  const nearestCut: CutRule =
-    settings.optimizer.name === "muon"
-      ? (span, element) => nearestMatrix(own, span, element)
-      : nearestRow;
+  const nearestCut = cutRuleOf(settings.optimizer.name, own);
   if (experts !== undefined) checkMoments(experts.share, settings.recipe.stochasticRounding);
   const hasCopies = experts?.share.hasCopies === true;
   const copies = hasCopies ? new ExpertCopies(experts.share, model, scratch) : null;

@@ -29,7 +29,12 @@ export const quickstart = {
       whole: true,
       least: 1,
       most: 64,
-      help: "train over N ranks on threads, by DualPipe",
+      help: "train over N ranks on threads, by DualPipe without --layout",
+    },
+    layout: {
+      kind: "text",
+      placeholder: "AXES",
+      help: "pp=2,ep=2,dp=2: ranks of a pipeline, that share experts, that share the batch",
     },
     "no-serve": {
       kind: "switch",

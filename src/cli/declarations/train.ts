@@ -74,7 +74,12 @@ export const train = {
       whole: true,
       least: 1,
       most: 64,
-      help: "divide the model over N ranks of a pipeline, on threads; mpirun brings its own",
+      help: "train over N ranks on threads, a pipeline without --layout; mpirun brings its own",
+    },
+    layout: {
+      kind: "text",
+      placeholder: "AXES",
+      help: "pp=2,ep=2,dp=2: ranks of a pipeline, that share experts, that share the batch",
     },
     schedule: {
       kind: "text",
@@ -112,6 +117,10 @@ export const train = {
     {
       command: "hadal train --data ./src --out runs/ranks --steps 500 --ranks 2",
       does: "over two ranks on threads by DualPipe; under mpirun, over processes",
+    },
+    {
+      command: "hadal train --data ./src --out runs/ep --steps 500 --ranks 2 --layout ep=2",
+      does: "each rank with half of every layer's experts, and half of each batch",
     },
     {
       command: "hadal train --out runs/first --resume --minutes 10",

@@ -9,8 +9,8 @@ import { OperationalError } from "../../base/errors.ts";
 import type { CpuDeviceOptions } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import { isOrderly } from "../../training/pipeline/leading.ts";
+import type { TrainingLayout } from "../../training/pipeline/training-layout.ts";
 import {
   followRun,
   leadRun,
@@ -22,7 +22,7 @@ import { sampleWriter } from "../samples.ts";
 /** A run over ranks, to be led. */
 export interface RankedRun
   extends Pick<TrainRunOptions, "out" | "settings" | "resume" | "observer" | "signal"> {
-  readonly schedule: ScheduleKind;
+  readonly layout: TrainingLayout;
   readonly peakFlops: number;
   readonly hasSamples: boolean;
 }

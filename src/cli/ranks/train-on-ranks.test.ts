@@ -3,11 +3,13 @@
  * and under MPI it computes the same bits. The second part is skipped where there is no Open MPI.
  */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
 import { smallSettings } from "../../../test/fixtures/small-run.ts";
@@ -53,6 +55,8 @@ const losses = (out: string): number[] =>
     .split("\n")
     .map((line) => (JSON.parse(line) as { loss: number }).loss);
 
+const ALL_AXES = ["--schedule", "zb1p", "--layout", "pp=2,ep=2"];
+
 test("on threads a run says, writes and samples what it does in one process", () => {
   const { status, stdout, stderr } = hadal(...train("threads"), "--ranks", "2");
   assert.equal(status, 0, stderr);
@@ -70,6 +74,38 @@ test("on threads a run says, writes and samples what it does in one process", ()
   assert.match(again.stderr, /^error: .* already holds a run/m);
 });
 
+test("over a layout a run computes the same under MPI and on threads, and tells its bytes", () => {
+  const { status, stderr } = hadal(...train("layout"), "--ranks", "4", ...ALL_AXES);
+  assert.equal(status, 0, stderr);
+  for (const [step, loss] of losses("layout").entries()) {
+    assert.ok(Math.abs(loss / losses("threads")[step]! - 1) < 1e-3, `step ${step}: ${loss}`);
+  }
+  assert.match(readFileSync(join(base, "layout", "metrics.jsonl"), "utf8"), /"withinHost":\d+/);
+  if (skip !== false) return;
+  const words = ["launch", "--ranks", "4", "--", "hadal"];
+  const launched = hadal(...words, ...train("layout-mpi"), ...ALL_AXES);
+  assert.equal(launched.status, 0, launched.stderr);
+  assert.deepEqual(losses("layout-mpi"), losses("layout"));
+});
+
+test("a run over a layout that is killed goes on where it was", async () => {
+  const words = ["--ranks", "2", "--layout", "ep=2", "--set", "checkpoint.everySteps=3"];
+  const whole = hadal(...train("whole"), ...words, "--steps", "40");
+  assert.equal(whole.status, 0, whole.stderr);
+  const killed = spawn(process.execPath, [
+    HADAL,
+    ...[...train("killed"), ...words, "--steps", "40"],
+  ]);
+  const ended = once(killed, "exit");
+  const metrics = join(base, "killed", "metrics.jsonl");
+  while (!existsSync(metrics) || losses("killed").length < 7) await setTimeout(5);
+  killed.kill("SIGKILL");
+  assert.deepEqual(await ended, [null, "SIGKILL"]);
+  const resumed = hadal("train", "--out", join(base, "killed"), "--resume", ...words);
+  assert.equal(resumed.status, 0, resumed.stderr);
+  assert.deepEqual(losses("killed"), losses("whole"));
+});
+
 test("under MPI a run computes the bits of threads, and one rank speaks", { skip }, () => {
   const words = ["launch", "--ranks", "2", "--", "hadal"];
   const { status, stdout, stderr } = hadal(...words, ...train("mpi"));
@@ -83,4 +119,14 @@ test("what ranks there are is said once, and a schedule is of ranks", () => {
   assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*: the number of ranks must be even/m);
   const alone = hadal(...train("odd"), "--schedule", "1f1b");
   assert.match(alone.stderr, /^error: --schedule is of ranks; give --ranks N too/m);
+  for (const [words, refusal] of [
+    [["--layout", "dp=2"], /^error: --layout dp=2 is of 2 ranks and there is 1; give --ranks 2$/m],
+    [
+      ["--ranks", "4", "--layout", "ep=2"],
+      /^error: --layout ep=2 is of 2 .* are 4; give --ranks 2, or take --layout ep=2,dp=2$/m,
+    ],
+    [["--ranks", "2", "--layout", "tp=2"], /^error: layout tp=2: tp=2 is not one more axis/m],
+  ] as const) {
+    assert.match(hadal(...train("odd"), ...words).stderr, refusal);
+  }
 });

@@ -14,6 +14,7 @@ import { siblingModule } from "../../base/modules.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { runUnderMpi } from "../../parallel/communicator/mpi/run-under-mpi.ts";
 import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
+import { numRanksOf } from "../../parallel/mesh.ts";
 import type { TrainingObserver } from "../../training/run/observer.ts";
 import type { TrainRunSummary } from "../../training/run/train-run.ts";
 import type { Context } from "../verb.ts";
@@ -29,19 +30,18 @@ import type { LeaderMessage, ThreadRankInput } from "./thread-rank.ts";
 type Environment = Context["env"];
 
 export interface OnThreads extends Omit<RankedRun, "signal"> {
-  readonly numRanks: number;
   readonly signal: AbortSignal;
   readonly env: Environment;
 }
 
 /** Ranks on threads of this process, which divide the machine's threads among them. */
 export async function trainOnThreads({
-  numRanks,
   env,
   observer,
   signal,
   ...run
 }: OnThreads): Promise<TrainRunSummary> {
+  const numRanks = numRanksOf(run.layout.mesh);
   const options = cpuOptionsFromEnvironment(env);
   const total = options.numThreads ?? availableParallelism();
   const perRank = Math.max(1, floorDiv(total, numRanks));
@@ -93,13 +93,19 @@ export function launchedRanks(env: Environment): number | undefined {
   return Number.isInteger(size) && size > 0 ? size : undefined;
 }
 
+/** How many of them are on this machine; undefined without a launcher. */
+export function ranksOfThisHost(env: Environment): number | undefined {
+  if (launchedRanks(env) === undefined) return undefined;
+  return Math.max(1, Number(env["OMPI_COMM_WORLD_LOCAL_SIZE"] ?? 1));
+}
+
 /** This process as a rank under MPI; null unless it leads. */
 export async function trainUnderMpi(
   run: RankedRun,
   env: Environment,
 ): Promise<TrainRunSummary | null> {
   const options = cpuOptionsFromEnvironment(env);
-  const local = Math.max(1, Number(env["OMPI_COMM_WORLD_LOCAL_SIZE"] ?? 1));
+  const local = ranksOfThisHost(env) ?? 1;
   const perRank = options.numThreads ?? Math.max(1, floorDiv(availableParallelism(), local));
   const devices: RankDevices = {
     rank: { ...options, numThreads: perRank },

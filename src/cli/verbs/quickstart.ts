@@ -20,6 +20,7 @@ import type { quickstart } from "../declarations/quickstart.ts";
 import type { Output } from "../output.ts";
 import { installedDeclarations } from "../quickstart/installed-declarations.ts";
 import { showCompletions } from "../quickstart/show.ts";
+import { layoutAsked } from "../ranks/ranks-asked.ts";
 import { trainOnThreads } from "../ranks/train-on-ranks.ts";
 import { LOCAL_SERVING, serveModels } from "../serve-model.ts";
 import { trainingProgress } from "../training-progress.ts";
@@ -39,6 +40,7 @@ async function trainAndShow(
   out: string,
   { output, interruption, env }: Context,
 ): Promise<boolean> {
+  const layout = layoutAsked(values, {});
   output.line(
     output.style("bold", "Hadal: a DeepSeek-V3 model, learned from scratch on this machine"),
   );
@@ -53,12 +55,10 @@ async function trainAndShow(
     signal: interruption.orderly(),
     peakFlops: measureProductPeak(device, settings.recipe),
   };
-  const numRanks = values.ranks ?? 1;
-  const ranked = { ...run, schedule: "dualpipe", hasSamples: false } as const;
   const summary =
-    numRanks === 1
+    layout === null
       ? await trainRun({ ...run, device })
-      : await trainOnThreads({ ...ranked, numRanks, env });
+      : await trainOnThreads({ ...run, layout, hasSamples: false, env });
   if (summary.wasInterrupted) {
     output.line(`interrupted; carry on with: npx hadal train --out ${out} --resume`);
     output.result({ run: summary.run, wasInterrupted: true });

@@ -2,7 +2,6 @@
  * @file `hadal train`: settings from preset, file and flags; a run folder with everything that came
  * of it.
  */
-import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
@@ -17,6 +16,7 @@ import {
 import { measureProductPeak } from "../bench/product-peak.ts";
 import type { Values } from "../declaration.ts";
 import type { train } from "../declarations/train.ts";
+import { layoutAsked } from "../ranks/ranks-asked.ts";
 import { launchedRanks, trainOnThreads, trainUnderMpi } from "../ranks/train-on-ranks.ts";
 import { sampleWriter } from "../samples.ts";
 import { trainingProgress } from "../training-progress.ts";
@@ -64,17 +64,7 @@ async function trainSomewhere(
   settings: TrainingSettings,
   { output, interruption, env }: Context,
 ): Promise<TrainRunSummary | null> {
-  const launched = launchedRanks(env);
-  if (launched !== undefined && (values.ranks ?? launched) !== launched) {
-    throw new OperationalError(
-      "usage.ranks",
-      `--ranks ${values.ranks}: the launcher has started ${launched}; leave --ranks away under it`,
-    );
-  }
-  const numRanks = launched ?? values.ranks ?? 1;
-  if (numRanks === 1 && values.schedule !== undefined) {
-    throw new OperationalError("usage.schedule", "--schedule is of ranks; give --ranks N too");
-  }
+  const layout = layoutAsked(values, env);
   await using device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   const run = {
     out: values.out,
@@ -84,10 +74,12 @@ async function trainSomewhere(
     signal: interruption.orderly(),
     peakFlops: measureProductPeak(device, settings.recipe),
   };
-  if (numRanks === 1) return await trainRun({ ...run, device, writeSamples: sampleWriter(device) });
-  const ranked = { ...run, schedule: values.schedule ?? "dualpipe", hasSamples: true } as const;
-  if (launched !== undefined) return await trainUnderMpi(ranked, env);
-  return await trainOnThreads({ ...ranked, numRanks, env });
+  if (layout === null) {
+    return await trainRun({ ...run, device, writeSamples: sampleWriter(device) });
+  }
+  const ranked = { ...run, layout, hasSamples: true };
+  if (launchedRanks(env) !== undefined) return await trainUnderMpi(ranked, env);
+  return await trainOnThreads({ ...ranked, env });
 }
 
 /**

@@ -21,6 +21,10 @@ export interface StepRecord {
   readonly recentMaxVio: readonly number[];
   /** Tokens that chose each expert, per MoE layer. */
   readonly expertLoad: readonly (readonly number[])[];
+  /**
+   * Sent by all ranks to others' experts and back, by kind of link; only where ranks share them.
+   */
+  readonly exchangedBytes?: { readonly acrossHosts: number; readonly withinHost: number };
   readonly tokensPerSecond: number;
   /** Model FLOPs over the measured peak; null where no peak was measured. */
   readonly mfu: number | null;
@@ -44,6 +48,10 @@ export function toScalars(record: StepRecord, moeLayerIndices: readonly number[]
   for (const [order, layerIndex] of moeLayerIndices.entries()) {
     scalars[`maxVio/layer${layerIndex}`] = record.maxVio[order] ?? 0;
     scalars[`recentMaxVio/layer${layerIndex}`] = record.recentMaxVio[order] ?? 0;
+  }
+  if (record.exchangedBytes !== undefined) {
+    scalars["exchange/bytesAcrossHosts"] = record.exchangedBytes.acrossHosts;
+    scalars["exchange/bytesWithinHost"] = record.exchangedBytes.withinHost;
   }
   if (record.mfu !== null) scalars["speed/mfu"] = record.mfu;
   if (record.validationBitsPerByte !== undefined) {

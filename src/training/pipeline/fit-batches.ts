@@ -1,55 +1,67 @@
 /**
- * @file The micro-batches of a run over a pipeline: as few and as large as the schedule admits.
+ * @file The micro-batches of a run over ranks: as few and as large as its pipelines admit.
  *
  * A step computes the same mean however it is divided; the micro-batches of a preset are chosen for
  * one process and may be too few, or an odd number. Then smaller ones are taken, and during a ramp
- * the batch grows by as many at a time as the schedule wants. Both are settings of the run, so one
- * process can repeat it.
+ * the batch grows by as many at a time as the schedule wants. Every pipeline has equally many. Both
+ * are settings of the run, so one process can repeat it.
  */
 import { OperationalError } from "../../base/errors.ts";
-import { layOutRanks } from "../../model/pipeline/rank-layout.ts";
-import { SCHEDULES, type ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
+import { formatLayout } from "../../parallel/mesh.ts";
+import { SCHEDULES } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { BatchRamp } from "../budget.ts";
 import type { TrainingSettings } from "../settings.ts";
-import { STAGES_PER_RANK } from "./rank-trainer.ts";
+import { numReplicasOf, pipelineShapeOf, type TrainingLayout } from "./training-layout.ts";
 
-/**
- * The settings, with batches that the schedule admits in every step; a model with too few layers
- * for its stages is refused.
- */
-export function fitBatches(
-  settings: TrainingSettings,
-  kind: ScheduleKind,
-  numRanks: number,
-): TrainingSettings {
-  const { batch, model } = settings;
-  layOutRanks(model, { kind, numRanks, numStagesPerRank: STAGES_PER_RANK });
+/** The settings, with batches that the layout admits in every step. */
+export function fitBatches(settings: TrainingSettings, layout: TrainingLayout): TrainingSettings {
+  const { batch } = settings;
+  const replicas = numReplicasOf(layout);
+  const multiples = [batch.multiple, replicas, 2 * replicas, layout.mesh.pp * replicas];
   for (let microBatch = batch.microBatch; microBatch >= 1; microBatch--) {
-    for (const multiple of [batch.multiple, 2, numRanks]) {
+    for (const multiple of multiples) {
       const fitted = { ...batch, microBatch, multiple };
-      if (isAdmitted(fitted, kind, numRanks)) return { ...settings, batch: fitted };
+      if (isAdmitted(fitted, layout)) return { ...settings, batch: fitted };
     }
   }
-  const refusal = problem(kind, numRanks, batch.rampFrom);
-  throw new OperationalError(
+  throw refusalOf(batch, layout);
+}
+
+function refusalOf({ rampFrom, sequences }: BatchRamp, layout: TrainingLayout): OperationalError {
+  const { mesh, schedule } = layout;
+  const replicas = numReplicasOf(layout);
+  const what = `batches of ${rampFrom} to ${sequences} sequences`;
+  if (rampFrom % replicas !== 0 || sequences % replicas !== 0) {
+    return new OperationalError(
+      "parallel.schedule",
+      `layout ${formatLayout(mesh)}: ${what} do not divide over ${replicas} pipelines; take a ` +
+        `batch.sequences and a batch.rampFrom that are multiples of ${replicas}`,
+      { mesh },
+    );
+  }
+  const refusal = problem(layout, rampFrom / replicas);
+  const each = replicas === 1 ? "" : `, ${replicas} pipelines sharing them`;
+  return new OperationalError(
     "parallel.schedule",
-    `${kind} over ${numRanks} ranks does not admit batches of ${batch.rampFrom} to ` +
-      `${batch.sequences} sequences: ${refusal ?? "their micro-batches cannot be divided so"}; ` +
+    `${schedule} over ${mesh.pp} ranks${each} does not admit ${what}: ` +
+      `${refusal ?? "their micro-batches cannot be divided so"}; ` +
       "change batch.sequences and batch.rampFrom, or take another --schedule",
-    { kind, numRanks },
+    { schedule, mesh },
   );
 }
 
-function isAdmitted(batch: BatchRamp, kind: ScheduleKind, numRanks: number): boolean {
+function isAdmitted(batch: BatchRamp, layout: TrainingLayout): boolean {
   const unit = batch.microBatch * batch.multiple;
   if (batch.sequences % unit !== 0 || batch.rampFrom % unit !== 0) return false;
+  const replicas = numReplicasOf(layout);
   for (let sequences = batch.rampFrom; sequences <= batch.sequences; sequences += unit) {
-    if (problem(kind, numRanks, sequences / batch.microBatch) !== null) return false;
+    const numMicroBatches = sequences / batch.microBatch;
+    if (numMicroBatches % replicas !== 0) return false;
+    if (problem(layout, numMicroBatches / replicas) !== null) return false;
   }
   return true;
 }
 
-function problem(kind: ScheduleKind, numRanks: number, numMicroBatches: number): string | null {
-  const numStagesPerRank = STAGES_PER_RANK;
-  return SCHEDULES[kind].refuse({ numRanks, numMicroBatches, numStagesPerRank });
+function problem(layout: TrainingLayout, numMicroBatches: number): string | null {
+  return SCHEDULES[layout.schedule].refuse({ ...pipelineShapeOf(layout), numMicroBatches });
 }

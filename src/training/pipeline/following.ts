@@ -8,18 +8,18 @@
 import { assert } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { RunPlan } from "../budget.ts";
 import { checkSettings, type TrainingSettings } from "../settings.ts";
 import type { TrainerState } from "../trainer.ts";
 import { receivedBatches } from "./batch-feed.ts";
 import { LEADER, type Order, RankChannel } from "./rank-channel.ts";
 import { isNonFinite, RankTrainer } from "./rank-trainer.ts";
+import type { TrainingLayout } from "./training-layout.ts";
 
 /** What the leader says first. */
 export interface Beginning {
   readonly settings: TrainingSettings;
-  readonly schedule: ScheduleKind;
+  readonly layout: TrainingLayout;
 }
 
 /** What goes with "restore". */
@@ -38,17 +38,18 @@ export async function follow(device: Device, world: Communicator): Promise<void>
   const first = await channel.nextOrder();
   if (first.command === "end") return;
   assert(first.command === "begin", `${first.command} before the beginning`);
-  const { settings, schedule } = channel.receiveData(LEADER) as Beginning;
+  const { settings, layout } = channel.receiveData(LEADER) as Beginning;
   const rowTokens = settings.data.sequenceLength + 1 + settings.model.numMtpModules;
   await using rank = await RankTrainer.start({
     device,
     world,
     settings: checkSettings(settings),
-    schedule,
+    layout,
     loader: receivedBatches(channel, rowTokens),
     suspect: () => null,
   });
   channel.reportReady();
+  channel.sendData(rank.held.pieces, LEADER);
   for (;;) {
     const order = await channel.nextOrder();
     if (order.command === "end") return;
@@ -57,12 +58,7 @@ export async function follow(device: Device, world: Communicator): Promise<void>
 }
 
 function obey(rank: RankTrainer, channel: RankChannel, { command, argument }: Order): void {
-  const { trainer, table } = rank;
-  const tensor = () => {
-    const placed = table.all[argument];
-    assert(placed !== undefined, `a tensor of number ${argument}`);
-    return table.tensorOf(placed.name);
-  };
+  const { trainer, held } = rank;
   switch (command) {
     case "step": {
       const { plan } = channel.receiveData(LEADER) as NextStep;
@@ -71,10 +67,10 @@ function obey(rank: RankTrainer, channel: RankChannel, { command, argument }: Or
       return;
     }
     case "fetch":
-      channel.send(tensor(), LEADER);
+      channel.send(held.tensor(argument), LEADER);
       return;
     case "put":
-      channel.receive(tensor(), LEADER);
+      channel.receive(held.tensor(argument), LEADER);
       return;
     case "restore":
       trainer.restore((channel.receiveData(LEADER) as Restored).state);

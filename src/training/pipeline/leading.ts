@@ -1,30 +1,35 @@
 /**
- * @file The training of a run over a pipeline, as the leading rank drives it.
+ * @file The training of a run over ranks, as the leading one drives it.
  *
- * The leader is a rank of the pipeline itself, and alone has the data, the run folder and, on a
+ * The leader is a rank like the others, and alone has the data, the run folder and, on a
  * device of its own, the whole model: filled from the ranks when it is to be validated, sampled or
  * written, and asked when a loss was not finite. The optimizer's state stays where it is; a
- * checkpoint fetches it tensor by tensor.
+ * checkpoint fetches it tensor by tensor, from as many ranks as have pieces of one, so that it is
+ * the same whatever the layout.
  */
-import { assert, defined, OperationalError } from "../../base/errors.ts";
+import { defined, OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { Model } from "../../model/model.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
+import { rankAt } from "../../parallel/mesh.ts";
 import type { TimedAction } from "../../parallel/pipeline/simulate.ts";
 import { Arena } from "../../tensor/arena.ts";
+import { DTYPE_BYTES, type DType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Position, RunPlan } from "../budget.ts";
 import type { Culprit } from "../health.ts";
 import { biasTensors, bytesOf, type StateTensor } from "../run/state-tensors.ts";
 import type { Training } from "../run/training.ts";
 import type { TrainingSettings } from "../settings.ts";
+import { flatSlice } from "../spans.ts";
 import type { BatchSource, StepOutcome, Trainer, TrainerState } from "../trainer.ts";
 import { fedBatches } from "./batch-feed.ts";
 import type { Beginning, NextStep, Restored } from "./following.ts";
+import { type HeldPiece, statesOf } from "./held-state.ts";
 import { LEADER, RankChannel } from "./rank-channel.ts";
 import { isNonFinite, RankTrainer } from "./rank-trainer.ts";
-import type { PlacedTensor } from "./state-table.ts";
+import { type PlacedPiece, type PlacedTensor, placeState } from "./state-table.ts";
+import type { TrainingLayout } from "./training-layout.ts";
 
 export interface LeadingOptions {
   readonly device: Device;
@@ -33,29 +38,41 @@ export interface LeadingOptions {
   readonly channel: RankChannel;
   readonly world: Communicator;
   readonly settings: TrainingSettings;
-  readonly schedule: ScheduleKind;
+  readonly layout: TrainingLayout;
   readonly loader: BatchSource;
+}
+
+interface LedParts {
+  readonly rank: RankTrainer;
+  readonly channel: RankChannel;
+  readonly whole: Model;
+  readonly layout: TrainingLayout;
+  readonly table: readonly PlacedTensor[];
 }
 
 export class LedTraining implements Training {
   readonly #rank: RankTrainer;
   readonly #channel: RankChannel;
   readonly #whole: Model;
+  readonly #layout: TrainingLayout;
+  readonly #table: readonly PlacedTensor[];
   readonly #scratch: Arena;
   /** Whether the whole model is that of the ranks. */
   #isCurrent = false;
 
-  private constructor(rank: RankTrainer, channel: RankChannel, whole: Model, scratch: Arena) {
+  private constructor({ rank, channel, whole, layout, table }: LedParts, scratch: Arena) {
     this.#rank = rank;
     this.#channel = channel;
     this.#whole = whole;
+    this.#layout = layout;
+    this.#table = table;
     this.#scratch = scratch;
   }
 
   /** The other ranks are in `follow`. */
   static async start(options: LeadingOptions): Promise<LedTraining> {
-    const { device, channel, settings, schedule, loader } = options;
-    const beginning: Beginning = { settings, schedule };
+    const { device, channel, settings, layout, loader } = options;
+    const beginning: Beginning = { settings, layout };
     for (const rank of channel.followers) {
       channel.order(rank, "begin");
       channel.sendData(beginning, rank);
@@ -75,8 +92,14 @@ export class LedTraining implements Training {
         return defined(training, "a training that has begun").wholeModel();
       },
     });
-    for (const follower of channel.followers) await channel.untilReady(follower);
-    training = new LedTraining(rank, channel, whole, new Arena(device.memory, "gathering"));
+    const held: (readonly HeldPiece[])[] = [rank.held.pieces];
+    for (const follower of channel.followers) {
+      await channel.untilReady(follower);
+      held.push(channel.receiveData(follower) as readonly HeldPiece[]);
+    }
+    const table = placeState(settings.model, statesOf(rank.trainer), held);
+    const parts = { rank, channel, whole, layout, table };
+    training = new LedTraining(parts, new Arena(device.memory, "gathering"));
     return training;
   }
 
@@ -152,12 +175,12 @@ export class LedTraining implements Training {
   }
 
   get tensors(): readonly StateTensor[] {
-    return this.#rank.table.all.map(({ name, dtype, shape }, index) => ({
-      name,
-      dtype,
-      shape,
-      read: () => this.#fetch(index),
-      fill: (read) => this.#put(index, read),
+    return this.#table.map((placed) => ({
+      name: placed.name,
+      dtype: placed.dtype,
+      shape: placed.shape,
+      read: () => this.#fetch(placed),
+      fill: (read) => this.#put(placed, read),
     }));
   }
 
@@ -172,13 +195,16 @@ export class LedTraining implements Training {
     this.#isCurrent = false;
   }
 
+  /** Of the first pipeline. */
   get timed(): readonly (readonly TimedAction[])[] {
     if (this.#rank.timed.length === 0) return [];
-    const others = this.#channel.followers.map((rank) => {
+    const { mesh } = this.#layout;
+    return Array.from({ length: mesh.pp }, (_, pp) => {
+      const rank = rankAt(mesh, { pp, ep: 0, dp: 0 });
+      if (rank === LEADER) return this.#rank.timed;
       this.#channel.order(rank, "timed");
       return this.#channel.receiveData(rank) as readonly TimedAction[];
     });
-    return [this.#rank.timed, ...others];
   }
 
   #fillWhole(kind: "master" | "average"): void {
@@ -189,36 +215,40 @@ export class LedTraining implements Training {
   }
 
   #copy(name: string, to: Tensor): void {
-    const index = this.#rank.table.all.findIndex((placed) => placed.name === name);
-    bytesOf(to).set(this.#fetch(index));
+    const placed = this.#table.find((candidate) => candidate.name === name);
+    bytesOf(to).set(this.#fetch(defined(placed, `the place of ${name}`)));
   }
 
   /** A tensor of the ranks, good until the next one. */
-  #fetch(index: number): Uint8Array {
-    const { name, dtype, shape, owner } = this.#placed(index);
-    if (owner === LEADER) return bytesOf(this.#rank.table.tensorOf(name));
-    this.#channel.order(owner, "fetch", index);
-    return bytesOf(this.#channel.receiveAs(dtype, shape, owner));
+  #fetch({ dtype, shape, sources }: PlacedTensor): Uint8Array {
+    const [first] = sources;
+    if (sources.length === 1) return this.#fetchPiece(dtype, defined(first, "a piece"));
+    using _mark = this.#scratch.mark();
+    const whole = bytesOf(this.#scratch.allocate(dtype, shape));
+    for (const piece of sources) {
+      whole.set(this.#fetchPiece(dtype, piece), piece.start * DTYPE_BYTES[dtype]);
+    }
+    return whole;
   }
 
-  #put(index: number, read: (target: Uint8Array) => void): void {
-    const { name, dtype, shape, holders } = this.#placed(index);
+  #fetchPiece(dtype: DType, { rank, number, numElements }: PlacedPiece): Uint8Array {
+    if (rank === LEADER) return bytesOf(this.#rank.held.tensor(number));
+    this.#channel.order(rank, "fetch", number);
+    return bytesOf(this.#channel.receiveAs(dtype, [1, numElements], rank));
+  }
+
+  #put({ dtype, shape, holders }: PlacedTensor, read: (target: Uint8Array) => void): void {
     using _mark = this.#scratch.mark();
     const tensor = this.#scratch.allocate(dtype, shape);
     read(bytesOf(tensor));
-    for (const holder of holders) {
-      if (holder === LEADER) bytesOf(this.#rank.table.tensorOf(name)).set(bytesOf(tensor));
+    for (const { rank, number, start, numElements } of holders) {
+      const piece = flatSlice(tensor, start, numElements);
+      if (rank === LEADER) bytesOf(this.#rank.held.tensor(number)).set(bytesOf(piece));
       else {
-        this.#channel.order(holder, "put", index);
-        this.#channel.send(tensor, holder);
+        this.#channel.order(rank, "put", number);
+        this.#channel.send(piece, rank);
       }
     }
-  }
-
-  #placed(index: number): PlacedTensor {
-    const placed = this.#rank.table.all[index];
-    assert(placed !== undefined, `a tensor of number ${index}`);
-    return placed;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,29 +1,31 @@
 /**
- * @file One rank's trainer over a pipeline: its layers, its part of the optimizer, its place in the
- * table of the state.
+ * @file One rank's trainer: its layers and experts, its part of the optimizer, what it holds of the
+ * state.
  */
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import { ExpertShare } from "../../model/expert-share.ts";
 import { PipelineModel, type PipelineStep } from "../../model/pipeline/pipeline-model.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
+import { openMesh } from "../../parallel/mesh.ts";
 import { Arena } from "../../tensor/arena.ts";
+import { tuneExchange } from "../data-parallel/tune-exchange.ts";
 import type { Suspect } from "../health.ts";
 import type { ModelShare } from "../model-share.ts";
+import { cutRuleOf } from "../optimizer/cut-rule.ts";
 import type { TrainingSettings } from "../settings.ts";
 import { type BatchSource, Trainer } from "../trainer.ts";
-import { pipelineReplicas } from "./pipeline-replicas.ts";
-import { makeStateTable, type StateTable } from "./state-table.ts";
+import { HeldState } from "./held-state.ts";
+import { rankReplicas } from "./rank-replicas.ts";
 import { tickingDevice } from "./ticking-device.ts";
-
-/** Stages a rank has under the interleaved schedule. */
-export const STAGES_PER_RANK = 2;
+import { expertRanksPerHost, pipelineShapeOf, type TrainingLayout } from "./training-layout.ts";
 
 export interface RankTrainerOptions {
   readonly device: Device;
   readonly world: Communicator;
   readonly settings: TrainingSettings;
-  readonly schedule: ScheduleKind;
+  /** Of all ranks of `world`. */
+  readonly layout: TrainingLayout;
   readonly loader: BatchSource;
   /** The whole model, to be asked why a loss was not finite; null where another rank has it. */
   readonly suspect: () => Suspect | null;
@@ -32,23 +34,31 @@ export interface RankTrainerOptions {
 export class RankTrainer implements AsyncDisposable {
   readonly model: PipelineModel;
   readonly trainer: Trainer;
-  readonly table: StateTable;
+  readonly held: HeldState;
   /** What this rank did in the last step. */
   timed: PipelineStep["timed"] = [];
 
-  private constructor(model: PipelineModel, trainer: Trainer) {
+  private constructor(model: PipelineModel, trainer: Trainer, experts: ExpertShare | null) {
     this.model = model;
     this.trainer = trainer;
-    this.table = makeStateTable(model, trainer);
+    this.held = new HeldState(model, trainer, experts);
   }
 
   /** Collective. */
   static async start(options: RankTrainerOptions): Promise<RankTrainer> {
-    const { world, settings, loader } = options;
+    const { world, settings, loader, layout } = options;
     const device = tickingDevice(options.device, { tick: () => world.tick() });
     const { model: config, recipe: precision, seed } = settings;
-    const shape = { kind: options.schedule, numStagesPerRank: STAGES_PER_RANK };
-    const model = new PipelineModel(device, world, config, { precision, seed, shape });
+    const mesh = openMesh(world, layout.mesh);
+    const ranksPerHost = expertRanksPerHost(layout);
+    const experts = mesh.ep.size === 1 ? null : new ExpertShare(mesh.ep, config, { ranksPerHost });
+    const { numRanks: _, ...shape } = pipelineShapeOf(layout);
+    const model = new PipelineModel(device, mesh.pp, config, {
+      precision,
+      seed,
+      shape,
+      ...(experts === null ? {} : { experts }),
+    });
     let started: RankTrainer | undefined;
     const share: ModelShare = {
       config,
@@ -62,9 +72,14 @@ export class RankTrainer implements AsyncDisposable {
       },
       suspect: options.suspect,
     };
-    const replicas = pipelineReplicas(model, new Arena(device.memory, "replicas"));
-    const trainer = await Trainer.startRank({ device, share, replicas, loader, settings });
-    started = new RankTrainer(model, trainer);
+    const scratch = new Arena(device.memory, "replicas");
+    const nearestCut = cutRuleOf(settings.optimizer.name, model.part.parameters.own);
+    const replicas = rankReplicas(model, mesh, { nearestCut, scratch });
+    const exchange = experts?.exchange;
+    if (exchange !== undefined) tuneExchange(exchange, settings, scratch);
+    const rank = { device, share, replicas, loader, settings, exchange };
+    const trainer = await Trainer.startRank(rank);
+    started = new RankTrainer(model, trainer, experts);
     return started;
   }
 

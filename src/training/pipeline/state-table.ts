@@ -1,67 +1,77 @@
 /**
- * @file Where the tensors of a training's state lie among the ranks of a pipeline.
+ * @file Where the tensors of a training's state lie among its ranks, from what each has told that
+ * it holds.
  *
- * Every rank makes the same table, in the order in which one process lists them, so that a number
- * names a tensor. Parameters and routing biases are held by one rank or two, the optimizer's state
- * and the average by the owner alone.
+ * The list is that of one process, in its order. What several ranks hold is the same on all; the
+ * first of them is asked for it.
  */
-import { defined } from "../../base/errors.ts";
+import { assert } from "../../base/errors.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import { declareBuffers, declareParameters } from "../../model/parameter-declarations.ts";
-import type { PipelineModel } from "../../model/pipeline/pipeline-model.ts";
-import { ranksOfLayer } from "../../model/pipeline/rank-layout.ts";
 import type { DType } from "../../tensor/dtype.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import { biasTensors, ownTensors } from "../run/state-tensors.ts";
-import type { Trainer } from "../trainer.ts";
+import type { StateSpans } from "../spans.ts";
+import type { HeldPiece } from "./held-state.ts";
+
+export interface PlacedPiece extends HeldPiece {
+  readonly rank: number;
+  /** The rank's own number of it. */
+  readonly number: number;
+}
 
 export interface PlacedTensor {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** The rank to ask for it. */
-  readonly owner: number;
-  readonly holders: readonly number[];
+  /** Pieces that make the tensor, each once and in order. */
+  readonly sources: readonly PlacedPiece[];
+  /** All pieces of it that there are. */
+  readonly holders: readonly PlacedPiece[];
 }
 
-export interface StateTable {
-  readonly all: readonly PlacedTensor[];
-  /** This rank's memory of a tensor that it holds. */
-  tensorOf(name: string): Tensor;
-}
-
-export function makeStateTable(model: PipelineModel, trainer: Trainer): StateTable {
-  const { average, optimizer } = trainer;
-  const states = average === undefined ? optimizer.state : [...optimizer.state, average.state];
-  const declarations = declareParameters(model.config).map(({ name, shape }) => {
-    const { owner, holders } = defined(model.layout.holdings.get(name), `the ranks of ${name}`);
-    return { name, shape, owner, holders };
-  });
-  const all: readonly PlacedTensor[] = [
-    ...declarations.map(({ name, ...placed }) => ({
-      ...placed,
-      name: `master.${name}`,
-      dtype: "f32" as const,
-    })),
+/** `held` is what each rank holds, `states` are those of any rank. */
+export function placeState(
+  config: ModelConfig,
+  states: readonly StateSpans[],
+  held: readonly (readonly HeldPiece[])[],
+): readonly PlacedTensor[] {
+  const byName = new Map<string, PlacedPiece[]>();
+  for (const [rank, pieces] of held.entries()) {
+    for (const [number, piece] of pieces.entries()) {
+      const known = byName.get(piece.name) ?? [];
+      byName.set(piece.name, [...known, { ...piece, rank, number }]);
+    }
+  }
+  const place = (name: string, dtype: DType, shape: readonly number[]): PlacedTensor => {
+    const holders = byName.get(name) ?? [];
+    return { name, dtype, shape, sources: coveringOf(name, shape, holders), holders };
+  };
+  const declarations = declareParameters(config);
+  return [
+    ...declarations.map(({ name, shape }) => place(`master.${name}`, "f32", shape)),
     ...states.flatMap(({ kind, decayed: { dtype } }) =>
-      declarations.map(({ name, shape, owner }) => ({
-        name: `${kind}.${name}`,
-        dtype,
-        shape,
-        owner,
-        holders: [owner],
-      })),
+      declarations.map(({ name, shape }) => place(`${kind}.${name}`, dtype, shape)),
     ),
-    ...declareBuffers(model.config).map(({ layerIndex, numElements }) => {
-      const holders = ranksOfLayer(model.config, model.layout, layerIndex);
-      const shape = [1, numElements];
-      const owner = defined(holders[0], `the rank of layer ${layerIndex}`);
-      return { name: `routingBias.${layerIndex}`, dtype: "f32" as const, shape, owner, holders };
-    }),
+    ...declareBuffers(config).map(({ layerIndex, numElements }) =>
+      place(`routingBias.${layerIndex}`, "f32", [1, numElements]),
+    ),
   ];
-  return { all, tensorOf: (name) => tensorOf(model, trainer, name) };
 }
 
-function tensorOf({ part }: PipelineModel, trainer: Trainer, name: string): Tensor {
-  const own = [...ownTensors(trainer), ...biasTensors(part)].find((held) => held.name === name);
-  return own?.tensor ?? part.parameters.get(name.slice("master.".length)).value;
+/** Pieces that follow each other from the first element to the last. */
+function coveringOf(
+  name: string,
+  shape: readonly number[],
+  holders: readonly PlacedPiece[],
+): readonly PlacedPiece[] {
+  const length = shape.reduce((product, dimension) => product * dimension, 1);
+  const sources: PlacedPiece[] = [];
+  let end = 0;
+  while (end < length) {
+    const next = holders.find(({ start }) => start === end);
+    assert(next !== undefined && next.numElements > 0, `${name}: no rank holds element ${end}`);
+    sources.push(next);
+    end += next.numElements;
+  }
+  assert(end === length, `${name}: ${end} elements of ${length}`);
+  return sources;
 }

@@ -1,6 +1,6 @@
 /**
- * @file A run over the ranks of a pipeline is the run of one process: the same losses, norms and
- * checkpoints, exact resuming on the same layout and nearly so on another.
+ * @file A run over ranks is the run of one process: the same losses, norms and checkpoints, exact
+ * resuming on the same layout and nearly so on another.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -14,6 +14,7 @@ import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { Model } from "../../model/model.ts";
 import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
+import { numRanksOf, parseLayout } from "../../parallel/mesh.ts";
 import { makeSchedule, type ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import { parseTrace } from "../../parallel/pipeline/trace.ts";
 import type { StepRecord } from "../metrics/record.ts";
@@ -21,6 +22,7 @@ import { trainRun } from "../run/train-run.ts";
 import { fitBatches } from "./fit-batches.ts";
 import { tickingDevice } from "./ticking-device.ts";
 import type { RankRunInput, RankRunReport } from "./train-ranks.fixture.ts";
+import { checkLayout, type TrainingLayout } from "./training-layout.ts";
 
 const PROGRAM = new URL("./train-ranks.fixture.ts", import.meta.url);
 
@@ -36,6 +38,9 @@ beforeEach(() => {
   writeSmallCorpus(join(base, "corpus"));
 });
 afterEach(() => rmSync(base, { recursive: true, force: true }));
+
+/** Nothing that depends on how long the run will be. */
+const ALIKE = ["learningRate.shape=constant", "loss.mtpWeight.switchAt=1", "biasSpeed.switchAt=1"];
 
 /** Four micro-batches a step, without what makes layouts differ in a last bit. */
 const PLAIN = ["model.numMtpModules=0", "model.numLayers=3", "recipe=f32"];
@@ -61,18 +66,20 @@ async function trainAlone({ name, steps, settings = [], resume = false }: RunOpt
   return out;
 }
 
+/** One pipeline. */
+const inStages = (schedule: ScheduleKind, numRanks = 2): TrainingLayout => ({
+  mesh: { pp: numRanks, ep: 1, dp: 1 },
+  schedule,
+  ranksPerHost: numRanks,
+});
+
 async function trainOver(
-  schedule: ScheduleKind,
+  layout: TrainingLayout,
   { name, steps, settings = [], resume = false }: RunOptions,
-  numRanks = 2,
 ): Promise<{ readonly out: string; readonly report: RankRunReport }> {
   const out = join(base, name);
-  const input: RankRunInput = {
-    out,
-    settings: settingsOf(steps, ...settings),
-    schedule,
-    resume,
-  };
+  const input: RankRunInput = { out, settings: settingsOf(steps, ...settings), layout, resume };
+  const numRanks = numRanksOf(layout.mesh);
   const reports = await runOnThreads({ numRanks, program: PROGRAM, input });
   return { out, report: reports[0] as RankRunReport };
 }
@@ -104,7 +111,7 @@ test("under a schedule of one direction a run has the bits of one process", asyn
   const run = { steps: 5, settings: [...PLAIN, "average.decay=0.9", "evaluation.everySteps=2"] };
   const alone = await trainAlone({ name: "alone", ...run });
   for (const schedule of ["1f1b", "dualpipev"] as const) {
-    const { out, report } = await trainOver(schedule, { name: schedule, ...run });
+    const { out, report } = await trainOver(inStages(schedule), { name: schedule, ...run });
     assert.equal(report, null);
     assert.deepEqual(computed(out), computed(alone), schedule);
     assert.deepEqual(weights(out, 5), weights(alone, 5), schedule);
@@ -117,7 +124,7 @@ test("under a schedule of one direction a run has the bits of one process", asyn
 test("under DualPipe every part of a model trains alike, with Muon; a trace stays", async () => {
   const run = { steps: 6, settings: ["optimizer.name=muon"] };
   const alone = await trainAlone({ name: "alone", ...run });
-  const { out } = await trainOver("dualpipe", { name: "ranks", ...run });
+  const { out } = await trainOver(inStages("dualpipe"), { name: "ranks", ...run });
   assert.equal(records(out)[0]!.loss, records(alone)[0]!.loss);
   assert.deepEqual(records(out)[0]!.expertLoad, records(alone)[0]!.expertLoad);
   assertNear(out, alone, 1e-3);
@@ -128,22 +135,80 @@ test("under DualPipe every part of a model trains alike, with Muon; a trace stay
 
 test("a run goes on to the bit on the same ranks, and nearly so on others", async () => {
   const settings = ["optimizer.name=muon"];
-  const { out: whole } = await trainOver("dualpipe", { name: "whole", steps: 6, settings });
+  const { out: whole } = await trainOver(inStages("dualpipe"), {
+    name: "whole",
+    steps: 6,
+    settings,
+  });
   const resumed = { name: "part", steps: 6, settings, resume: true };
-  await trainOver("dualpipe", { name: "part", steps: 3, settings });
-  await trainOver("dualpipe", resumed);
+  await trainOver(inStages("dualpipe"), { name: "part", steps: 3, settings });
+  await trainOver(inStages("dualpipe"), resumed);
   assert.deepEqual(computed(join(base, "part")), computed(whole));
-  await trainOver("dualpipe", { name: "alone", steps: 3, settings });
+  await trainOver(inStages("dualpipe"), { name: "alone", steps: 3, settings });
   await trainAlone({ ...resumed, name: "alone" });
   assertNear(join(base, "alone"), whole, 1e-3);
   await trainAlone({ name: "three", steps: 3, settings });
-  await trainOver("zb1p", { ...resumed, name: "three" }, 3);
+  await trainOver(inStages("zb1p", 3), { ...resumed, name: "three" });
   assertNear(join(base, "three"), whole, 1e-3);
+});
+
+const layoutOf = (axes: string, schedule: ScheduleKind = "1f1b"): TrainingLayout => {
+  const mesh = parseLayout(axes);
+  return { mesh, schedule, ranksPerHost: numRanksOf(mesh) };
+};
+
+test("ranks that share the batch, or experts too, train as one process", async () => {
+  const settings = [...PLAIN, "average.decay=0.9", "evaluation.everySteps=2"];
+  const run = { steps: 4, settings };
+  const alone = await trainAlone({ name: "alone", ...run });
+  for (const axes of ["dp=2", "ep=2"]) {
+    const { out, report } = await trainOver(layoutOf(axes), { name: axes, ...run });
+    assert.equal(report, null);
+    assertNear(out, alone, 1e-5);
+    // What nobody has moved yet is the same to the bit, whoever holds which part of it.
+    for (const file of ["model", "training-state/state"]) {
+      const bytes = (of: string) =>
+        readFileSync(join(of, `checkpoints/step-0/${file}.safetensors`));
+      assert.deepEqual(bytes(out), bytes(alone), `${axes}: ${file}`);
+    }
+    const validated = (of: string) => records(of).map((one) => one.validationBitsPerByte ?? 0);
+    for (const [step, bits] of validated(out).entries()) {
+      const wanted = validated(alone)[step]!;
+      assert.ok(Math.abs(bits - wanted) < 1e-5, `${axes}, step ${step}: ${bits}, not ${wanted}`);
+    }
+    const exchanged = records(out).map((one) => one.exchangedBytes);
+    assert.ok(exchanged.every((bytes) => (bytes?.withinHost ?? 0) > 0 === (axes === "ep=2")));
+  }
+});
+
+test("a run goes on over any other layout from what one has written", async () => {
+  const settings = ["optimizer.name=muon", "average.decay=0.9", ...ALIKE];
+  const { out: whole } = await trainOver(layoutOf("ep=2"), { name: "whole", steps: 8, settings });
+  const part = { name: "part", settings };
+  await trainOver(layoutOf("ep=2"), { ...part, steps: 2 });
+  await trainOver(layoutOf("ep=2"), { ...part, steps: 4, resume: true });
+  const first = records(whole).slice(0, 4);
+  assert.deepEqual(
+    records(join(base, "part")).map(({ loss, gradNorm }) => [loss, gradNorm]),
+    first.map(({ loss, gradNorm }) => [loss, gradNorm]),
+  );
+  await trainOver(layoutOf("dp=4"), { ...part, steps: 5, resume: true });
+  await trainOver(layoutOf("pp=2,ep=2", "zb1p"), { ...part, steps: 6, resume: true });
+  await trainAlone({ ...part, steps: 7, resume: true });
+  await trainOver(layoutOf("dp=2"), { ...part, steps: 8, resume: true });
+  assertNear(join(base, "part"), whole, 1e-4);
 });
 
 test("a loss that is not finite ends the run, with the tensor and the step", async () => {
   const settings = ["learningRate.peak=1e30", "learningRate.warmupSteps=0"];
-  const { report } = await trainOver("dualpipe", { name: "broken", steps: 6, settings });
+  const { report } = await trainOver(inStages("dualpipe"), { name: "broken", steps: 6, settings });
+  assert.equal(report?.code, "training.nonfinite");
+  assert.match(report.message, /^step \d: the .* is not finite; \S+.*: /);
+});
+
+test("of ranks that share the batch all learn of a loss that is not finite", async () => {
+  const settings = ["learningRate.peak=1e30", "learningRate.warmupSteps=0"];
+  const { report } = await trainOver(layoutOf("dp=2"), { name: "broken", steps: 6, settings });
   assert.equal(report?.code, "training.nonfinite");
   assert.match(report.message, /^step \d: the .* is not finite; \S+.*: /);
 });
@@ -160,7 +225,7 @@ test("every launch of a rank is a sign of life", () => {
 
 test("micro-batches are divided until the schedule admits them, and kept where it does", () => {
   const fitted = (kind: ScheduleKind, ...assignments: string[]) =>
-    fitBatches(smallSettings("batch.microBatch=4", ...assignments), kind, 2).batch;
+    fitBatches(smallSettings("batch.microBatch=4", ...assignments), inStages(kind)).batch;
   const ramp = ["batch.sequences=16", "batch.rampFrom=8", "batch.rampTokens=1000"];
   assert.equal(fitted("1f1b").microBatch, 4);
   assert.equal(fitted("dualpipe").microBatch, 1);
@@ -169,5 +234,31 @@ test("micro-batches are divided until the schedule admits them, and kept where i
   assert.throws(
     () => fitted("dualpipe", "batch.sequences=5", "batch.rampFrom=5", "batch.microBatch=1"),
     (error) => error instanceof OperationalError && error.code === "parallel.schedule",
+  );
+});
+
+test("a layout that does not fit is refused with one that does", () => {
+  const refused = (axes: string, ...assignments: string[]): string => {
+    const settings = smallSettings(...assignments);
+    try {
+      checkLayout(settings, layoutOf(axes));
+      fitBatches(settings, layoutOf(axes));
+    } catch (error) {
+      assert.ok(error instanceof OperationalError);
+      return error.message;
+    }
+    return "";
+  };
+  assert.equal(refused("pp=2,ep=2"), "");
+  assert.match(refused("pp=4"), /^a model of 2 layers has at most 3 stages, not 4; take fewer/);
+  assert.match(refused("ep=3"), /^4 routed experts do not divide over 3 .*take 1, 2, 4 of them$/);
+  assert.match(
+    refused("ep=2,dp=2", "model.numRoutedExperts=0"),
+    /^layout ep=2,dp=2: a dense model has no experts to share; take dp=4$/,
+  );
+  assert.match(refused("dp=3"), /^layout dp=3: batches of 4 to 4 sequences .*multiples of 3$/);
+  assert.match(
+    refused("ep=2", "recipe=fp8", "recipe.tensors.dispatch.tile=tensor"),
+    /must be 1x128 or row where experts are on several ranks/,
   );
 });

@@ -1,15 +1,15 @@
-/** @file Ranks that train a run over a pipeline; the first one leads. */
+/** @file Ranks that train a run; the first one leads. */
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import { followRun, leadRun } from "../run/train-run.ts";
 import type { TrainingSettings } from "../settings.ts";
 import { isOrderly } from "./leading.ts";
+import type { TrainingLayout } from "./training-layout.ts";
 
 export interface RankRunInput {
   readonly out: string;
   readonly settings: TrainingSettings;
-  readonly schedule: ScheduleKind;
+  readonly layout: TrainingLayout;
   readonly resume: boolean;
 }
 

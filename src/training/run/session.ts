@@ -226,6 +226,7 @@ export class Session {
       maxVio: outcome.maxVio,
       recentMaxVio: outcome.recentMaxVio,
       expertLoad: outcome.expertLoad.map((load) => [...load]),
+      ...(outcome.exchanged === null ? {} : { exchangedBytes: outcome.exchanged }),
       tokensPerSecond,
       mfu: peakFlops === undefined ? null : (this.#flopsPerToken * tokensPerSecond) / peakFlops,
       seconds: this.#seconds,

@@ -8,12 +8,12 @@ import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
 import { Model } from "../../model/model.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
-import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import type { BatchLoader } from "../data/batches.ts";
 import { fitBatches } from "../pipeline/fit-batches.ts";
 import { follow } from "../pipeline/following.ts";
 import { LedTraining, leading } from "../pipeline/leading.ts";
+import { checkLayout, type TrainingLayout } from "../pipeline/training-layout.ts";
 import { makeLoader, type PreparedData, prepareData } from "../prepare.ts";
 import { budgetOf, resolveSettings, type TrainingSettings } from "../settings.ts";
 import { Trainer } from "../trainer.ts";
@@ -88,7 +88,8 @@ export async function trainRun(options: TrainRunOptions): Promise<TrainRunSummar
 export interface LeadRunOptions extends TrainRunOptions, RankRun {
   /** Has the whole model: for validation, samples and checkpoints. */
   readonly wholeDevice: Device;
-  readonly schedule: ScheduleKind;
+  /** Of all ranks. */
+  readonly layout: TrainingLayout;
 }
 
 /** A rank of a run; `device` has what it trains. */
@@ -98,11 +99,12 @@ export interface RankRun {
   readonly world: Communicator;
 }
 
-/** Begin or resume a run over the ranks of a pipeline; the others are in `followRun`. */
+/** Begin or resume a run over ranks; the others are in `followRun`. */
 export async function leadRun(options: LeadRunOptions): Promise<TrainRunSummary> {
-  const { device, world, schedule } = options;
+  const { device, world, layout } = options;
   return await leading(device, world, async (channel) => {
-    const settings = fitBatches(options.settings, schedule, world.size);
+    checkLayout(options.settings, layout);
+    const settings = fitBatches(options.settings, layout);
     return await runSession({ ...options, settings }, async (data, loader) =>
       LedTraining.start({ ...options, channel, settings: data.settings, loader }),
     );

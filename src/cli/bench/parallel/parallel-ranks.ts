@@ -117,7 +117,7 @@ async function makeSteps(device: Device, world: Communicator, settings: Training
     world,
     settings,
     loader,
-    schedule: "dualpipe",
+    layout: { mesh: { pp: world.size, ep: 1, dp: 1 }, schedule: "dualpipe", ranksPerHost: 2 },
     suspect: () => null,
   });
   return { alone: () => alone.step(), together: () => rank.trainer.step() };
@@ -138,7 +138,10 @@ function makePasses(device: Device, own: Communicator, settings: TrainingSetting
     computeGradients: true,
     lossScale: 1 / numMicroBatches,
   };
-  const whole = wholeShare(new Model(device, config, { precision, seed }), () => {});
+  const whole = wholeShare(new Model(device, config, { precision, seed }), {
+    tick: () => own.tick(),
+    inStep: false,
+  });
   const shape = { kind: "1f1b", numStagesPerRank: 1 } as const;
   const pipeline = new PipelineModel(device, own, config, { precision, seed, shape });
   return {
