@@ -118,7 +118,7 @@ export function storedBytes(config: ModelConfig, weights: WeightFormat): number 
 
 /** Set whole rows of a parameter, from `rowStart` on, to these values, in its format. */
 export function fillRows(parameter: Parameter, rowStart: number, values: Float32Array): void {
-  const { coded, shape, name } = parameter;
+  const { coded, shape } = parameter;
   const [, columns] = shape;
   const rows = divExact(values.length, columns);
   if (coded === null) {
@@ -132,7 +132,6 @@ export function fillRows(parameter: Parameter, rowStart: number, values: Float32
     fillFp8(parameter, rowStart, out);
   } else {
     const { groupSize, asymmetric } = coded;
-    assert(groupSize === 32 || groupSize === 64 || groupSize === 128, `${name}: ${groupSize}`);
     const rule = { bits: coded.format === "int8" ? 8 : 4, groupSize, asymmetric } as const;
     const row = makeCodedRow(columns, groupSize);
     for (let index = 0; index < rows; index++) {

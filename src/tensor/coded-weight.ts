@@ -22,6 +22,7 @@
 import { assert } from "../base/errors.ts";
 import { ceilDiv, divExact, floorDiv, isIntegerIn } from "../base/integers.ts";
 import { toBf16 } from "../numerics/bf16.ts";
+import { GROUP_SIZES, type GroupSize } from "../numerics/integer-groups.ts";
 import type { DType } from "./dtype.ts";
 import type { Tensor } from "./tensor.ts";
 import { view } from "./view.ts";
@@ -41,8 +42,8 @@ export interface CodedShape {
   readonly columns: number;
   /** Equal matrices that the rows are made of. */
   readonly numMatrices: number;
-  /** Values along a row that share a scale: a multiple of 32. */
-  readonly groupSize: number;
+  /** Values along a row that share a scale: whole steps, and a whole number in products' blocks. */
+  readonly groupSize: GroupSize;
   readonly asymmetric: boolean;
 }
 
@@ -112,8 +113,8 @@ export function allocateCoded(arena: TensorSource, shape: CodedShape): CodedWeig
 export function assertCoded(name: string, coded: CodedWeight): void {
   const { format, rows, numMatrices, groupSize, asymmetric, codes, scales, offsets } = coded;
   assert(
-    isIntegerIn(groupSize, STEP_DEPTH, 2 ** 20) && groupSize % STEP_DEPTH === 0,
-    `${name}: groups (${groupSize}) are multiples of ${STEP_DEPTH}`,
+    GROUP_SIZES.includes(groupSize),
+    `${name}: groups (${groupSize}) are of ${GROUP_SIZES.join(", ")}`,
   );
   assert(
     isIntegerIn(numMatrices, 1, 2 ** 24) && rows % numMatrices === 0,

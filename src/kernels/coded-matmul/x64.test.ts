@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
 import { toBf16 } from "../../numerics/bf16.ts";
+import type { GroupSize } from "../../numerics/integer-groups.ts";
 import { Arena } from "../../tensor/arena.ts";
 import {
   allocateCoded,
@@ -29,7 +30,13 @@ describe("products of coded weights on this machine", () => {
       const all = Array.from({ length: format === "int4" ? 16 : 256 }, (_, code) => code);
       // NaN would spread, and −128 is no code of int8.
       const codes = all.filter((code) => format === "int4" || (code & 0x7f) !== 0x7f);
-      const shape = { format, rows: codes.length, columns: 32, groupSize: 32, numMatrices: 1 };
+      const shape = {
+        format,
+        rows: codes.length,
+        columns: 32,
+        groupSize: 32 as const,
+        numMatrices: 1,
+      };
       const weight = allocateCoded(arena, { ...shape, asymmetric: false });
       const values = codes.map((code) => CODE_VALUES[format][code]!);
       for (const [row, value] of values.entries()) {
@@ -51,6 +58,16 @@ describe("products of coded weights on this machine", () => {
       }
     });
   }
+
+  it("are of no groups that a block of depth would cut", async () => {
+    await using device = await openCpuDevice({ numThreads: 1 });
+    const arena = new Arena(device.memory, "groups");
+    const shape = { format: "int8", rows: 16, columns: 2100, numMatrices: 1 } as const;
+    for (const groupSize of [96, 2048] as unknown as GroupSize[]) {
+      const odd = { ...shape, groupSize, asymmetric: false };
+      assert.throws(() => allocateCoded(arena, odd), /groups \(\d+\) are of 32, 64, 128/);
+    }
+  });
 
   for (const variant of CODED_MATMUL_VARIANTS) {
     it(`give a row the same bits alone, beside a few and beside many: ${variant}`, async () => {

@@ -2,6 +2,8 @@
  * @file Conformance cases of products with coded weights: every format and size of group, ragged,
  * grouped, empty, with a NaN in a row.
  */
+
+import type { GroupSize } from "../../numerics/integer-groups.ts";
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import {
   type CodedFormat,
@@ -16,7 +18,7 @@ import { offsetsOf } from "./matmul-cases.ts";
 import type { TensorMaker } from "./tensor-maker.ts";
 
 /** m × n × k: one row and a few, around panels and steps, deep, flat, empty; and a group's size. */
-const CASES: readonly (readonly [m: number, n: number, k: number, groupSize: number])[] = [
+const CASES: readonly (readonly [m: number, n: number, k: number, groupSize: GroupSize])[] = [
   [1, 1, 1, 32],
   [1, 100, 160, 32],
   [2, 130, 96, 64],
@@ -74,7 +76,7 @@ function randomCoded(make: TensorMaker, shape: CodedShape): CodedWeight {
 
 interface CodedCase {
   readonly variant: string;
-  readonly sizes: readonly [m: number, n: number, k: number, groupSize: number];
+  readonly sizes: readonly [m: number, n: number, k: number, groupSize: GroupSize];
   readonly accumulate?: boolean;
   readonly hasNan?: boolean;
 }
@@ -121,7 +123,7 @@ function groupedCase(
     tolerance: toleranceFor("matmul", "bf16", k),
     prepare(make): PreparedCase {
       const numMatrices = sizes.length;
-      const shape = { format, groupSize: 32, asymmetric: hasOffsets, columns: k };
+      const shape = { format, groupSize: 32 as const, asymmetric: hasOffsets, columns: k };
       const weight = randomCoded(make, { ...shape, rows: numMatrices * n, numMatrices });
       const rows = sizes.reduce((sum, size) => sum + size, 0) + 1;
       const offsets = offsetsOf(make, sizes);
