@@ -19,13 +19,14 @@ import {
 } from "./expert-ranks.fixture.ts";
 
 const NUM_RANKS = 4;
-/** The last two are equal. */
+/** Two are equal; in the last each rank has all experts, and nothing is sent. */
 const LAYOUTS = [
   { ep: 2, ranksPerHost: 2 },
   { ep: 4, ranksPerHost: 4 },
   { ep: 4, ranksPerHost: 2 },
   { ep: 4, ranksPerHost: 1 },
   { ep: 4, ranksPerHost: 1 },
+  { ep: 1, ranksPerHost: 1 },
 ] as const;
 
 interface Case {

@@ -26,7 +26,7 @@ export interface ExchangePlan {
   readonly rail: Hop | null;
   /** Rows of the source of the second hop. */
   readonly numArrived: number;
-  /** Within the host; members are local ranks. null: a host is one rank. */
+  /** Within the host; members are local ranks. null: there are several hosts of one rank. */
   readonly host: Hop | null;
   readonly numReceived: number;
   /** The choices of each received token that live here, as local expert numbers; [R·K]. */

@@ -39,7 +39,7 @@ export function choicesOf(input: ExchangeInput, rank: number, numRanks: number):
   return Array.from({ length: input.tokensOfRank[rank]! }, () => {
     const experts = Array.from({ length: numExperts }, (_, expert) => expert);
     random.shuffle(experts);
-    return experts.slice(0, input.numChosen).map((e) => (random.below(9) === 0 ? NO_EXPERT : e));
+    return experts.slice(0, input.numChosen).map((e) => (random.below(3) === 0 ? NO_EXPERT : e));
   });
 }
 
@@ -85,6 +85,8 @@ export async function runRank(context: RankContext): Promise<ExchangeReport> {
   view(scales).set(own.scales);
   const { plan, parts } = finish(exchange.dispatch(choice, [codes, scales], arenas));
   const [gotCodes, gotScales] = parts as [Tensor<"u8">, Tensor<"f32">];
+  // A sender may use its memory again: what came lies elsewhere, also where one rank is all.
+  if (gotCodes.byteOffset === codes.byteOffset) problems.push("what came is what was sent");
   const [again] = finish(exchange.dispatchAgain(plan, [codes], arenas));
   if (!same(view(again as Tensor<"u8">), view(gotCodes))) problems.push("another payload");
 

@@ -16,7 +16,6 @@
 import { assert, defined } from "../../../base/errors.ts";
 import type { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { view } from "../../../tensor/view.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
 import type { Work } from "../../communicator/work.ts";
 import {
@@ -157,7 +156,8 @@ export class ExpertExchange {
     const route: Route = {
       rail,
       numArrived: rail === null ? choice.rows : sumOf(rail.receiveCounts),
-      hasHost: links.host.size > 1,
+      // A rank alone goes this way too: what comes is never what was sent.
+      hasHost: links.host.size > 1 || rail === null,
       hostOf: ([arrived]) => planHost(topology, links, counts, arrived as Tensor<"i32">),
       numReceived,
     };
@@ -189,7 +189,6 @@ export class ExpertExchange {
     { out, scratch }: ExchangeArenas,
   ): Work<{ readonly host: Hop | null; readonly received: readonly Tensor[] }> {
     const { rail, hasHost } = route;
-    if (rail === null && !hasHost) return { host: null, received: parts };
     // Before the mark: `out` may be scratch itself.
     const received = allocateLike(out, parts, route.numReceived);
     using _mark = scratch.mark();
@@ -213,9 +212,6 @@ export class ExpertExchange {
       assert(out.rows === plan.numTokens, `${out.rows} rows for ${plan.numTokens} tokens`);
     }
     const { host, rail } = plan;
-    if (host === null && rail === null) {
-      for (const { rows, out } of parts) view(out).set(view(rows));
-    }
     using _mark = scratch.mark();
     const sent = parts.map(({ rows }) => rows);
     const halfway = parts.map(({ rows, out }): SummedRows => {
