@@ -10,6 +10,7 @@ import type { CpuDeviceOptions } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { isOrderly } from "../../training/pipeline/leading.ts";
+import { tickingDevice } from "../../training/pipeline/ticking-device.ts";
 import type { TrainingLayout } from "../../training/pipeline/training-layout.ts";
 import {
   followRun,
@@ -56,7 +57,8 @@ export async function runOneRank(
     return { kind: "followed" };
   }
   await using wholeDevice = await openCpuDevice(devices.whole);
-  const samples = run.hasSamples ? { writeSamples: sampleWriter(wholeDevice) } : {};
+  const ticking = tickingDevice(wholeDevice, { tick: () => world.tick() });
+  const samples = run.hasSamples ? { writeSamples: sampleWriter(ticking) } : {};
   try {
     const summary = await leadRun({ ...run, ...samples, device, wholeDevice, world });
     return { kind: "done", summary };

@@ -27,6 +27,12 @@ export interface Operation {
   wait(): void;
 }
 
+/**
+ * What a rank that waits asks of the others: that their processes live, or also that their programs
+ * show signs of life.
+ */
+export type Judged = "processes" | "ranks";
+
 export const REDUCTIONS = ["sum", "max", "min"] as const;
 export type Reduction = (typeof REDUCTIONS)[number];
 
@@ -76,6 +82,11 @@ export interface Communicator {
    * null: this rank joins none.
    */
   split(colour: number | null, key: number, name: string): Communicator | null;
+  /**
+   * For a rank that waits by asking `isDone` again and again: throws if another one is lost, as
+   * `wait` does, which judges ranks.
+   */
+  watch(judged: Judged): void;
   /** Says that this rank works although it does not communicate; the watchdog listens. */
   tick(): void;
 }

@@ -22,6 +22,7 @@ import {
   type AllToAll,
   type Backend,
   type Communicator,
+  type Judged,
   MAX_CHANNELS,
   type Operation,
   type Reduction,
@@ -240,6 +241,10 @@ class MemberCommunicator implements Communicator {
       context,
       members: chosen.map(({ world }) => world),
     });
+  }
+
+  watch(judged: Judged): void {
+    this.#membership.engine.transport.watch(judged);
   }
 
   tick(): void {

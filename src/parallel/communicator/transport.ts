@@ -7,7 +7,7 @@
  * two ranks that wait for different things would wait for ever.
  */
 import type { CpuMemory } from "../../device/cpu/memory.ts";
-import type { Backend, Operation } from "./communicator.ts";
+import type { Backend, Judged, Operation } from "./communicator.ts";
 
 /** Tags are below this: 23 bits are what every MPI library takes; the last are kept for itself. */
 export const MAX_TAGS: number = 2 ** 23 - 512;
@@ -36,6 +36,8 @@ export interface Transport {
   poll(): void;
   /** Waits until something may have changed since the last poll, or a moment has passed. */
   rest(): void;
+  /** Fails if another rank is lost; the next poll throws then. For those who wait. */
+  watch(judged: Judged): void;
   /** A sign of life. */
   tick(): void;
   /** Ends the work of all ranks; the first reason is the one that all give. */
@@ -112,7 +114,9 @@ export class Engine {
       wait: () => {
         for (let polls = 1; !isDone(); polls++) {
           this.progress();
-          if (!isDone() && polls > SPINS) this.transport.rest();
+          if (isDone() || polls <= SPINS) continue;
+          this.transport.rest();
+          this.transport.watch("ranks");
         }
       },
     };

@@ -35,7 +35,7 @@ export interface NextStep {
 /** Until the leader says "end". */
 export async function follow(device: Device, world: Communicator): Promise<void> {
   const channel = new RankChannel(world, device.memory);
-  const first = await channel.nextOrder();
+  const first = await channel.nextOrder("processes");
   if (first.command === "end") return;
   assert(first.command === "begin", `${first.command} before the beginning`);
   const { settings, layout } = channel.receiveData(LEADER) as Beginning;
@@ -48,10 +48,10 @@ export async function follow(device: Device, world: Communicator): Promise<void>
     loader: receivedBatches(channel, rowTokens),
     suspect: () => null,
   });
-  channel.reportReady();
+  await channel.reportReady();
   channel.sendData(rank.held.pieces, LEADER);
   for (;;) {
-    const order = await channel.nextOrder();
+    const order = await channel.nextOrder("ranks");
     if (order.command === "end") return;
     obey(rank, channel, order);
   }

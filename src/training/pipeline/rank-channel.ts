@@ -2,13 +2,14 @@
  * @file What the leading rank says to the others between steps, and how they wait for it.
  *
  * A command is two numbers, what to do and an argument, and may be followed by text or a tensor. A
- * rank that waits for a command does so for as long as the leader pleases: while that validates,
- * samples or writes a checkpoint nobody is given up. It polls, at once after a command and every
- * millisecond later, and still learns within a moment if another rank has failed.
+ * rank that waits for a command polls, at once after the last one and every millisecond later. It
+ * does so for as long as the leader works: that shows with every launch and every tensor that it
+ * goes on, also while it validates, samples or writes a checkpoint. While data are prepared and
+ * models are begun nobody shows that; then only processes are watched.
  */
 import { assert } from "../../base/errors.ts";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
-import type { Communicator, Operation } from "../../parallel/communicator/communicator.ts";
+import type { Communicator, Judged, Operation } from "../../parallel/communicator/communicator.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -58,11 +59,11 @@ export class RankChannel {
     this.send(words, to);
   }
 
-  /** The leader's next order. */
-  async nextOrder(): Promise<Order> {
+  /** The leader's next order; `judged` is what has to show meanwhile that it lives. */
+  async nextOrder(judged: Judged): Promise<Order> {
     using _mark = this.#arena.mark();
     const words = this.#arena.allocate("i32", [1, 2]);
-    await atLeisure(this.#communicator.receive(words, LEADER));
+    await this.#atLeisure(this.#communicator.receive(words, LEADER), judged);
     const [number, argument] = view(words) as unknown as [number, number];
     const command = COMMANDS[number];
     assert(command !== undefined, `an order of number ${number}`);
@@ -70,15 +71,17 @@ export class RankChannel {
   }
 
   /** To the leader: this rank is there and waits for orders. */
-  reportReady(): void {
+  async reportReady(): Promise<void> {
     using _mark = this.#arena.mark();
-    this.send(this.#arena.allocate("u8", [1, 1]), LEADER);
+    const nothing = this.#arena.allocate("u8", [1, 1]);
+    await this.#atLeisure(this.#communicator.send(nothing, LEADER), "processes");
   }
 
   /** Until another rank has said so, however long it takes. */
   async untilReady(rank: number): Promise<void> {
     using _mark = this.#arena.mark();
-    await atLeisure(this.#communicator.receive(this.#arena.allocate("u8", [1, 1]), rank));
+    const nothing = this.#arena.allocate("u8", [1, 1]);
+    await this.#atLeisure(this.#communicator.receive(nothing, rank), "processes");
   }
 
   /** Waits until it has been received. */
@@ -124,15 +127,16 @@ export class RankChannel {
     this.#communicator.broadcast(tensor, LEADER).wait();
     return Int32Array.from(view(tensor));
   }
-}
 
-async function atLeisure(operation: Operation): Promise<void> {
-  const start = performance.now();
-  while (!operation.isDone()) {
-    const isBusy = performance.now() - start < BUSY_MS;
-    await new Promise<void>((resolve) => {
-      if (isBusy) setImmediate(resolve);
-      else setTimeout(resolve, REST_MS);
-    });
+  async #atLeisure(operation: Operation, judged: Judged): Promise<void> {
+    const start = performance.now();
+    while (!operation.isDone()) {
+      this.#communicator.watch(judged);
+      const isBusy = performance.now() - start < BUSY_MS;
+      await new Promise<void>((resolve) => {
+        if (isBusy) setImmediate(resolve);
+        else setTimeout(resolve, REST_MS);
+      });
+    }
   }
 }

@@ -19,7 +19,17 @@ export function tickingDevice(device: Device, { tick }: { tick: Communicator["ti
       device.launch(key, slots, numTasks);
     },
     together: (work) => device.together(work),
-    record: (work): LaunchList => device.record(work),
+    record: (work): LaunchList => {
+      const list = device.record(work);
+      return {
+        numLaunches: list.numLaunches,
+        replay: () => {
+          tick();
+          list.replay();
+        },
+        [Symbol.dispose]: () => list[Symbol.dispose](),
+      };
+    },
     synchronize: () => device.synchronize(),
     reports: () => device.reports(),
     [Symbol.asyncDispose]: () => Promise.resolve(),

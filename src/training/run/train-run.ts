@@ -13,6 +13,7 @@ import type { BatchLoader } from "../data/batches.ts";
 import { fitBatches } from "../pipeline/fit-batches.ts";
 import { follow } from "../pipeline/following.ts";
 import { LedTraining, leading } from "../pipeline/leading.ts";
+import { tickingDevice } from "../pipeline/ticking-device.ts";
 import { checkLayout, type TrainingLayout } from "../pipeline/training-layout.ts";
 import { makeLoader, type PreparedData, prepareData } from "../prepare.ts";
 import { budgetOf, resolveSettings, type TrainingSettings } from "../settings.ts";
@@ -102,11 +103,12 @@ export interface RankRun {
 /** Begin or resume a run over ranks; the others are in `followRun`. */
 export async function leadRun(options: LeadRunOptions): Promise<TrainRunSummary> {
   const { device, world, layout } = options;
+  const wholeDevice = tickingDevice(options.wholeDevice, { tick: () => world.tick() });
   return await leading(device, world, async (channel) => {
     checkLayout(options.settings, layout);
     const settings = fitBatches(options.settings, layout);
     return await runSession({ ...options, settings }, async (data, loader) =>
-      LedTraining.start({ ...options, channel, settings: data.settings, loader }),
+      LedTraining.start({ ...options, wholeDevice, channel, settings: data.settings, loader }),
     );
   });
 }

@@ -2,13 +2,15 @@
  * @file The thread that talks to MPI for its rank: starts what the rank asks for, polls, and keeps
  * the other ranks informed.
  *
- * Besides the rank's messages every pair of ranks exchanges beats: the sender's counter of life
- * and, once it has failed, the reason. A rank that has heard a reason passes none on: whoever
- * failed first has told all. `CLOSED` is the last beat of an orderly end; a rank that has sent and
- * heard it everywhere has no message left and finalizes.
+ * Besides the rank's messages every pair of ranks exchanges beats: they show that the process lives,
+ * and hold the sender's counter of life, for how long it was kept from running, and, once it has
+ * failed, the reason. A rank that has heard a reason passes none on: whoever failed first has told
+ * all. `CLOSED` is the last beat of an orderly end; a rank that has sent and heard it everywhere has
+ * no message left and finalizes.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../../base/errors.ts";
+import { HeldUp, thisThread } from "../held-up.ts";
 import { FAILURE_BYTES, Signs } from "../signs.ts";
 import { type Failure, MAX_TAGS } from "../transport.ts";
 import { type Completion, type MpiLibrary, openMpi, type Requests } from "./library.ts";
@@ -37,10 +39,14 @@ const FAREWELL_MS = 800;
 const IDLE_POLLS = 200;
 const NAP_MS = 0.05;
 const IDLE_MS = 20;
+/** From so long a standstill of the rank on it is asked what holds it up. */
+const STILL_MS = 1000;
 
 const CLOSED = -1;
 const FAILED = -2;
-const BEAT_BYTES = 4 + FAILURE_BYTES;
+/** Life, milliseconds held up, the reason. */
+const REASON_OFFSET = 8;
+const BEAT_BYTES = REASON_OFFSET + FAILURE_BYTES;
 
 type Owner =
   | { readonly kind: "send"; readonly command: Command }
@@ -69,6 +75,11 @@ class CommunicationLoop {
   #closes = false;
   #failedAt: number | null = null;
   #lastBeat = Number.NEGATIVE_INFINITY;
+  readonly #heldUp = new HeldUp(thisThread());
+  #heldUpMs = 0;
+  /** The rank's counter of life at the last beat, and since when it has been the same. */
+  #life = 0;
+  #lifeSince = 0;
 
   constructor(mpi: MpiLibrary, signs: Signs, { memory, mailbox }: CommunicationJoin) {
     this.#mpi = mpi;
@@ -166,7 +177,8 @@ class CommunicationLoop {
     if (this.#failedAt !== null && now - this.#failedAt > FAREWELL_MS) this.#mpi.abort();
     if (now - this.#lastBeat < BEAT_MS && !this.#closes) return;
     this.#lastBeat = now;
-    const life = failure !== null ? FAILED : this.#closes ? CLOSED : this.#signs.life(RANK_SIDE);
+    this.#lookAtRank(now);
+    const life = failure !== null ? FAILED : this.#closes ? CLOSED : this.#life;
     const text = failure === null ? "" : `${failure.code} ${failure.message}`;
     for (const peer of this.#peers) {
       if (this.#beating.has(peer) || this.#toldClosed.has(peer)) continue;
@@ -175,16 +187,25 @@ class CommunicationLoop {
     }
   }
 
+  #lookAtRank(now: number): void {
+    const life = this.#signs.life(RANK_SIDE);
+    if (life !== this.#life) this.#lifeSince = now;
+    this.#life = life;
+    if (now - this.#lifeSince > STILL_MS) this.#heldUpMs = this.#heldUp.totalMs(now);
+  }
+
   #sendBeat(peer: number, life: number, text: string): void {
     const place = (this.#mpi.size + peer) * BEAT_BYTES;
     const bytes = new TextEncoder().encode(text).subarray(0, FAILURE_BYTES);
-    new DataView(this.#beats.buffer).setInt32(place, life);
-    this.#beats.set(bytes, place + 4);
+    const words = new DataView(this.#beats.buffer);
+    words.setInt32(place, life);
+    words.setInt32(place + 4, this.#heldUpMs);
+    this.#beats.set(bytes, place + REASON_OFFSET);
     this.#beating.add(peer);
     const slot = this.#owners.push({ kind: "beatSent", peer }) - 1;
     const address = this.#beatBase + place;
     const byteLength = BEAT_BYTES;
-    this.#beats.fill(0, place + 4 + bytes.length, place + byteLength);
+    this.#beats.fill(0, place + REASON_OFFSET + bytes.length, place + byteLength);
     this.#mpi.isend(this.#requests, slot, { address, byteLength, peer, tag: BEAT_TAG });
   }
 
@@ -197,19 +218,20 @@ class CommunicationLoop {
 
   #heardBeat(peer: number): void {
     const place = peer * BEAT_BYTES;
-    const life = new DataView(this.#beats.buffer).getInt32(place);
+    const words = new DataView(this.#beats.buffer);
+    const life = words.getInt32(place);
     if (life === CLOSED) {
       this.#heardClosed.add(peer);
       return;
     }
     if (life === FAILED) {
-      const bytes = this.#beats.slice(place + 4, place + BEAT_BYTES);
+      const bytes = this.#beats.slice(place + REASON_OFFSET, place + BEAT_BYTES);
       const end = bytes.indexOf(0);
       const text = new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
       const space = text.indexOf(" ");
       const code = text.slice(0, space) as Failure["code"];
       this.#signs.fail({ code, message: text.slice(space + 1) });
-    } else this.#mailbox.setLife(peer, life);
+    } else this.#mailbox.heard(peer, { life, heldUpMs: words.getInt32(place + 4) });
     this.#hearBeat(peer);
   }
 }

@@ -3,7 +3,7 @@
  *
  *   commands   a ring of words: what to do, with whom, which bytes, under which ticket
  *   finished   a ring of tickets
- *   lives      what is known of the counters of all ranks
+ *   vitals     what is known of all ranks: beats heard, signs of life, milliseconds held up
  *
  * One thread writes a ring, the other reads it. There are no more tickets than places in a ring, so
  * neither ring can overflow.
@@ -28,7 +28,8 @@ const NUM_COMMANDS = 0;
 const NUM_FINISHED = 1;
 const HEADER_WORDS = 16;
 const FINISHED_OFFSET = HEADER_WORDS + PLACES * COMMAND_WORDS;
-const LIVES_OFFSET = FINISHED_OFFSET + PLACES;
+const VITALS_OFFSET = FINISHED_OFFSET + PLACES;
+const VITALS_WORDS = 3;
 
 export class Mailbox {
   readonly buffer: SharedArrayBuffer;
@@ -37,7 +38,7 @@ export class Mailbox {
   #numRead = 0;
 
   constructor(numRanks: number, buffer?: SharedArrayBuffer) {
-    this.buffer = buffer ?? new SharedArrayBuffer((LIVES_OFFSET + numRanks) * 4);
+    this.buffer = buffer ?? new SharedArrayBuffer((VITALS_OFFSET + VITALS_WORDS * numRanks) * 4);
     this.#words = new Int32Array(this.buffer);
     this.#unsigned = new Uint32Array(this.buffer);
   }
@@ -85,11 +86,27 @@ export class Mailbox {
     return ticket;
   }
 
-  life(rank: number): number {
-    return Atomics.load(this.#words, LIVES_OFFSET + rank);
+  beats(rank: number): number {
+    return this.#vital(rank, 0);
   }
 
-  setLife(rank: number, counter: number): void {
-    Atomics.store(this.#words, LIVES_OFFSET + rank, counter);
+  life(rank: number): number {
+    return this.#vital(rank, 1);
+  }
+
+  heldUpMs(rank: number): number {
+    return this.#vital(rank, 2);
+  }
+
+  /** Communication thread's side: a beat was heard, and this was in it. */
+  heard(rank: number, beat: { readonly life: number; readonly heldUpMs: number }): void {
+    const word = VITALS_OFFSET + VITALS_WORDS * rank;
+    Atomics.store(this.#words, word + 1, beat.life);
+    Atomics.store(this.#words, word + 2, beat.heldUpMs);
+    Atomics.add(this.#words, word, 1);
+  }
+
+  #vital(rank: number, word: number): number {
+    return Atomics.load(this.#words, VITALS_OFFSET + VITALS_WORDS * rank + word);
   }
 }

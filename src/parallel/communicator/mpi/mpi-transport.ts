@@ -6,9 +6,10 @@
  */
 import { assert, OperationalError } from "../../../base/errors.ts";
 import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import type { Judged } from "../communicator.ts";
 import type { Signs } from "../signs.ts";
 import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
-import { Watchdog } from "../watchdog.ts";
+import { type Vitals, Watchdog } from "../watchdog.ts";
 import { type CommandKind, type Mailbox, TICKETS } from "./mailbox.ts";
 
 /** Which of the two members of `Signs` is who. */
@@ -46,6 +47,7 @@ export class MpiTransport implements Transport {
   readonly #mailbox: Mailbox;
   readonly #signs: Signs;
   readonly #watchdog: Watchdog;
+  readonly #vitals: Vitals;
   readonly #freeTickets: number[] = Array.from({ length: TICKETS }, (_, ticket) => ticket);
   readonly #underWay = new Map<number, Pending>();
   /** What waits for a free ticket, in order. */
@@ -59,6 +61,12 @@ export class MpiTransport implements Transport {
     this.#mailbox = mailbox;
     this.#signs = signs;
     this.#watchdog = new Watchdog(size, watchdogMs);
+    // This rank's own numbers: that it asks shows that it lives.
+    this.#vitals = {
+      beats: (of) => (of === rank ? performance.now() : mailbox.beats(of)),
+      signs: (of) => (of === rank ? signs.life(RANK_SIDE) : mailbox.life(of)),
+      heldUpMs: (of) => (of === rank ? 0 : mailbox.heldUpMs(of)),
+    };
   }
 
   send(envelope: Envelope): Ticket {
@@ -88,11 +96,11 @@ export class MpiTransport implements Transport {
 
   rest(): void {
     this.#signs.awaitBell(RANK_SIDE, this.#bell, REST_MS);
-    const lifeOf = (rank: number): number =>
-      rank === this.rank ? this.#signs.life(RANK_SIDE) : this.#mailbox.life(rank);
-    const lost = this.#watchdog.look(lifeOf, performance.now());
-    if (lost === null) return;
-    this.fail({ code: "parallel.rankLost", message: this.#watchdog.describe(lost) });
+  }
+
+  watch(judged: Judged): void {
+    const problem = this.#watchdog.look(this.#vitals, judged, performance.now());
+    if (problem !== null) this.fail({ code: "parallel.rankLost", message: problem });
   }
 
   tick(): void {

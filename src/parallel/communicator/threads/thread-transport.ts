@@ -7,9 +7,11 @@
  */
 import { OperationalError } from "../../../base/errors.ts";
 import type { CpuMemory } from "../../../device/cpu/memory.ts";
+import type { Judged } from "../communicator.ts";
+import { HeldUp, thisThread } from "../held-up.ts";
 import type { Signs } from "../signs.ts";
 import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
-import { Watchdog } from "../watchdog.ts";
+import { type Vitals, Watchdog } from "../watchdog.ts";
 import {
   type Description,
   RING_SLOTS,
@@ -69,6 +71,7 @@ export class ThreadTransport implements Transport {
   readonly #memories: readonly WebAssembly.Memory[];
   readonly #peers: readonly Peer[];
   readonly #watchdog: Watchdog;
+  readonly #vitals: Vitals;
   #bell = 0;
 
   constructor({ signs, rings, rank, memory, memories, watchdogMs }: ThreadTransportOptions) {
@@ -79,6 +82,13 @@ export class ThreadTransport implements Transport {
     this.#rings = rings;
     this.#memories = memories;
     this.#watchdog = new Watchdog(memories.length, watchdogMs);
+    const heldUp = new HeldUp(thisThread());
+    this.#vitals = {
+      // One process has all of them: that this is asked shows that it lives.
+      beats: () => performance.now(),
+      signs: (of) => signs.life(of),
+      heldUpMs: () => heldUp.totalMs(performance.now()),
+    };
     this.#peers = memories.map(() => ({
       queued: [],
       inSlot: new Map(),
@@ -119,9 +129,11 @@ export class ThreadTransport implements Transport {
 
   rest(): void {
     this.#signs.awaitBell(this.rank, this.#bell, REST_MS);
-    const lost = this.#watchdog.look((rank) => this.#signs.life(rank), performance.now());
-    if (lost === null) return;
-    this.fail({ code: "parallel.rankLost", message: this.#watchdog.describe(lost) });
+  }
+
+  watch(judged: Judged): void {
+    const problem = this.#watchdog.look(this.#vitals, judged, performance.now());
+    if (problem !== null) this.fail({ code: "parallel.rankLost", message: problem });
   }
 
   tick(): void {
