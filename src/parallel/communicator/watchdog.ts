@@ -79,8 +79,8 @@ export class Watchdog {
 
   #ofProcess(rank: number): string {
     return (
-      `nothing was heard of rank ${rank} for ${this.#limitMs / 1000} s; its process was killed or ` +
-      "stopped, or the network between is down"
+      `nothing was heard of rank ${rank} for ${this.#limitMs / 1000} s; its process was killed ` +
+      "or stopped, or the network between is down"
     );
   }
 

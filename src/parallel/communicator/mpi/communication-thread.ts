@@ -2,11 +2,11 @@
  * @file The thread that talks to MPI for its rank: starts what the rank asks for, polls, and keeps
  * the other ranks informed.
  *
- * Besides the rank's messages every pair of ranks exchanges beats: they show that the process lives,
- * and hold the sender's counter of life, for how long it was kept from running, and, once it has
- * failed, the reason. A rank that has heard a reason passes none on: whoever failed first has told
- * all. `CLOSED` is the last beat of an orderly end; a rank that has sent and heard it everywhere has
- * no message left and finalizes.
+ * Besides the rank's messages every pair of ranks exchanges beats: they show that the process
+ * lives, and hold the sender's counter of life, for how long it was kept from running, and, once it
+ * has failed, the reason. A rank that has heard a reason passes none on: whoever failed first has
+ * told all. `CLOSED` is the last beat of an orderly end; a rank that has sent and heard it
+ * everywhere has no message left and finalizes.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../../base/errors.ts";
