@@ -65,5 +65,35 @@ for (const [name, options] of Object.entries(MODELS)) {
       }
       at += count;
     }
+    checkDrafts(decoder, texts);
   });
+}
+
+/** The MTP module over the same rows, run once, recorded and replayed, gives the same logits. */
+function checkDrafts(decoder: Decoder, texts: readonly Int32Array[]): void {
+  for (const count of [1, 3]) {
+    const caches = texts.map(() => decoder.openCache());
+    const { hidden } = decoder.forwardKeeping(
+      texts.map((tokens, index) => {
+        const cache = caches[index]!;
+        return { cache, tokens: tokens.subarray(0, count), logits: "none" as const };
+      }),
+    );
+    const feeds = texts.map((tokens, index) => ({
+      ...{ cache: caches[index]!, firstRow: index * count, position: 0, logits: index === 1 },
+      nextTokens: tokens.subarray(1, 1 + count),
+    }));
+    const first = decoder.draft(hidden, feeds);
+    const kept = Float32Array.from(view(first.hidden));
+    assert.deepEqual(
+      first.logits.map(({ length }) => length),
+      [0, 300],
+    );
+    for (const way of ["recorded", "replayed"]) {
+      const again = decoder.draft(hidden, feeds);
+      assert.deepEqual(again.logits, first.logits, `${count} tokens, ${way}`);
+      assert.deepEqual(Float32Array.from(view(again.hidden)), kept, `${count} tokens, ${way}`);
+    }
+    for (const cache of caches) cache.truncate(0);
+  }
 }

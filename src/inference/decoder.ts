@@ -17,7 +17,6 @@ import { gatherRows } from "../kernels/gather/contract.ts";
 import { LATENT_BLOCK_TOKENS } from "../kernels/latent-attention/contract.ts";
 import type { Block } from "../model/block.ts";
 import type { Model } from "../model/model.ts";
-import type { RmsNorm } from "../model/norm.ts";
 import type { Pass } from "../model/pass.ts";
 import { WeightGradQueue } from "../model/weight-grad-queue.ts";
 import { Arena, type ArenaMark } from "../tensor/arena.ts";
@@ -25,14 +24,28 @@ import type { FloatType } from "../tensor/dtype.ts";
 import { sliceRows, type Tensor } from "../tensor/tensor.ts";
 import { fillFrom, view } from "../tensor/view.ts";
 import { absorbedAttention } from "./absorbed-attention.ts";
+import {
+  type DraftCall,
+  type DraftFeed,
+  type DraftPlaces,
+  type DraftResult,
+  fillDraft,
+  lastLogits,
+  openDraft,
+  rowsBefore,
+} from "./draft-pass.ts";
 import { ExpertLoad } from "./expert-load.ts";
 import { blocksFor, LatentBlocks } from "./latent-blocks.ts";
 import { LatentCache } from "./latent-cache.ts";
 import {
   allocateInputs,
+  copyOfLogits,
+  countRows,
+  countTiles,
   fillInputs,
   type InputShape,
   type LatentPass,
+  type PassCall,
   type PassInputs,
   type SequenceTokens,
 } from "./latent-pass.ts";
@@ -57,45 +70,16 @@ export interface PassResult {
   readonly hidden: Tensor<FloatType>;
 }
 
-/** Tokens of the pass before for the MTP module to read, in rising positions. */
-export interface DraftFeed {
-  readonly cache: LatentCache;
-  /** Row of the first of them in `PassResult.hidden`. */
-  readonly firstRow: number;
-  /** Position of that row. */
-  readonly position: number;
-  /** The token that follows each row. */
-  readonly nextTokens: Int32Array;
-  /** Whether the last row's logits are wanted. */
-  readonly logits: boolean;
-}
-
-export interface DraftResult {
-  /** The wanted logits of each feed. */
-  readonly logits: readonly Float32Array[];
-  /**
-   * The module's output for each feed's last row, to draft behind it: the module then reads its own
-   * guess at a position that is reserved, until a pass over the real token. Good until the next
-   * pass.
-   */
-  readonly hidden: Tensor<FloatType>;
-}
-
 /** Rows of logits that exist on the device at once. */
 const LOGIT_ROWS = 64;
 /** Passes over more tokens are not recorded: they take long enough without. */
-const RECORDED_TOKENS = 32;
-
-interface PassCall {
-  readonly sequences: readonly SequenceTokens[];
-  readonly tokens: Int32Array;
-  /** Rows of logits of each sequence, from its end. */
-  readonly wanted: readonly number[];
-}
+const RECORDED_TOKENS = 64;
 
 interface PassPlaces {
   readonly inputs: PassInputs;
-  readonly logits: readonly Tensor<FloatType>[];
+  /** The rows of `wanted`, one after another. */
+  readonly wantedRows: Tensor<"i32">;
+  readonly logits: Tensor<FloatType>;
   readonly hidden: Tensor<FloatType>;
   readonly offsets: Tensor<"i32">;
 }
@@ -103,6 +87,14 @@ interface PassPlaces {
 /** Positions that a pass needs tables for. */
 function endOf(sequences: readonly SequenceTokens[]): number {
   return Math.max(...sequences.map(({ position, count }) => position + count));
+}
+
+/** Of each sequence, so many rows from its end. */
+function wantedRowsOf({ sequences, wanted }: PassCall): number[] {
+  return sequences.flatMap(({ firstToken, count }, index) => {
+    const rows = wanted[index]!;
+    return Array.from({ length: rows }, (_, row) => firstToken + count - rows + row);
+  });
 }
 
 export class Decoder {
@@ -113,6 +105,8 @@ export class Decoder {
   readonly #kept: Arena;
   #keptMark: ArenaMark | null = null;
   readonly #recorded: RecordedPasses<PassPlaces>;
+  /** Apart from the others, whose hidden states stay as they are while the module drafts. */
+  readonly #recordedDrafts: RecordedPasses<DraftPlaces>;
   /** Layers want one; nothing is put into it. */
   readonly #weightGrads: WeightGradQueue;
 
@@ -128,6 +122,7 @@ export class Decoder {
     this.#device = device;
     this.#kept = new Arena(device.memory, "final hidden states");
     this.#recorded = new RecordedPasses(device);
+    this.#recordedDrafts = new RecordedPasses(device);
     this.#weightGrads = new WeightGradQueue(device, new Arena(device.memory, "no gradients"));
   }
 
@@ -151,11 +146,12 @@ export class Decoder {
     );
     const tokens = Int32Array.from(feeds.flatMap((feed) => [...feed.tokens]));
     const shape = this.#shapeOf(sequences);
-    const key = this.#keyOf(sequences, shape, wanted);
+    const call = { sequences, tokens, wanted };
+    const key = this.#keyOf(shape, call);
     const result =
       key !== null && this.#recorded.hasSeen(key)
-        ? this.#forwardRecorded(key, shape, { sequences, tokens, wanted })
-        : this.#forwardOnce(shape, { sequences, tokens, wanted });
+        ? this.#forwardRecorded(key, shape, call)
+        : this.#forwardOnce(shape, call);
     for (const { cache, count } of sequences) cache.advance(count);
     return result;
   }
@@ -166,43 +162,48 @@ export class Decoder {
     using _scratch = scratch.mark();
     const inputs = allocateInputs(saved, shape);
     const offsets = this.expertLoad.allocate(saved);
+    const rows = wantedRowsOf(call);
+    const wantedRows = saved.allocate("i32", [1, rows.length]);
     fillInputs(inputs, shape, call);
+    fillFrom(wantedRows, rows);
     const nextOffsets = this.expertLoad.rowsOf(offsets);
     const pass = { ...this.#openPass({ saved, scratch }, inputs, call.sequences), nextOffsets };
     const x = this.#runLayers(pass, inputs);
     this.expertLoad.count(offsets, call.tokens.length);
-    const logits = this.#wantedRows(x, call).map((rows) =>
-      this.#computeLogits(pass, this.model.layers.norm, rows),
-    );
-    return { logits, hidden: this.#keepHidden(pass, x) };
+    const logits = this.#computeLogits(pass, this.#gather(pass, x, wantedRows));
+    return { logits: this.#split(logits, call), hidden: this.#keepHidden(pass, x) };
   }
 
   /** The same launches, recorded or replayed. */
   #forwardRecorded(key: string, shape: InputShape, call: PassCall): PassResult {
     const { vocabSize, hiddenDim } = this.model.config;
     const { floatType, layers } = this.model;
+    const rows = wantedRowsOf(call);
     const { logits, hidden, offsets } = this.#recorded.run(key, {
       open: ({ saved }) => ({
         inputs: allocateInputs(saved, shape),
         offsets: this.expertLoad.allocate(saved),
+        wantedRows: saved.allocate("i32", [1, rows.length]),
         hidden: saved.allocate(floatType, [call.tokens.length, hiddenDim]),
-        logits: call.wanted.map((rows) => saved.allocate(floatType, [rows, vocabSize])),
+        logits: saved.allocate(floatType, [rows.length, vocabSize]),
       }),
-      fill: ({ inputs }) => fillInputs(inputs, shape, call),
+      fill: ({ inputs, wantedRows }) => {
+        fillInputs(inputs, shape, call);
+        fillFrom(wantedRows, rows);
+      },
       launch: (places, arenas) => {
         const nextOffsets = this.expertLoad.rowsOf(places.offsets);
         const pass = { ...this.#openPass(arenas, places.inputs, call.sequences), nextOffsets };
         const x = this.#runLayers(pass, places.inputs);
-        this.#wantedRows(x, call).forEach((rows, index) => {
-          if (rows.rows === 0) return;
-          const normed = layers.norm.compute(pass, arenas.scratch, rows);
-          layers.head.forward(pass, normed, places.logits[index]!);
-        });
+        if (rows.length > 0) {
+          const last = this.#gather(pass, x, places.wantedRows);
+          layers.head.forward(pass, layers.norm.compute(pass, arenas.scratch, last), places.logits);
+        }
         layers.norm.forward(pass, x, places.hidden);
       },
     });
     this.expertLoad.count(offsets, call.tokens.length);
-    return { logits: logits.map((tensor) => Float32Array.from(view(tensor))), hidden };
+    return { logits: this.#split(copyOfLogits(logits), call), hidden };
   }
 
   #shapeOf(sequences: readonly SequenceTokens[]): InputShape {
@@ -218,24 +219,32 @@ export class Decoder {
   }
 
   /** What the launches of a pass depend on; null if it is not to be recorded. */
-  #keyOf(
-    sequences: readonly SequenceTokens[],
-    { counts, tableColumns }: InputShape,
-    wanted: readonly number[],
-  ): string | null {
-    const numTokens = counts.reduce((sum, count) => sum + count, 0);
+  #keyOf(shape: InputShape, { sequences, tokens, wanted }: PassCall): string | null {
     // Under such a recipe, what is quantised depends on values that the launching thread reads.
     const looksAtValues = this.model.recipe.outlierFactor !== 0;
-    if (numTokens > RECORDED_TOKENS || looksAtValues) return null;
+    if (tokens.length > RECORDED_TOKENS || looksAtValues) return null;
     const { cosTable } = this.model.ropeTables.atLeast(endOf(sequences));
-    return [counts, wanted, tableColumns, cosTable.byteOffset].join(":");
+    // How the tokens are spread over the sequences is in the inputs.
+    const sizes = [tokens.length, sequences.length, countRows(wanted), countTiles(shape)];
+    return [...sizes, shape.tableColumns, cosTable.byteOffset].join(":");
   }
 
-  #wantedRows(x: Tensor<FloatType>, { sequences, wanted }: PassCall): Tensor<FloatType>[] {
-    return sequences.map(({ firstToken, count }, index) => {
-      const end = firstToken + count;
-      return sliceRows(x, end - wanted[index]!, end);
+  /** The wanted logits of each sequence, which stand one after another. */
+  #split(logits: Float32Array, { wanted }: PassCall): Float32Array[] {
+    const { vocabSize } = this.model.config;
+    let start = 0;
+    return wanted.map((rows) => {
+      const first = start;
+      start += rows * vocabSize;
+      return logits.subarray(first, start);
     });
+  }
+
+  /** Rows of `x`, in scratch. */
+  #gather(pass: Pass, x: Tensor<FloatType>, index: Tensor<"i32">): Tensor<FloatType> {
+    const out = pass.scratch.allocate(pass.floatType, [index.columns, x.columns]);
+    if (out.rows > 0) gatherRows(pass.device, { src: x, index, out });
+    return out;
   }
 
   #runLayers(pass: Pass, inputs: PassInputs): Tensor<FloatType> {
@@ -253,42 +262,61 @@ export class Decoder {
    * on, or from where it left a cached prefix.
    */
   draft(hidden: Tensor<FloatType>, feeds: readonly DraftFeed[]): DraftResult {
-    const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
-    let numTokens = 0;
+    let firstToken = 0;
     const sequences = feeds.map(({ cache, position, nextTokens }): SequenceTokens => {
-      const firstToken = numTokens;
-      numTokens += nextTokens.length;
+      const count = nextTokens.length;
       const room = cache.blocks.length * LATENT_BLOCK_TOKENS;
-      assert(position + nextTokens.length <= room, "positions of the module are reserved");
-      return { cache, firstToken, count: nextTokens.length, position };
+      assert(position + count <= room, "positions of the module are reserved");
+      const sequence = { cache, firstToken, count, position };
+      firstToken += count;
+      return sequence;
     });
+    const tokens = Int32Array.from(feeds.flatMap((feed) => [...feed.nextTokens]));
+    const wanted = feeds.map(({ logits }) => (logits ? 1 : 0));
+    const call = { sequences, tokens, wanted, before: rowsBefore(hidden, feeds) };
+    const shape = this.#shapeOf(sequences);
+    const key = this.#keyOf(shape, call);
+    return key !== null && this.#recordedDrafts.hasSeen(key)
+      ? this.#draftRecorded(key, shape, call)
+      : this.#draftOnce(shape, call);
+  }
+
+  #draftOnce(shape: InputShape, call: DraftCall): DraftResult {
     const { saved, scratch } = this.model.arenas;
     using _saved = saved.mark();
     using _scratch = scratch.mark();
-    const shape = this.#shapeOf(sequences);
-    const inputs = allocateInputs(saved, shape);
-    const nextTokens = Int32Array.from(feeds.flatMap((feed) => [...feed.nextTokens]));
-    fillInputs(inputs, shape, { sequences, tokens: nextTokens });
-    const pass = this.#openPass({ saved, scratch }, inputs, sequences);
-    const rows = feeds.flatMap(({ firstRow, nextTokens }) =>
-      Array.from(nextTokens, (_, index) => firstRow + index),
-    );
-    const index = saved.allocate("i32", [1, numTokens]);
-    fillFrom(index, rows);
-    const before = saved.allocate(pass.floatType, [numTokens, hidden.columns]);
-    gatherRows(this.#device, { src: hidden, index, out: before });
+    const places = openDraft(saved, shape, { model: this.model, call });
+    fillDraft(places, shape, call);
+    this.#runDraft(places, { saved, scratch }, call.sequences);
+    const { hidden } = places;
+    const kept = this.#kept.allocate(hidden.dtype, [hidden.rows, hidden.columns]);
+    view(kept).set(view(hidden));
+    return { logits: lastLogits(places.logits, call), hidden: kept };
+  }
+
+  /** The same launches, recorded or replayed. */
+  #draftRecorded(key: string, shape: InputShape, call: DraftCall): DraftResult {
+    const { logits, hidden } = this.#recordedDrafts.run(key, {
+      open: ({ saved }) => openDraft(saved, shape, { model: this.model, call }),
+      fill: (places) => fillDraft(places, shape, call),
+      launch: (places, arenas) => this.#runDraft(places, arenas, call.sequences),
+    });
+    return { logits: lastLogits(logits, call), hidden };
+  }
+
+  #runDraft(
+    { inputs, before, lastRows, hidden, logits }: DraftPlaces,
+    arenas: PassArenas,
+    sequences: readonly SequenceTokens[],
+  ): void {
+    const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
+    const pass = this.#openPass(arenas, inputs, sequences);
     const x = module.join(pass, { hidden: before, tokens: inputs.tokens });
     this.#runBlock(pass, inputs, module.block, x);
-    const lasts = sequences.map(({ firstToken, count }) => firstToken + count - 1);
-    const logits = lasts.map((last, index) => {
-      const wanted = sliceRows(x, feeds[index]!.logits ? last : last + 1, last + 1);
-      return this.#computeLogits(pass, module.outputNorm, wanted);
-    });
-    const lastRows = saved.allocate("i32", [1, lasts.length]);
-    fillFrom(lastRows, lasts);
-    const kept = this.#kept.allocate(pass.floatType, [lasts.length, x.columns]);
-    gatherRows(this.#device, { src: x, index: lastRows, out: kept });
-    return { logits, hidden: kept };
+    gatherRows(this.#device, { src: x, index: lastRows, out: hidden });
+    if (logits.rows === 0) return;
+    const normed = module.outputNorm.compute(pass, arenas.scratch, hidden);
+    this.model.layers.head.forward(pass, normed, logits);
   }
 
   /** The rows of each feed in the pass, after checking that all of it can be done. */
@@ -367,8 +395,8 @@ export class Decoder {
     return hidden;
   }
 
-  #computeLogits(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Float32Array {
-    const { head } = this.model.layers;
+  #computeLogits(pass: Pass, x: Tensor<FloatType>): Float32Array {
+    const { head, norm } = this.model.layers;
     const { vocabSize } = this.model.config;
     const logits = new Float32Array(x.rows * vocabSize);
     for (let start = 0; start < x.rows; start += LOGIT_ROWS) {

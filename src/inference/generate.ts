@@ -12,7 +12,7 @@ import { isIntegerIn } from "../base/integers.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { describeToken } from "./engine/log-probabilities.ts";
 import { type Healing, HealingState } from "./healing.ts";
-import { type SampledToken, Sampler, type SamplingOptions } from "./sampler.ts";
+import { Sampler, type SamplingOptions } from "./sampler.ts";
 import { nextTurn, type Session } from "./session.ts";
 import { TextBuilder } from "./text-builder.ts";
 
@@ -85,13 +85,13 @@ export async function generate(
   for (;;) {
     if (logits === null || isAborted()) return end("aborted");
     const own = logits.subarray(0, tokenizer.vocabSize);
-    const { token, logProbability } = chooseToken(sampler, own, healing);
+    const token = chooseToken(sampler, own, healing);
     if (endTokens.has(token)) return end("end");
     const repeated = healing?.accept(token) ?? 0;
     if (repeated > 0 && repeated === tokenizer.countBytes(token)) numRepeating++;
     else {
       tokens.push(token);
-      logProbabilities.push(logProbability);
+      logProbabilities.push(describeToken(own, token, 0).logProbability);
       text.push(token, repeated);
     }
     if (text.stop !== null) return end("stop");
@@ -103,17 +103,11 @@ export async function generate(
   }
 }
 
-/** The next token, and its probability under the model alone. */
-function chooseToken(
-  sampler: Sampler,
-  logits: Float32Array,
-  healing: HealingState | null,
-): SampledToken {
+function chooseToken(sampler: Sampler, logits: Float32Array, healing: HealingState | null): number {
   if (healing === null || healing.isDone) return sampler.sample(logits);
   const masked = logits.slice();
   healing.maskOut(masked);
-  const { token } = sampler.sample(masked);
-  return { token, logProbability: describeToken(logits, token, 0).logProbability };
+  return sampler.sample(masked);
 }
 
 function checkRoom(session: LogitSource, prompt: Int32Array, { maxTokens }: GenerateOptions): void {

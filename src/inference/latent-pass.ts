@@ -5,13 +5,14 @@
  * Allocated by shape and filled for each pass, so that a recorded pass finds new tokens where the
  * ones before stood.
  */
-import { ceilDiv, floorDiv } from "../base/integers.ts";
+import { divExact, floorDiv } from "../base/integers.ts";
 import {
   LATENT_BLOCK_TOKENS,
   planLatentTiles,
   TILE_COLUMNS,
 } from "../kernels/latent-attention/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
+import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { fillFrom, view } from "../tensor/view.ts";
 import type { LatentCache } from "./latent-cache.ts";
@@ -22,6 +23,13 @@ export interface SequenceTokens {
   readonly firstToken: number;
   readonly count: number;
   readonly position: number;
+}
+
+export interface PassCall {
+  readonly sequences: readonly SequenceTokens[];
+  readonly tokens: Int32Array;
+  /** Rows of logits of each sequence, from its end. */
+  readonly wanted: readonly number[];
 }
 
 export interface LatentPass {
@@ -54,20 +62,13 @@ export function allocateInputs(arena: Arena, shape: InputShape): PassInputs {
   const { counts, tableColumns, numHeads } = shape;
   const numTokens = counts.reduce((sum, count) => sum + count, 0);
   const row = (columns: number): Tensor<"i32"> => arena.allocate("i32", [1, columns]);
-  const numTiles = ceilDiv(
-    tilesOf(
-      counts.map(() => 0),
-      shape,
-    ).length,
-    TILE_COLUMNS.length,
-  );
   return {
     tokens: row(numTokens),
     ofTokens: row(numTokens),
     ofHeads: row(numTokens * numHeads),
     places: row(numTokens),
     tables: arena.allocate("i32", [counts.length, tableColumns]),
-    tiles: arena.allocate("i32", [numTiles, TILE_COLUMNS.length]),
+    tiles: arena.allocate("i32", [countTiles(shape), TILE_COLUMNS.length]),
   };
 }
 
@@ -75,7 +76,7 @@ export function allocateInputs(arena: Arena, shape: InputShape): PassInputs {
 export function fillInputs(
   inputs: PassInputs,
   shape: InputShape,
-  pass: { readonly sequences: readonly SequenceTokens[]; readonly tokens: Int32Array },
+  pass: Pick<PassCall, "sequences" | "tokens">,
 ): void {
   const { sequences, tokens } = pass;
   const { numHeads } = shape;
@@ -107,6 +108,12 @@ export function fillInputs(
   );
 }
 
+/** What attention over sequences of a shape is divided into. */
+export function countTiles(shape: InputShape): number {
+  const positions = shape.counts.map(() => 0);
+  return divExact(tilesOf(positions, shape).length, TILE_COLUMNS.length);
+}
+
 /** How many and how long they are depends on the shape alone. */
 function tilesOf(positions: readonly number[], shape: InputShape): number[] {
   let firstToken = 0;
@@ -116,4 +123,12 @@ function tilesOf(positions: readonly number[], shape: InputShape): number[] {
     return sequence;
   });
   return planLatentTiles(sequences, shape);
+}
+
+export function countRows(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
+}
+
+export function copyOfLogits(logits: Tensor<FloatType>): Float32Array {
+  return new Float32Array(view(logits));
 }

@@ -10,7 +10,8 @@ export function* likeliestFirst(
   weights: Float64Array,
   count: number,
 ): Generator<number, void, undefined> {
-  const heap = Int32Array.from(weights.keys());
+  const heap = new Int32Array(weights.length);
+  for (let index = 0; index < heap.length; index++) heap[index] = index;
   for (let at = Math.floor(heap.length / 2) - 1; at >= 0; at--)
     sink(heap, heap.length, at, weights);
   for (let last = heap.length - 1; last >= Math.max(0, heap.length - count); last--) {
@@ -21,7 +22,8 @@ export function* likeliestFirst(
 }
 
 function isBefore(weights: Float64Array, left: number, right: number): boolean {
-  const [a, b] = [weights[left]!, weights[right]!];
+  const a = weights[left]!;
+  const b = weights[right]!;
   return a > b || (a === b && left < right);
 }
 

@@ -10,8 +10,8 @@
  * go to the lower id. Temperature 0 takes the likeliest token and draws nothing.
  *
  * A token takes exactly one number from the request's own stream of random numbers, so a seed gives
- * the same tokens whatever else is being generated. The log-probability told is the model's own:
- * temperature 1, nothing filtered.
+ * the same tokens whatever else is being generated. Loops over the vocabulary are plain ones: they
+ * run for every token of every stream.
  */
 import { assert, OperationalError } from "../base/errors.ts";
 import { isIntegerIn } from "../base/integers.ts";
@@ -30,12 +30,6 @@ export interface SamplingOptions {
 }
 
 export const GREEDY: SamplingOptions = { temperature: 0, topK: 0, topP: 1, minP: 0 };
-
-export interface SampledToken {
-  readonly token: number;
-  /** ln of the model's probability of the token. */
-  readonly logProbability: number;
-}
 
 const TEMPERATURE_MAX = 100;
 
@@ -86,20 +80,24 @@ export class Sampler {
    */
   preview(logits: Float32Array, numBefore: number): number {
     const { state } = this.#random;
-    // Every choice takes one number, unless it has none to make.
-    if (this.options.temperature !== 0) {
-      for (let index = 0; index < numBefore; index++) this.#random.uniform();
+    try {
+      // Every choice takes one number, unless it has none to make.
+      if (this.options.temperature !== 0) {
+        for (let index = 0; index < numBefore; index++) this.#random.uniform();
+      }
+      return this.sample(logits);
+    } finally {
+      this.#random.state = state;
     }
-    const { token } = this.sample(logits);
-    this.#random.state = state;
-    return token;
   }
 
-  sample(logits: Float32Array): SampledToken {
+  /** The next token; refuses logits that no distribution has. */
+  sample(logits: Float32Array): number {
     const likeliest = findLikeliest(logits);
-    const token =
-      this.options.temperature === 0 ? likeliest : drawToken(logits, this.options, this.#random);
-    return { token, logProbability: logProbabilityOf(logits, token, logits[likeliest]!) };
+    const { temperature } = this.options;
+    if (temperature === 0) return likeliest;
+    const weights = weightsOf(logits, logits[likeliest]!, temperature);
+    return drawToken(weights, this.options, this.#random.uniform());
   }
 }
 
@@ -109,13 +107,13 @@ export class Sampler {
  */
 function findLikeliest(logits: Float32Array): number {
   assert(logits.length > 0, "a token is chosen among at least one");
-  let likeliest = 0;
+  let [likeliest, largest] = [0, -Infinity];
   for (let token = 0; token < logits.length; token++) {
     const logit = logits[token]!;
     if (Number.isNaN(logit) || logit === Infinity) refuseLogit(logit, token);
-    if (logit > logits[likeliest]!) likeliest = token;
+    if (logit > largest) [likeliest, largest] = [token, logit];
   }
-  if (logits[likeliest] === -Infinity) refuseLogit(-Infinity, "every token");
+  if (largest === -Infinity) refuseLogit(-Infinity, "every token");
   return likeliest;
 }
 
@@ -128,35 +126,34 @@ function refuseLogit(logit: number, token: number | string): never {
   );
 }
 
-function logProbabilityOf(logits: Float32Array, token: number, largest: number): number {
-  let sum = 0;
-  for (let other = 0; other < logits.length; other++) sum += Math.exp(logits[other]! - largest);
-  return logits[token]! - largest - Math.log(sum);
-}
-
-/** One token of the distribution that temperature and filters leave. */
-function drawToken(logits: Float32Array, options: SamplingOptions, random: Random): number {
-  const weights = weightsOf(logits, options.temperature);
+/** The token at a share `at`, from 0 to below 1, of what the filters leave of `weights`. */
+function drawToken(weights: Float64Array, options: SamplingOptions, at: number): number {
   const isFiltered = options.topK > 0 || options.topP < 1 || options.minP > 0;
   // Without filters nothing need be sorted: ids are an order as good as any.
-  const tokens = isFiltered ? keepTokens(weights, options) : [...weights.keys()];
-  const mass = tokens.reduce((sum, token) => sum + weights[token]!, 0);
-  let left = random.uniform() * mass;
-  let drawn = tokens[0]!;
-  for (const token of tokens) {
+  const tokens = isFiltered ? keepTokens(weights, options) : null;
+  const count = tokens?.length ?? weights.length;
+  const tokenAt = (place: number): number => tokens?.[place] ?? place;
+  let mass = 0;
+  for (let place = 0; place < count; place++) mass += weights[tokenAt(place)]!;
+  let left = at * mass;
+  let drawn = tokenAt(0);
+  for (let place = 0; place < count && left >= 0; place++) {
+    const token = tokenAt(place);
     // Rounding may leave a remainder after the last token: the last possible one then stands.
     if (weights[token] === 0) continue;
     drawn = token;
     left -= weights[token]!;
-    if (left < 0) break;
   }
   return drawn;
 }
 
 /** Probabilities up to a common factor; the likeliest has 1. */
-function weightsOf(logits: Float32Array, temperature: number): Float64Array {
-  const largest = logits.reduce((most, logit) => Math.max(most, logit), -Infinity);
-  return Float64Array.from(logits, (logit) => Math.exp((logit - largest) / temperature));
+function weightsOf(logits: Float32Array, largest: number, temperature: number): Float64Array {
+  const weights = new Float64Array(logits.length);
+  for (let token = 0; token < logits.length; token++) {
+    weights[token] = Math.exp((logits[token]! - largest) / temperature);
+  }
+  return weights;
 }
 
 /**
@@ -168,12 +165,15 @@ function keepTokens(
   { topK, topP, minP }: Omit<SamplingOptions, "temperature">,
 ): number[] {
   const isCut = topK > 0 && topK < weights.length;
+  const ordered = likeliestFirst(weights, isCut ? topK : weights.length);
   let mass = 0;
-  if (isCut) for (const token of likeliestFirst(weights, topK)) mass += weights[token]!;
-  else for (const weight of weights) mass += weight;
+  if (!isCut) for (const weight of weights) mass += weight;
+  // How many top-k keeps is known; what they weigh is not before they are all found.
+  const candidates = isCut ? [...ordered] : ordered;
+  if (isCut) for (const token of candidates) mass += weights[token]!;
   const kept: number[] = [];
   let reached = 0;
-  for (const token of likeliestFirst(weights, isCut ? topK : weights.length)) {
+  for (const token of candidates) {
     const weight = weights[token]!;
     if (kept.length > 0 && (weight < minP || weight === 0)) break;
     kept.push(token);

@@ -9,7 +9,8 @@
  */
 import { assert, defined, OperationalError } from "../../base/errors.ts";
 import { view } from "../../tensor/view.ts";
-import type { Decoder, DraftFeed, PassResult } from "../decoder.ts";
+import type { Decoder, PassResult } from "../decoder.ts";
+import type { DraftFeed } from "../draft-pass.ts";
 import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import type { EngineMetric, FinishReason, PrefixReader } from "./api.ts";
 import { DRAFTS_MAX, type DraftPolicy } from "./draft-policy.ts";

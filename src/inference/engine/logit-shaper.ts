@@ -73,6 +73,7 @@ export class LogitShaper {
   #adjust(logits: Float32Array, adjustments: LogitAdjustments): void {
     const { bias, presencePenalty, frequencyPenalty } = adjustments;
     for (const [token, value] of bias) logits[token]! += value;
+    if (presencePenalty === 0 && frequencyPenalty === 0) return;
     for (const [token, count] of this.#counts) {
       logits[token]! -= presencePenalty + frequencyPenalty * count;
     }

@@ -226,7 +226,7 @@ export class Sequence implements SchedulableSequence {
     let count = 0;
     for (const [index, row] of rows.entries()) {
       const logits = row.subarray(0, this.#tokenizer.vocabSize);
-      const { token } = this.#sampler.sample(this.#shaper.shape(logits));
+      const token = this.#sampler.sample(this.#shaper.shape(logits));
       count++;
       this.#push(token, tokens);
       if (tokens.at(-1) === token && this.request.topLogProbabilities !== null) {
@@ -278,11 +278,14 @@ export class Sequence implements SchedulableSequence {
     if (this.#numGenerated + numBefore + 1 >= this.request.maxTokens) return false;
     const shaper = this.#guessShaper ?? this.#shaper;
     const shaped = shaper.shape(logits.subarray(0, this.#tokenizer.vocabSize));
-    // A draft that cannot be used is none: a module that was never trained may say NaN.
-    if (shaped.some((logit) => Number.isNaN(logit) || logit === Number.POSITIVE_INFINITY)) {
-      return false;
+    let token: number;
+    try {
+      token = this.#sampler.preview(shaped, numBefore);
+    } catch (failure) {
+      // A draft that cannot be used is none: a module that was never trained may say NaN.
+      if (failure instanceof OperationalError) return false;
+      throw failure;
     }
-    const token = this.#sampler.preview(shaped, numBefore);
     this.#draftTokens.push(token);
     return !this.#endTokens.has(token);
   }
