@@ -1,6 +1,6 @@
 /**
- * @file What the MTP module reads and gives in one pass: tokens of the pass before, the final hidden
- * states before them, a guess behind each sequence.
+ * @file What the MTP module reads and gives in one pass: tokens of the pass before, the final
+ * hidden states before them, a guess behind each sequence.
  *
  *   before_TD   final hidden state before each of T tokens: of the pass before, or the module's own
  *   hidden_SD   the module's output for the last token of each of S sequences

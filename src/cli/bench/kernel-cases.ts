@@ -2,6 +2,8 @@
  * @file What `hadal bench kernels` measures: products at the sizes of the field, row kernels beyond
  * the caches.
  */
+
+import { median } from "../../base/median.ts";
 import type { Device } from "../../device/device.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
 import { causalAttention, causalAttentionBackward } from "../../kernels/attention/contract.ts";
@@ -20,7 +22,7 @@ import { type KernelCase, normal, type Prepared } from "./kernel-case.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
 import { SCALED_CASES } from "./scaled-cases.ts";
-import { median, timeRuns } from "./timing.ts";
+import { timeRuns } from "./timing.ts";
 
 const SECONDS = 0.6;
 /** 64 MiB of f32: no cache of a laptop or a server core holds it. */

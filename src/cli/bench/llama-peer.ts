@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { OperationalError } from "../../base/errors.ts";
+import { median } from "../../base/median.ts";
 import { exportGguf, type GgufDtype } from "../../inference/export-gguf.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { Model } from "../../model/model.ts";
@@ -30,7 +31,6 @@ import {
 } from "./model-cases.ts";
 import { runDecodingApart } from "./processes.ts";
 import type { BenchRow } from "./row.ts";
-import { median } from "./timing.ts";
 
 const PEER_SAMPLES = 5;
 /** Runs of each test in one process of the peer. */

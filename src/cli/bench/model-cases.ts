@@ -2,6 +2,8 @@
  * @file What `hadal bench train` and `hadal bench decode` measure: whole steps and whole tokens of
  * the small preset.
  */
+
+import { median } from "../../base/median.ts";
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { ProfilingDevice } from "../../device/profiling-device.ts";
@@ -18,7 +20,6 @@ import { PRECISION_RECIPES, type RecipeName } from "../../training/recipe/recipe
 import { wholeOf } from "../../training/spans.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
-import { median } from "./timing.ts";
 
 export const VOCAB_SIZE = 4096;
 export const SEED = 1;

@@ -1,4 +1,5 @@
 /** @file Timing on a noisy machine: many short samples, medians, never a mean. */
+import { median } from "../../base/median.ts";
 
 /** What repeated runs took, in seconds a run. */
 export interface Timing {
@@ -28,10 +29,4 @@ export function timeRuns(work: () => void, seconds: number): Timing {
     samples.push(elapsed / runsPerSample);
   }
   return { median: median(samples), best: Math.min(...samples), samples: samples.length };
-}
-
-/** The middle of `values`; of an even number, the upper middle. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }

@@ -12,11 +12,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { OperationalError } from "../../base/errors.ts";
+import { median } from "../../base/median.ts";
 import type { RecipeName } from "../../training/recipe/recipes.ts";
 import { COMPARISON_STEPS, COMPARISON_THREADS, type ComparisonSample } from "./comparison.ts";
 import { runComparisonApart } from "./processes.ts";
 import type { BenchRow } from "./row.ts";
-import { median } from "./timing.ts";
 
 /** Run, not imported: it stands beside src in a checkout and beside dist in the package. */
 const ROOT = join(import.meta.dirname, "..", "..", "..");

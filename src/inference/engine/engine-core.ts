@@ -38,7 +38,7 @@ export interface StepOptions {
 const STEP_TOKENS = 256;
 const RUNNING_MAX = 64;
 /** Drafts of a sequence before it stops because they do not pay: enough for a probe to tell. */
-const DRAFTS_TRIED = 32;
+const DRAFTS_TRIED = 16;
 
 /** A sequence in a step: its row in the pass and what of it was fed. */
 interface Run {
@@ -52,13 +52,19 @@ interface Run {
 /** What the MTP module reads of a sequence. */
 type Feeding = DraftFeed & { readonly sequence: Sequence };
 
-/** Before a pass: which of its tokens are of streams, and the most drafts of one. */
+/** Before a pass: which of its tokens are of streams, and how many drafts each of these has. */
 function countRuns(runs: readonly Run[]) {
   const prompts = runs.filter(({ sequence }) => !sequence.isDecoding);
   const promptTokens = prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
   const ofStreams = runs.filter(({ sequence }) => sequence.isDecoding);
-  const numDrafts = Math.max(0, ...ofStreams.map(({ tokens }) => tokens.length - 1));
+  const numDrafts = sameOfAll(ofStreams.map(({ tokens }) => tokens.length - 1));
   return { numStreams: ofStreams.length, promptTokens, numDrafts };
+}
+
+/** What all counts are; null if they differ. */
+function sameOfAll(counts: readonly number[]): number | null {
+  const [first = 0] = counts;
+  return counts.every((count) => count === first) ? first : null;
 }
 
 export class EngineCore {
@@ -85,6 +91,10 @@ export class EngineCore {
       reader: options.reader ?? null,
       isOn: options.keepsPrefixes ?? true,
     });
+  }
+
+  get numSequences(): number {
+    return this.#sequences.length;
   }
 
   get isIdle(): boolean {
@@ -145,15 +155,17 @@ export class EngineCore {
     const { logits, hidden } = this.#decoder.forwardKeeping(
       runs.map(({ sequence, tokens, logits }) => ({ cache: sequence.cache, tokens, logits })),
     );
-    const passed = performance.now();
     for (const run of runs) {
       this.#noteHidden(run, hidden);
       this.#guard(run.sequence, () => this.#take(run, logits[runs.indexOf(run)]!));
     }
-    const rounds = this.#draft(runs, hidden);
+    const passed = performance.now();
+    this.#draft(runs, hidden);
     const end = performance.now();
-    if (rounds > 0 && promptTokens === 0) {
-      this.#policy.noteStep(numDrafts, passed - start, (end - passed) / rounds);
+    if (promptTokens === 0 && numDrafts !== null) {
+      const numNext = sameOfAll(runs.map(({ sequence }) => sequence.draftTokens.length));
+      const [passMs, draftMs] = [passed - start, end - passed];
+      this.#policy.noteStep({ numStreams, numDrafts, numNext, passMs, draftMs });
     }
     this.#pace.note(numStreams, promptTokens, end - start);
     for (const { sequence } of runs) {
@@ -308,38 +320,51 @@ export class EngineCore {
     sequence.lastTokenAt = now;
   }
 
-  /** Run the MTP module over what the pass has read, and guess; returns how many rounds it took. */
-  #draft(runs: readonly Run[], hidden: PassResult["hidden"]): number {
-    const drafting = this.#options.drafting ?? "auto";
-    const most = drafting === "always" ? DRAFTS_MAX : this.#policy.depth;
-    const feeds: Feeding[] = [];
-    for (const { sequence, firstRow, position } of runs) {
-      const { cache, tokens } = sequence;
-      const isTried = drafting === "auto" && sequence.usage.draftedTokens >= DRAFTS_TRIED;
-      // The module's latents have a gap from here on: this sequence does not draft again.
-      if (isTried && !this.#policy.pays) sequence.drafts = false;
-      // A prompt that is only read is read for somebody who may draft.
-      const isOver = sequence.end !== null && sequence.request.maxTokens > 0;
-      if (!sequence.drafts || isOver || cache.length <= position) continue;
-      const nextTokens = Int32Array.from(tokens.slice(position + 1, cache.length + 1));
-      if (nextTokens.length === 0) continue;
-      const logits = sequence.isDecoding && most > 0;
-      feeds.push({ sequence, cache, firstRow, position, nextTokens, logits });
-    }
-    if (feeds.length === 0) return 0;
-    let round = 1;
-    for (let source = hidden, reading: readonly Feeding[] = feeds; ; round++) {
-      const result = this.#decoder.draft(source, reading);
-      const guessed = reading.filter(({ sequence, logits }, index) => {
+  /** Run the MTP module over what the pass has read, and guess. */
+  #draft(runs: readonly Run[], hidden: PassResult["hidden"]): void {
+    const numStreams = runs.filter(
+      ({ sequence }) => sequence.isDecoding && sequence.end === null,
+    ).length;
+    const most = this.#countDrafts(numStreams);
+    let reading = runs.flatMap((run) => this.#readByModule(run, numStreams, most > 0));
+    let source = hidden;
+    for (let round = 1; reading.length > 0; round++) {
+      const read = reading;
+      const result = this.#decoder.draft(source, read);
+      const guessed = read.filter(({ sequence, logits }, index) => {
         let goesOn = false;
         if (logits) this.#guard(sequence, () => (goesOn = sequence.guess(result.logits[index]!)));
         return goesOn;
       });
-      if (round >= most) return round;
-      const next = guessed.flatMap((feed) => this.#behindGuess(feed, reading.indexOf(feed)));
-      if (next.length === 0) return round;
-      [source, reading] = [result.hidden, next];
+      if (round >= most) return;
+      reading = guessed.flatMap((feed) => this.#behindGuess(feed, read.indexOf(feed)));
+      source = result.hidden;
     }
+  }
+
+  /** How many drafts each stream of the next step should have. */
+  #countDrafts(numStreams: number): number {
+    if (numStreams === 0) return 0;
+    return this.#options.drafting === "always" ? DRAFTS_MAX : this.#policy.depth(numStreams);
+  }
+
+  /** What the module reads of a run, nothing where it is not to draft. */
+  #readByModule(run: Run, numStreams: number, isDrafting: boolean): Feeding[] {
+    const { sequence, firstRow, position } = run;
+    const { cache, tokens, usage, request } = sequence;
+    // A prompt that is only read is read for somebody who may draft.
+    const isOver = sequence.end !== null && request.maxTokens > 0;
+    if (!sequence.drafts || isOver || cache.length <= position) return [];
+    const isTried = this.#options.drafting !== "always" && usage.draftedTokens >= DRAFTS_TRIED;
+    if (isTried && this.#policy.loses(numStreams)) {
+      // The module's latents have a gap from here on: this sequence does not draft again.
+      sequence.drafts = false;
+      return [];
+    }
+    const nextTokens = Int32Array.from(tokens.slice(position + 1, cache.length + 1));
+    if (nextTokens.length === 0) return [];
+    const logits = sequence.isDecoding && isDrafting;
+    return [{ sequence, cache, firstRow, position, nextTokens, logits }];
   }
 
   /** What the module reads to guess once more; nothing if there is no room. */

@@ -165,6 +165,7 @@ export class LocalEngine implements Engine, PrefixReader {
     const drafting = this.#options.drafting ?? "auto";
     const { canDraft, contextTokens } = this.description;
     const wanted = canDraft && request.draft === "auto" && drafting !== "never";
+    const numStreams = this.#core.numSequences + 1;
     return new Sequence({
       id: this.#nextId++,
       request,
@@ -173,7 +174,7 @@ export class LocalEngine implements Engine, PrefixReader {
       constraint,
       contextTokens,
       askedAt,
-      drafts: wanted && (drafting === "always" || this.#policy.admits()),
+      drafts: wanted && (drafting === "always" || this.#policy.admits(numStreams)),
     });
   }
 

@@ -1,8 +1,9 @@
 /** @file `hadal bench parallel`: what ranks gain, and what the executor of pipelines costs. */
+
+import { median } from "../../../base/median.ts";
 import { siblingModule } from "../../../base/modules.ts";
 import { runOnThreads } from "../../../parallel/communicator/threads/run-on-threads.ts";
 import type { BenchRow } from "../row.ts";
-import { median } from "../timing.ts";
 import type { ParallelCase, ParallelTimes } from "./parallel-ranks.ts";
 
 const CASES: readonly ParallelCase[] = [

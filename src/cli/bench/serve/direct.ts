@@ -1,11 +1,11 @@
 /** @file An engine called directly, in this process: what the server's figures are held against. */
 
 import { readFileSync } from "node:fs";
+import { median } from "../../../base/median.ts";
 import { Random } from "../../../base/random.ts";
 import type { Engine, EngineRequest } from "../../../inference/engine/api.ts";
 import { openEngine } from "../../../serving/models/open-engine.ts";
 import { installedDeclarations } from "../../quickstart/installed-declarations.ts";
-import { median } from "../timing.ts";
 import type { ServeRow } from "./serve-row.ts";
 import { randomPrompt } from "./workloads.ts";
 

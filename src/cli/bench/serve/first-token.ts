@@ -1,8 +1,9 @@
 /**
  * @file The time to the first token of a long prompt: never seen, seen, seen by a server before.
  */
+
+import { median } from "../../../base/median.ts";
 import { Random } from "../../../base/random.ts";
-import { median } from "../timing.ts";
 import { type Asked, CompletionClient, type Target } from "./completion-client.ts";
 import type { ServeRow } from "./serve-row.ts";
 import type { ServerProcess } from "./server-process.ts";

@@ -2,9 +2,10 @@
  * @file What HTTP costs: the same answers of an engine that takes no time, over HTTP and called
  * directly. The client's own time, in a process of its own, is in it.
  */
+
+import { median } from "../../../base/median.ts";
 import type { Engine, EngineRequest } from "../../../inference/engine/api.ts";
 import { readTokenizer } from "../../../training/run/checkpoint.ts";
-import { median } from "../timing.ts";
 import { CompletionClient } from "./completion-client.ts";
 import { IdleEngine } from "./idle-engine.ts";
 import type { ServeRow } from "./serve-row.ts";
