@@ -1,4 +1,5 @@
 /** @file Completions of fixed prompts while a model is trained: samples.jsonl. */
+import { floorDiv } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
 import { Decoder } from "../inference/decoder.ts";
 import { generate } from "../inference/generate.ts";
@@ -16,7 +17,9 @@ export function sampleWriter(device: Device): (context: SampleContext) => Promis
     for (const prompt of prompts) {
       // The parameters have changed since the last time: nothing cached is worth keeping.
       session.clear();
-      const room = session.contextTokens - tokensMax;
+      // A sample that would fill the context leaves half of it to its prompt.
+      const { contextTokens } = session;
+      const room = Math.max(floorDiv(contextTokens, 2), contextTokens - tokensMax);
       const { tokens, healing } = continuationPrompt(tokenizer, prompt, room);
       const options = { sampling: GREEDY, seed: 0, maxTokens: tokensMax, healing };
       const { text } = await generate(session, tokenizer, tokens, options);
