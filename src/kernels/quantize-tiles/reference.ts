@@ -13,7 +13,13 @@ import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { slot } from "../kernel.ts";
 import { elementsAt } from "../views.ts";
 import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
-import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT, RETILE_AT } from "./contract.ts";
+import {
+  DEQUANTIZE_TILES_AT,
+  type OpenDType,
+  QUANTIZE_TILES_AT,
+  type TileScaleRule,
+} from "./contract.ts";
+import { readRule, readSource } from "./slots.ts";
 
 export const FORMATS: Readonly<Record<ScaledFormat, SmallFloat>> = {
   e4m3: E4M3,
@@ -46,16 +52,7 @@ export function createReferenceRetile(variant: string, context: ThreadContext): 
   const { memory } = context;
   return (slots, firstTask, endTask) => {
     const grid = readBandSlots(slots);
-    const source: BandSlots = {
-      ...grid,
-      codesOffset: slot(slots, RETILE_AT.xOffset),
-      codesRowStride: slot(slots, RETILE_AT.xRowStride),
-      scalesOffset: slot(slots, RETILE_AT.xScalesOffset),
-      scaleRowStride: slot(slots, RETILE_AT.xScaleRowStride),
-      tileRows: slot(slots, RETILE_AT.xTileRows),
-      tileColumns: slot(slots, RETILE_AT.xTileColumns),
-      groupRows: slot(slots, RETILE_AT.xGroupRows),
-    };
+    const source = readSource(slots);
     const x = codeMatrix(memory, from, source);
     const valueAt = (row: number, column: number): number =>
       Math.fround(x.get(row, column) * scaleAt(memory, source, scaleRowAt(source, row), column));
@@ -95,7 +92,7 @@ function quantizePatch(
     readonly grid: BandSlots;
     readonly patch: Patch;
     readonly format: SmallFloat;
-    readonly rule: { readonly amaxMin: number; readonly powerOfTwo: boolean };
+    readonly rule: TileScaleRule;
     readonly out: Matrix;
     readonly valueAt: (row: number, column: number) => number;
   },
@@ -120,11 +117,6 @@ function quantizePatch(
       }
     }
   }
-}
-
-function readRule(slots: Float64Array): { amaxMin: number; powerOfTwo: boolean } {
-  const { amaxMin, powerOfTwo } = QUANTIZE_TILES_AT;
-  return { amaxMin: slot(slots, amaxMin), powerOfTwo: slot(slots, powerOfTwo) !== 0 };
 }
 
 function scaleIndex(grid: BandSlots, scaleRow: number, column: number): number {

@@ -17,7 +17,12 @@ import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { type KernelImplementation, slot } from "../kernel.ts";
 import { type RowRunner, wasmRowRunner, wasmRows } from "../row-runner.ts";
 import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
-import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT, RETILE_AT } from "./contract.ts";
+import {
+  DEQUANTIZE_TILES_AT,
+  type OpenDType,
+  QUANTIZE_TILES_AT,
+  type TileScaleRule,
+} from "./contract.ts";
 import {
   columnAmaxProgram,
   decodeAcrossProgram,
@@ -31,6 +36,7 @@ import {
   createReferenceRetile,
   FORMATS,
 } from "./reference.ts";
+import { readRule, readSource } from "./slots.ts";
 
 export const WASM_QUANTIZE_TILES: KernelImplementation = {
   target: "wasm",
@@ -79,7 +85,7 @@ export const WASM_RETILE: KernelImplementation = {
     const otherwise = createReferenceRetile(variant, context);
     return (slots, firstTask, endTask) => {
       const grid = readBandSlots(slots);
-      const source = readSource(slots, grid);
+      const source = { ...readSource(slots), numGroups: 0 };
       const takes = fits(context, grid, [to], true) && fits(context, source, [from]);
       if (!takes) return otherwise(slots, firstTask, endTask);
       const rule = readRule(slots);
@@ -97,11 +103,6 @@ interface Place {
   readonly offset: number;
   readonly stride: number;
   readonly bytes: number;
-}
-
-interface ScaleRule {
-  readonly amaxMin: number;
-  readonly powerOfTwo: boolean;
 }
 
 /** Rows of a place from some row and column on. */
@@ -162,7 +163,7 @@ class Quantiser {
   }
 
   /** `x` is where the patch begins. */
-  patch(grid: BandSlots, patch: Patch, x: Place, rule: ScaleRule): void {
+  patch(grid: BandSlots, patch: Patch, x: Place, rule: TileScaleRule): void {
     const isPacked = this.#to === "e5m6";
     const codes = isPacked ? layOut(this.#context, grid).words : codesOf(grid, patch);
     if (grid.tileRows === 1) this.#rows(grid, patch, x, codes, rule);
@@ -171,7 +172,7 @@ class Quantiser {
   }
 
   /** Tiles of one row: a column of tiles at a time. */
-  #rows(grid: BandSlots, patch: Patch, x: Place, codes: Place, rule: ScaleRule): void {
+  #rows(grid: BandSlots, patch: Patch, x: Place, codes: Place, rule: TileScaleRule): void {
     const numRows = patch.endRow - patch.firstRow;
     const scalars = [rule.amaxMin, rule.powerOfTwo ? 1 : 0];
     for (const { first, count, scale } of tilesOf(grid, patch, patch.band)) {
@@ -185,7 +186,7 @@ class Quantiser {
     }
   }
 
-  #tiles(grid: BandSlots, patch: Patch, x: Place, codes: Place, rule: ScaleRule): void {
+  #tiles(grid: BandSlots, patch: Patch, x: Place, codes: Place, rule: TileScaleRule): void {
     const numRows = patch.endRow - patch.firstRow;
     const numColumns = patch.endColumn - patch.firstColumn;
     const { scales, amax } = layOut(this.#context, grid);
@@ -322,24 +323,4 @@ function forPackedRows(
 
 function readOpen(slots: Float64Array, dtype: OpenDType, at: number): Place {
   return { offset: slot(slots, at), stride: slot(slots, at + 1), bytes: DTYPE_BYTES[dtype] };
-}
-
-function readRule(slots: Float64Array): ScaleRule {
-  const { amaxMin, powerOfTwo } = QUANTIZE_TILES_AT;
-  return { amaxMin: slot(slots, amaxMin), powerOfTwo: slot(slots, powerOfTwo) !== 0 };
-}
-
-/** The tensor that is re-tiled. */
-function readSource(slots: Float64Array, grid: BandSlots): BandSlots {
-  return {
-    ...grid,
-    codesOffset: slot(slots, RETILE_AT.xOffset),
-    codesRowStride: slot(slots, RETILE_AT.xRowStride),
-    scalesOffset: slot(slots, RETILE_AT.xScalesOffset),
-    scaleRowStride: slot(slots, RETILE_AT.xScaleRowStride),
-    tileRows: slot(slots, RETILE_AT.xTileRows),
-    tileColumns: slot(slots, RETILE_AT.xTileColumns),
-    groupRows: slot(slots, RETILE_AT.xGroupRows),
-    numGroups: 0,
-  };
 }

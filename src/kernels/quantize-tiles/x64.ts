@@ -10,12 +10,13 @@ import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import type { KernelImplementation } from "../kernel.ts";
 import { slot } from "../kernel.ts";
 import { type BandSlots, type Patch, patchesOf, readBandSlots } from "./bands.ts";
-import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT, RETILE_AT } from "./contract.ts";
+import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT } from "./contract.ts";
 import {
   createReferenceDequantizeTiles,
   createReferenceQuantizeTiles,
   createReferenceRetile,
 } from "./reference.ts";
+import { readRule, readSource } from "./slots.ts";
 import { CONSTANTS_BYTES, codeConstants, type StoredDType, storedBytes } from "./x64-codes.ts";
 import { TILES_AT as AT, emitDequantise, emitQuantise, type TileDirection } from "./x64-tiles.ts";
 
@@ -30,7 +31,7 @@ export const X64_QUANTIZE_TILES: KernelImplementation = {
       const grid = readBandSlots(slots);
       if (!hasWholeBytes(to, grid)) return otherwise(slots, firstTask, endTask);
       const open = readOpen(slots, from, QUANTIZE_TILES_AT);
-      const rule = readRule(slots);
+      const rule = ruleArguments(slots);
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
         const at = placesOf(patch, grid, to, open, from);
         run(grid, patch, { ...rule, ...at.scaled, x: at.open, xRowBytes: open.rowBytes });
@@ -71,7 +72,7 @@ export const X64_RETILE: KernelImplementation = {
       const grid = readBandSlots(slots);
       const source = readSource(slots);
       if (!takesSource(from, source, grid)) return otherwise(slots, firstTask, endTask);
-      const rule = readRule(slots);
+      const rule = ruleArguments(slots);
       // Tiles as high as the matrix have one row of scales.
       const rowStride = source.tileRows === 1 ? source.scaleRowStride : 0;
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
@@ -186,26 +187,14 @@ function readOpen(
   };
 }
 
-function readSource(slots: Float64Array): BandSlots {
-  return {
-    ...readBandSlots(slots),
-    codesOffset: slot(slots, RETILE_AT.xOffset),
-    codesRowStride: slot(slots, RETILE_AT.xRowStride),
-    scalesOffset: slot(slots, RETILE_AT.xScalesOffset),
-    scaleRowStride: slot(slots, RETILE_AT.xScaleRowStride),
-    tileRows: slot(slots, RETILE_AT.xTileRows),
-    tileColumns: slot(slots, RETILE_AT.xTileColumns),
-    groupRows: slot(slots, RETILE_AT.xGroupRows),
-  };
-}
-
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 
-/** The scale rule, which stands at the same slots of quantizeTiles and retile. */
-function readRule(slots: Float64Array): Arguments {
-  float[0] = slot(slots, QUANTIZE_TILES_AT.amaxMin);
-  return { amaxMinBits: bits[0]!, powerOfTwo: slot(slots, QUANTIZE_TILES_AT.powerOfTwo) };
+/** The scale rule, as native functions take it. */
+function ruleArguments(slots: Float64Array): Arguments {
+  const { amaxMin, powerOfTwo } = readRule(slots);
+  float[0] = amaxMin;
+  return { amaxMinBits: bits[0]!, powerOfTwo: powerOfTwo ? 1 : 0 };
 }
 
 /** Where a patch's codes and scales stand. */

@@ -6,6 +6,7 @@ import { Random } from "../../../base/random.ts";
 import type { Engine, EngineRequest } from "../../../inference/engine/api.ts";
 import { openEngine } from "../../../serving/models/open-engine.ts";
 import { installedDeclarations } from "../../quickstart/installed-declarations.ts";
+import { benchRequest } from "./bench-request.ts";
 import type { ServeRow } from "./serve-row.ts";
 import { randomPrompt } from "./workloads.ts";
 
@@ -90,8 +91,7 @@ async function decode(
   prompt: readonly number[],
   draft: EngineRequest["draft"],
 ): Promise<Decoded> {
-  const request: EngineRequest = {
-    prompt: Int32Array.from(prompt),
+  const request = benchRequest(prompt, {
     maxTokens: DECODED_TOKENS,
     sampling: { temperature: 0, topP: 1, topK: 0, minP: 0 },
     adjustments: {
@@ -99,16 +99,8 @@ async function decode(
       presencePenalty: 0,
       frequencyPenalty: 0,
     },
-    seed: 1,
-    stopStrings: [],
-    endTokens: null,
-    topLogProbabilities: null,
-    promptLogProbabilities: false,
-    constraint: null,
-    tenant: "bench",
-    deadlineMs: null,
     draft,
-  };
+  });
   let firstAt = 0;
   for await (const event of engine.generate(request, new AbortController().signal)) {
     if (event.kind === "tokens" && firstAt === 0) firstAt = performance.now();

@@ -4,8 +4,9 @@
  */
 
 import { median } from "../../../base/median.ts";
-import type { Engine, EngineRequest } from "../../../inference/engine/api.ts";
+import type { Engine } from "../../../inference/engine/api.ts";
 import { readTokenizer } from "../../../training/run/checkpoint.ts";
+import { benchRequest } from "./bench-request.ts";
 import { CompletionClient } from "./completion-client.ts";
 import { IdleEngine } from "./idle-engine.ts";
 import type { ServeRow } from "./serve-row.ts";
@@ -74,21 +75,12 @@ async function timeDirect(
   engine: Engine,
   { requests, tokens }: { readonly requests: number; readonly tokens: number },
 ): Promise<number> {
-  const request: EngineRequest = {
-    prompt: Int32Array.from(PROMPT),
+  const request = benchRequest(PROMPT, {
     maxTokens: tokens,
     sampling: { temperature: 1, topP: 1, topK: 0, minP: 0 },
     adjustments: null,
-    seed: 1,
-    stopStrings: [],
-    endTokens: null,
-    topLogProbabilities: null,
-    promptLogProbabilities: false,
-    constraint: null,
-    tenant: "bench",
-    deadlineMs: null,
     draft: "auto",
-  };
+  });
   const { signal } = new AbortController();
   const times: number[] = [];
   for (let index = 0; index < requests; index++) {
