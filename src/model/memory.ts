@@ -31,7 +31,7 @@ export interface MemoryPrediction {
   readonly gradients: number;
   /** What products read beside the values: bf16 copies, or FP8 codes and scales. */
   readonly compute: number;
-  /** Moments of AdamW. */
+  /** Two moments a parameter. */
   readonly optimizer: number;
   readonly saved: number;
   readonly scratch: number;
@@ -47,7 +47,7 @@ export function predictMemory(
 ): MemoryPrediction {
   const recipe = typeof precision === "string" ? plainRecipe(precision) : precision;
   const parameters = parameterBytes(config, recipe);
-  // AdamW keeps two moments a parameter.
+  // Muon has them too, for one state format; its second one is used where AdamW moves.
   const momentBytes = 2 * rowBytes(recipe.tensors.moment, 1);
   const optimizer = (parameters.values / DTYPE_BYTES.f32) * momentBytes;
   const widths = new Widths(config, recipe);

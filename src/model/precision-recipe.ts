@@ -68,7 +68,7 @@ export interface RecipeTensors {
   readonly wgradGradient: TensorRule;
   /** Results of experts between ranks, forward and backward; on one rank they are not rounded. */
   readonly combine: TensorRule;
-  /** AdamW's moments. */
+  /** The optimizer's moments. */
   readonly moment: TensorRule;
 }
 

@@ -104,14 +104,7 @@ async function learnTokenizer(
   report: (stage: PrepareStage, share: number) => void,
 ): Promise<Tokenizer> {
   const bytesMax = settings.data.tokenizerBytesMax;
-  const texts: string[] = [];
-  let bytes = 0;
-  for await (const document of corpus.documents("train")) {
-    texts.push(document.text);
-    bytes += document.bytes;
-    if (bytes >= bytesMax) break;
-  }
-  const merges = trainBpe(texts, {
+  const merges = trainBpe(await corpus.sampleTexts(bytesMax), {
     vocabSize: settings.model.vocabSize,
     numAddedTokens: standardAddedTokens().length,
     bytesMax,

@@ -201,7 +201,7 @@ export class Trainer implements AsyncDisposable {
     const scratch = new Arena(device.memory, "optimizer scratch");
     const optimizer =
       settings.optimizer.name === "muon"
-        ? new Muon(device, { state, scratch }, part, settings.optimizer)
+        ? new Muon(device, { state, scratch }, part, settings.optimizer, momentsOf(settings))
         : new AdamW(device, state, part, settings.optimizer, momentsOf(settings));
     const { decay } = settings.average;
     const average =

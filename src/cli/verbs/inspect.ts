@@ -56,7 +56,7 @@ const MEMORY_NAMES: Readonly<Record<keyof ProcessMemory, string>> = {
   values: "parameters (f32)",
   gradients: "gradients (f32)",
   compute: "copies for products",
-  optimizer: "AdamW's moments",
+  optimizer: "the optimizer's moments",
   saved: "kept for the backward pass",
   scratch: "scratch of the largest call",
   weightGrads: "waiting weight gradients",

@@ -11,8 +11,8 @@ import type { TrainerInput, TrainerReport, TrainerRun } from "./trainer-ranks.fi
 
 /** Six micro-batches a step: four ranks have one or two each. */
 const ADAMW = ["batch.sequences=6", "batch.rampFrom=6", "batch.microBatch=1"];
-const MUON = [...ADAMW, "optimizer.name=muon"];
 const ROUNDED = [...ADAMW, "recipe.tensors.moment.format=bf16", "recipe.stochasticRounding=true"];
+const MUON = [...ROUNDED, "optimizer.name=muon"];
 /** Ranks that share experts have as many micro-batches each. */
 const FOUR = ["batch.sequences=4", "batch.rampFrom=4", "batch.microBatch=1"];
 const FOUR_MUON = [...FOUR, "optimizer.name=muon"];

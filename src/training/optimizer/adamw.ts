@@ -32,7 +32,7 @@ export interface MomentOptions {
   readonly seed: number;
 }
 
-const EXACT_MOMENTS: MomentOptions = { format: "f32", seed: 0 };
+export const EXACT_MOMENTS: MomentOptions = { format: "f32", seed: 0 };
 
 /** The dtype of moments in a format; the parameters' own where it is undefined. */
 export function momentType(format: MomentFormat): "bf16" | undefined {
@@ -40,14 +40,15 @@ export function momentType(format: MomentFormat): "bf16" | undefined {
 }
 
 /**
- * The seed of one tensor's rounding in `adamw`: numbered tensors of one run draw different bits.
+ * The seed of one tensor's rounding in `adamw`: those of one run draw different bits by what they
+ * are called.
  */
 export function roundingOf(
   { format, seed }: MomentOptions,
-  tensorNumber: number,
+  tensor: number | string,
 ): { readonly roundingSeed?: number } {
   if (format !== "bf16.stochastic") return {};
-  return { roundingSeed: new Random(seed, `moments ${tensorNumber}`).uint32() };
+  return { roundingSeed: new Random(seed, `moments ${tensor}`).uint32() };
 }
 
 /** Where shares of a span may begin, near `element`: at rows of the kernels. */

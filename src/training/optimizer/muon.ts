@@ -13,6 +13,9 @@
  * parameters. It moves a part of them, which cuts no matrix. The second moment spans all of it, so
  * that both optimizers have one state format; the part of it that belongs to matrices stays zero.
  *
+ * Where moments are bf16, the momentum of matrices is rounded to nearest even as it is stored: a
+ * step moves it by 1 − μ, some hundredths, of what it lacks, far more than is rounded away.
+ *
  * Sources: K. Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training (Moonlight,
  * 2025).
  */
@@ -21,10 +24,11 @@ import { divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import { accumulate, lerp } from "../../kernels/accumulate/contract.ts";
 import { adamw } from "../../kernels/adamw/contract.ts";
+import { castRows } from "../../kernels/cast-rows/contract.ts";
 import { type SpanName, spanNameOf } from "../../model/parameter-layout.ts";
 import type { OwnParameters, Parameter } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import { reshape, type Tensor } from "../../tensor/tensor.ts";
+import { elementCount, reshape, type Tensor } from "../../tensor/tensor.ts";
 import {
   allocateState,
   elementOf,
@@ -34,7 +38,14 @@ import {
   type StateSpans,
   type StateType,
 } from "../spans.ts";
-import type { AdamWSettings } from "./adamw.ts";
+import {
+  type AdamWSettings,
+  EXACT_MOMENTS,
+  type MomentOptions,
+  momentType,
+  nearestRow,
+  roundingOf,
+} from "./adamw.ts";
 import { orthogonalize } from "./newton-schulz.ts";
 import type { Optimizer, OptimizerUpdate } from "./optimizer.ts";
 
@@ -56,6 +67,7 @@ export class Muon implements Optimizer {
   readonly #firstMoment: StateSpans;
   /** Of what AdamW moves; zeros for matrices. */
   readonly #secondMoment: StateSpans;
+  readonly #moments: MomentOptions;
 
   /** Allocates its state from `arenas.state`, which must outlive the optimizer. */
   constructor(
@@ -63,13 +75,16 @@ export class Muon implements Optimizer {
     arenas: { readonly state: Arena; readonly scratch: Arena },
     part: OptimizerPart,
     settings: MuonSettings,
+    moments: MomentOptions = EXACT_MOMENTS,
   ) {
     this.#device = device;
     this.#scratch = arenas.scratch;
     this.#part = part;
     this.#settings = settings;
-    this.#firstMoment = allocateState(part.spans, arenas.state, "firstMoment");
-    this.#secondMoment = allocateState(part.spans, arenas.state, "secondMoment");
+    this.#moments = moments;
+    const dtype = momentType(moments.format);
+    this.#firstMoment = allocateState(part.spans, arenas.state, "firstMoment", dtype);
+    this.#secondMoment = allocateState(part.spans, arenas.state, "secondMoment", dtype);
     this.state = [this.#firstMoment, this.#secondMoment];
   }
 
@@ -89,17 +104,27 @@ export class Muon implements Optimizer {
     const shape = [count * matrixRows, columns];
     const { value, gradient, firstMoment } = this.#slices(piece);
     const x = reshape(asF32(value), shape);
-    const moment = reshape(asF32(firstMoment), shape);
+    const stored = reshape(firstMoment, shape);
     const factor = UPDATE_RMS * Math.sqrt(Math.max(matrixRows, columns));
     using _mark = this.#scratch.mark();
     const direction = this.#scratch.allocateZeros("f32", shape);
+    const moment = this.#opened(stored);
     accumulate(this.#device, { x: reshape(gradient, shape), scale: gradientScale, out: direction });
     lerp(this.#device, { x: direction, weight: 1 - momentum, out: moment });
     lerp(this.#device, { x: moment, weight: momentum, out: direction });
+    if (moment !== stored) castRows(this.#device, { x: moment, out: stored });
     orthogonalize(this.#device, { x: direction, count, arena: this.#scratch });
     // Decay joins the direction first: η(factor·NS + λW) = η·factor·(NS + W·λ/factor).
     accumulate(this.#device, { x, scale: weightDecay / factor, out: direction });
     accumulate(this.#device, { x: direction, scale: -learningRate * factor, out: x });
+  }
+
+  /** Momentum in f32: itself, or in the scratch. */
+  #opened(stored: Tensor<StateType>): Tensor<"f32"> {
+    if (stored.dtype !== "bf16") return asF32(stored);
+    const opened = this.#scratch.allocate("f32", stored.shape);
+    castRows(this.#device, { x: stored, out: opened });
+    return opened;
   }
 
   #updateByAdamW(piece: OptimizerPiece, update: OptimizerUpdate): void {
@@ -114,6 +139,8 @@ export class Muon implements Optimizer {
       beta2,
       epsilon,
       weightDecay: piece.parameter.decays ? weightDecay : 0,
+      ...roundingOf(this.#moments, piece.parameter.name),
+      firstElement: piece.start,
       ...update,
     });
   }
@@ -131,13 +158,17 @@ export class Muon implements Optimizer {
   }
 }
 
-/** Where shares of a span may begin, near `element`: not within a matrix. */
+/** Where shares of a span may begin, near `element`: at rows of AdamW, not within a matrix. */
 export function nearestMatrix(parameters: OwnParameters, span: SpanName, element: number): number {
   const around = parameters.list.findLast(
     (parameter) => spanNameOf(parameter) === span && elementOf(parameters, parameter) <= element,
   );
-  if (around === undefined || !isOrthogonalized(around)) return element;
+  if (around === undefined) return element;
   const first = elementOf(parameters, around);
+  if (!isOrthogonalized(around)) {
+    const within = nearestRow(span, element - first);
+    return first + Math.min(elementCount(around.value), within);
+  }
   const count = matricesIn(around);
   const each = divExact(around.shape[0], count) * around.shape[1];
   return first + each * Math.min(count, Math.round((element - first) / each));

@@ -6,6 +6,7 @@ import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
+import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import { type Parameter, ParameterSet } from "../../model/parameters.ts";
 import { plainRecipe } from "../../model/precision-recipe.ts";
 import { fromBf16, toBf16 } from "../../numerics/bf16.ts";
@@ -243,6 +244,33 @@ test("a Muon update has the root mean square of 0.2 learning rates, plus decay",
   const expected = 0.01 * 0.2 * Math.sqrt(Math.max(rows, columns) / Math.max(rows, columns));
   const ratio = Math.sqrt(total / values.length) / expected;
   assert.ok(ratio > 0.7 && ratio < 1.25, `ratio ${ratio}`);
+});
+
+test("Muon keeps its moments in bf16 where it is told to, and moves nearly alike", () => {
+  const moved = (["f32", "bf16", "bf16.stochastic"] as const).map((format) => {
+    const { arena, parameters } = makeModel();
+    const arenas = { state: arena, scratch: arena };
+    const settings = { ...ADAMW, weightDecay: 0, momentum: 0.95 };
+    const optimizer = new Muon(device, arenas, wholeOf(parameters), settings, { format, seed: 3 });
+    for (const state of optimizer.state) {
+      const stored = format === "f32" ? "f32" : "bf16";
+      for (const span of SPAN_NAMES) assert.equal(state[span].dtype, stored);
+    }
+    const before = parameters.list.map(({ value }) => view(value).slice());
+    const random = new Random(SEED);
+    for (let step = 1; step <= 5; step++) {
+      fillGradients(parameters, random, 1e-3);
+      optimizer.update({ learningRate: 0.01, gradientScale: 1, step });
+    }
+    return parameters.list.flatMap(({ value }, order) =>
+      Array.from(view(value), (after, index) => after - before[order]![index]!),
+    );
+  });
+  const length = Math.hypot(...moved[0]!);
+  for (const rounded of moved.slice(1)) {
+    const gap = Math.hypot(...rounded.map((value, index) => value - moved[0]![index]!)) / length;
+    assert.ok(gap > 0 && gap < 0.02, `${gap} of the way, seed ${SEED}`);
+  }
 });
 
 test("both optimizers descend a quadratic", () => {

@@ -43,7 +43,7 @@ const MEANING: Readonly<Record<TensorClass, string>> = {
   wgradInput: "inputs in weight gradients",
   wgradGradient: "gradients in weight gradients",
   combine: "results of experts (between ranks)",
-  moment: "both moments of AdamW",
+  moment: "both moments of the optimizer",
 };
 
 /** The rows of a recipe, then what no recipe decides. */

@@ -22,6 +22,7 @@ import type { ValidationResult } from "../validation.ts";
 import { readTokenizer } from "./checkpoint.ts";
 import { readingNewest } from "./damaged-checkpoint.ts";
 import type { TrainingObserver } from "./observer.ts";
+import { releaseHeap } from "./release-heap.ts";
 import { listCheckpoints, RunFolder, readRunConfig } from "./run-folder.ts";
 import { Session } from "./session.ts";
 import { LocalTraining, type Training } from "./training.ts";
@@ -140,6 +141,7 @@ async function runSession(
       : { tokenizer: readingNewest(out, () => readTokenizer(checkpoint)) }),
     onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
   });
+  releaseHeap();
   await using training = await start(data, makeLoader(data));
   return await new Session({ options, folder, data, training }).run(checkpoint);
 }

@@ -8,6 +8,7 @@
  */
 import { Worker } from "node:worker_threads";
 import { OperationalError } from "../../../base/errors.ts";
+import { errorOf, type Failure } from "../../../base/failure.ts";
 import { siblingModule } from "../../../base/modules.ts";
 import type { Tokenizer } from "../../../tokenizer/tokenizer.ts";
 import { Constraint } from "../../constraint/constraint.ts";
@@ -21,9 +22,7 @@ const TIME_LIMIT_MS = 5000;
 const THREADS_MAX = 4;
 
 /** What the thread answers. */
-export type CompileAnswer =
-  | { readonly network: Network }
-  | { readonly code: OperationalError["code"]; readonly message: string };
+export type CompileAnswer = { readonly network: Network } | { readonly failure: Failure };
 
 export class ConstraintCompiler {
   readonly #tokenizer: Tokenizer;
@@ -120,7 +119,7 @@ export class ConstraintCompiler {
       if (signal.aborted) onAbort();
       const answer = await promise;
       if ("network" in answer) return answer.network;
-      throw new OperationalError(answer.code, answer.message);
+      throw errorOf(answer.failure);
     } finally {
       clearTimeout(timer);
       signal.removeEventListener("abort", onAbort);

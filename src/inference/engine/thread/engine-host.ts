@@ -4,9 +4,9 @@
  * Only OperationalErrors are told; anything else ends the thread, which its user notices.
  */
 import type { MessagePort } from "node:worker_threads";
-import { OperationalError } from "../../../base/errors.ts";
+import { type Failure, failureOf } from "../../../base/failure.ts";
 import type { Engine, PrefixReader } from "../api.ts";
-import type { Failure, FromEngine, ToEngine } from "./messages.ts";
+import type { FromEngine, ToEngine } from "./messages.ts";
 
 type Hosted = Engine & PrefixReader;
 type Post = (message: FromEngine, transfer?: readonly ArrayBuffer[]) => void;
@@ -78,10 +78,4 @@ async function perform(
   } else {
     post({ kind: "metrics", id, metrics: await engine.metrics() });
   }
-}
-
-function failureOf(error: unknown): Failure {
-  if (!(error instanceof OperationalError)) throw error;
-  const { code, message, details } = error;
-  return { code, message, details };
 }

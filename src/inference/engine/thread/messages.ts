@@ -1,5 +1,5 @@
 /** @file What passes between an engine in a thread of its own and the thread that uses it. */
-import type { ErrorCode } from "../../../base/errors.ts";
+import type { Failure } from "../../../base/failure.ts";
 import type {
   EngineDescription,
   EngineEvent,
@@ -8,13 +8,6 @@ import type {
   PrefixPart,
   PrefixRequest,
 } from "../api.ts";
-
-/** An OperationalError as data; its cause stays where it happened. */
-export interface Failure {
-  readonly code: ErrorCode;
-  readonly message: string;
-  readonly details: Readonly<Record<string, unknown>>;
-}
 
 /** `id` is the caller's number of a call. */
 export type ToEngine =

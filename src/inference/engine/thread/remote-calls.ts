@@ -4,8 +4,9 @@
  * When the engine has died, calls that wait fail with `engine.closed`, and so do later ones.
  */
 import { OperationalError } from "../../../base/errors.ts";
+import { errorOf } from "../../../base/failure.ts";
 import { EventQueue } from "../event-queue.ts";
-import type { Failure, FromEngine, ToEngine } from "./messages.ts";
+import type { FromEngine, ToEngine } from "./messages.ts";
 
 /** What a call gets back until its end. */
 export type Reply = Extract<FromEngine, { kind: "event" | "embedding" | "prefix" | "metrics" }>;
@@ -70,10 +71,6 @@ export class RemoteCalls {
     for (const replies of this.#replies.values()) replies.fail(closedError(problem));
     this.#replies.clear();
   }
-}
-
-export function errorOf({ code, message, details }: Failure): OperationalError {
-  return new OperationalError(code, message, details);
 }
 
 export function closedError(problem: string): OperationalError {

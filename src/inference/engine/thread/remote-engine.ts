@@ -7,6 +7,7 @@
  * slept is not taken for one that hangs.
  */
 import type { Worker } from "node:worker_threads";
+import { errorOf } from "../../../base/failure.ts";
 import type { Tokenizer } from "../../../tokenizer/tokenizer.ts";
 import type {
   Engine,
@@ -16,7 +17,7 @@ import type {
   EngineRequest,
 } from "../api.ts";
 import type { FromEngine, ToEngine } from "./messages.ts";
-import { closedError, errorOf, RemoteCalls } from "./remote-calls.ts";
+import { closedError, RemoteCalls } from "./remote-calls.ts";
 
 /** How a thread that hangs is noticed; by feel: no step takes a minute. */
 export interface Watch {
