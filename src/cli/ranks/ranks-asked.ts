@@ -4,7 +4,7 @@ import { formatLayout, numRanksOf, parseLayout } from "../../parallel/mesh.ts";
 import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { TrainingLayout } from "../../training/pipeline/training-layout.ts";
 import type { Context } from "../verb.ts";
-import { launchedRanks, ranksOfThisHost } from "./train-on-ranks.ts";
+import { launchedRanks, ranksOfThisHost } from "./launcher.ts";
 
 export interface RankFlags {
   readonly ranks?: number | undefined;

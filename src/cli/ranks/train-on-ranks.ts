@@ -2,8 +2,7 @@
  * @file A training run over ranks: threads of this process, or this process as one of those that an
  * MPI launcher has started.
  *
- * Threads tell the observer over a channel. Whether a launcher is at work its environment says
- * (Open MPI: OMPI_COMM_WORLD_SIZE).
+ * Threads tell the observer over a channel.
  */
 import { randomUUID } from "node:crypto";
 import { availableParallelism } from "node:os";
@@ -18,6 +17,7 @@ import { numRanksOf } from "../../parallel/mesh.ts";
 import type { TrainingObserver } from "../../training/run/observer.ts";
 import type { TrainRunSummary } from "../../training/run/train-run.ts";
 import type { Context } from "../verb.ts";
+import { ranksOfThisHost } from "./launcher.ts";
 import {
   type RankDevices,
   type RankedEnd,
@@ -85,18 +85,6 @@ function listen(name: string, observer: TrainingObserver) {
     tell?.(...data.values);
   };
   return { ended, close: () => channel.close() };
-}
-
-/** How many ranks the launcher of this process has started; undefined without one. */
-export function launchedRanks(env: Environment): number | undefined {
-  const size = Number(env["OMPI_COMM_WORLD_SIZE"] ?? 0);
-  return Number.isInteger(size) && size > 0 ? size : undefined;
-}
-
-/** How many of them are on this machine; undefined without a launcher. */
-export function ranksOfThisHost(env: Environment): number | undefined {
-  if (launchedRanks(env) === undefined) return undefined;
-  return Math.max(1, Number(env["OMPI_COMM_WORLD_LOCAL_SIZE"] ?? 1));
 }
 
 /** This process as a rank under MPI; null unless it leads. */

@@ -16,8 +16,9 @@ import {
 import { measureProductPeak } from "../bench/product-peak.ts";
 import type { Values } from "../declaration.ts";
 import type { train } from "../declarations/train.ts";
+import { launchedRanks } from "../ranks/launcher.ts";
 import { layoutAsked } from "../ranks/ranks-asked.ts";
-import { launchedRanks, trainOnThreads, trainUnderMpi } from "../ranks/train-on-ranks.ts";
+import { trainOnThreads, trainUnderMpi } from "../ranks/train-on-ranks.ts";
 import { sampleWriter } from "../samples.ts";
 import { trainingProgress } from "../training-progress.ts";
 import type { Context, Run } from "../verb.ts";
