@@ -40,6 +40,8 @@ const TILES = {
   "1×128": [1, 128],
   "128×1": [128, 1],
   "128×128": [128, 128],
+  // No recipe has it: tiles begin within a byte of packed codes.
+  "3×7": [3, 7],
   "a row": [1, Infinity],
   "the tensor": [Infinity, Infinity],
 } as const;
@@ -129,6 +131,7 @@ const TILE_CASES: readonly TileCase[] = [
   { shape: [290, 21], tile: "128×1", powerOfTwo: true, groups: [100, 0, 130, 1, 56] },
   { shape: [259, 257], tile: "128×128", powerOfTwo: false },
   { shape: [420, 130], tile: "128×128", powerOfTwo: true, groups: 140, isSpecial: true },
+  { shape: [20, 45], tile: "3×7", powerOfTwo: false },
   { shape: [33, 77], tile: "a row", powerOfTwo: false },
   { shape: [33, 77], tile: "the tensor", powerOfTwo: true },
   { shape: [0, 12], tile: "1×128", powerOfTwo: false },

@@ -159,7 +159,10 @@ function takesSource(format: ScaledFormat, source: BandSlots, grid: BandSlots): 
   const holdsTiles =
     source.tileColumns >= grid.columns || source.tileColumns % grid.tileColumns === 0;
   const isOneBand = source.tileRows >= source.rows && source.groupRows === 0;
-  return (source.tileRows === 1 || isOneBand) && holdsTiles && hasWholeBytes(format, source);
+  // Packed codes are read tile by tile of the output; tiles of one column go sixteen at a time.
+  const isWhole = grid.tileColumns === 1 || hasWholeBytes(format, grid);
+  const isSourceWhole = hasWholeBytes(format, source);
+  return (source.tileRows === 1 || isOneBand) && holdsTiles && isSourceWhole && isWhole;
 }
 
 /** A patch cut where the columns of another tiling begin. */
