@@ -16,9 +16,9 @@
  * Source: SDM volume 1, chapter 18 (AMX); volume 2, TDPBF16PS.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { k, type Memory, mem, merging, r, tmm, zmm } from "../../codegen/x64/operands.ts";
+import { type Gp, k, type Memory, mem, merging, r, tmm, zmm } from "../../codegen/x64/operands.ts";
 import { emitLaneMasks } from "./x64-pack.ts";
-import { CORE_ARGUMENTS } from "./x64-vector-core.ts";
+import { CORE_ARGUMENTS, emitEither } from "./x64-vector-core.ts";
 
 /** The tile instructions, as the assembler has them; a test emits others that mean the same. */
 export type TileUnit = Pick<
@@ -31,21 +31,29 @@ export const TILE_BLOCK = 32;
 export const TILE_BUFFER_BYTES = 4096;
 const TILE_BYTES = 1024;
 /** Bytes of a row of B's panels and of the buffer. */
-const PANEL_ROW_BYTES = TILE_BLOCK * 4;
+export const PANEL_ROW_BYTES = TILE_BLOCK * 4;
 
 /** Local variables of the kernel that this core uses: the buffer's address, then 64 bytes. */
 export const TILE_CORE_LOCALS = 10;
-const LOCAL_BUFFER = 0;
+export const LOCAL_BUFFER = 0;
 const LOCAL_CONFIGURATION = 2;
 
-const AT = {
+/**
+ * Registers beside `CORE_ARGUMENTS`. A block of sums finds the panels of A and B from its depth on
+ * at `a` and `b`, and its place in the output at `tile`.
+ */
+export const TILE_AT: Readonly<
+  Record<"a" | "b" | "wordsLeft" | "tile" | "buffer" | "aStride" | "bStride", Gp>
+> = {
   a: r.rbp,
   b: r.rbx,
   wordsLeft: r.rax,
   tile: r.rsi,
+  buffer: r.rdx,
   aStride: r.r14,
   bStride: r.r15,
-} as const;
+};
+const AT = TILE_AT;
 
 /** Words of 64 bits that a configuration of tiles takes. */
 export const TILE_CONFIGURATION_WORDS = 8;
@@ -65,12 +73,13 @@ export function emitTileConfiguration(a: X64, tiles: TileUnit, configuration: Me
   tiles.ldtilecfg(configuration);
 }
 
-/** Sums of one or two panels of 16 rows by 32 columns, into the buffer at rdx. */
-function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
+/**
+ * Sums of 16 or 32 rows by 32 columns over `wordsLeft` words of the panels at `a` and `b`, which it
+ * leaves behind them, into the buffer.
+ */
+export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
   const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
   for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
-  a.mov(AT.a, CORE_ARGUMENTS.aPanels);
-  a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
   a.countdown(AT.wordsLeft, 16, () => {
     tiles.tileloadd(a0, mem(AT.a, 0, AT.aStride, 1));
     tiles.tileloadd(b0, mem(AT.b, 0, AT.bStride, 1));
@@ -87,21 +96,26 @@ function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
   });
   for (let t = 0; t < 2 * numRowTiles; t++) {
     const at = Math.floor(t / 2) * 16 * PANEL_ROW_BYTES + (t % 2) * 64;
-    tiles.tilestored(mem(r.rdx, at, AT.bStride, 1), tmm(t));
+    tiles.tilestored(mem(AT.buffer, at, AT.bStride, 1), tmm(t));
   }
 }
 
-/** Existing rows and columns of the buffer at rdx to the output at `tile`. Masks in k1, k2. */
+/** rowsLeft = the rows of a block that exist, in rax. */
+export function emitRowsLeft(a: X64): typeof r.rax {
+  const { rows } = CORE_ARGUMENTS;
+  a.mov(r.rax, TILE_BLOCK);
+  a.cmp(rows, r.rax);
+  a.cmov("l", r.rax, rows);
+  return r.rax;
+}
+
+/** Existing rows and columns of the buffer to the output at `tile`. Masks in k1, k2. */
 function emitWriteOut(a: X64, accumulate: Memory): void {
-  const [rowsLeft, from, to] = [r.rax, r.rdx, AT.a];
-  const { rows, outStrideBytes } = CORE_ARGUMENTS;
-  const overwrite = a.label();
-  const done = a.label();
-  a.mov(rowsLeft, TILE_BLOCK);
-  a.cmp(rows, rowsLeft);
-  a.cmov("l", rowsLeft, rows);
+  const [from, to] = [AT.buffer, AT.a];
+  const { outStrideBytes } = CORE_ARGUMENTS;
+  const rowsLeft = emitRowsLeft(a);
   a.mov(to, AT.tile);
-  const eachRow = (adds: boolean): void =>
+  emitEither(a, accumulate, (adds) =>
     a.countdown(rowsLeft, 1, () => {
       for (let v = 0; v < 2; v++) {
         const mask = merging(k(1 + v));
@@ -111,32 +125,36 @@ function emitWriteOut(a: X64, accumulate: Memory): void {
       }
       a.add(from, PANEL_ROW_BYTES);
       a.add(to, outStrideBytes);
-    });
-  a.cmp(accumulate, 0);
-  a.j("e", overwrite);
-  eachRow(true);
-  a.jmp(done);
-  a.bind(overwrite);
-  eachRow(false);
-  a.bind(done);
+    }),
+  );
 }
 
-/**
- * The product of packed blocks. Slots: `accumulate` (0 overwrites), `columns`; `buffer` is an
- * address.
- */
-export function emitTileCore(
-  a: X64,
-  options: {
-    readonly tiles: TileUnit;
-    readonly local: (index: number) => Memory;
-    readonly accumulate: Memory;
-    readonly columns: Memory;
-    /** Register with the address of TILE_BUFFER_BYTES of scratch. */
-    readonly buffer: typeof r.rax;
-  },
-): void {
-  const { tiles, local, accumulate, columns, buffer } = options;
+/** What a core over tiles finds in the kernel around it. */
+export interface TileFrame {
+  readonly tiles: TileUnit;
+  /** Local variables; the first `TILE_CORE_LOCALS` are taken. */
+  readonly local: (index: number) => Memory;
+  /** The slots of these names: 0 overwrites; columns of the output. */
+  readonly accumulate: Memory;
+  readonly columns: Memory;
+  /** Register with the address of TILE_BUFFER_BYTES of scratch. */
+  readonly buffer: typeof r.rax;
+}
+
+/** What a core does with a block of 32×32 results, and after each on the way. */
+export interface TileWork {
+  /**
+   * Computes a block of one or two tiles of rows; `buffer` has its address, k1 and k2 the columns
+   * that exist. Leaves `b` behind the panel; may clobber rax, `a` and `buffer`.
+   */
+  readonly emitBlock: (numRowTiles: 1 | 2) => void;
+  readonly afterColumns?: () => void;
+  readonly afterRows?: () => void;
+}
+
+/** All panels of A against all panels of B, block by block. */
+export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
+  const { tiles, local, columns, buffer } = frame;
   const { aPanels, bPanels, out, outStrideBytes, rows, words } = CORE_ARGUMENTS;
   const columnsLeft = CORE_ARGUMENTS.columns;
   a.mov(local(LOCAL_BUFFER), buffer);
@@ -149,24 +167,36 @@ export function emitTileCore(
     a.mov(AT.tile, out);
     a.countdown(columnsLeft, TILE_BLOCK, () => {
       const oneTile = a.label();
-      const summed = a.label();
-      a.mov(r.rdx, local(LOCAL_BUFFER));
+      const done = a.label();
+      emitLaneMasks(a, columnsLeft, 2);
+      a.mov(AT.buffer, local(LOCAL_BUFFER));
       a.cmp(rows, 16);
       a.j("le", oneTile);
-      emitSums(a, tiles, 2);
-      a.jmp(summed);
+      work.emitBlock(2);
+      a.jmp(done);
       a.bind(oneTile);
-      emitSums(a, tiles, 1);
-      a.bind(summed);
-      emitLaneMasks(a, columnsLeft, 2);
-      a.mov(r.rdx, local(LOCAL_BUFFER));
-      emitWriteOut(a, accumulate);
+      work.emitBlock(1);
+      a.bind(done);
       a.add(AT.tile, PANEL_ROW_BYTES);
+      work.afterColumns?.();
     });
     a.imul(r.rax, words, TILE_BLOCK * 4);
     a.add(aPanels, r.rax);
     a.imul(r.rax, outStrideBytes, TILE_BLOCK);
     a.add(out, r.rax);
+    work.afterRows?.();
   });
   tiles.tilerelease();
+}
+
+/** The product of packed blocks. */
+export function emitTileCore(a: X64, frame: TileFrame): void {
+  emitTilePanels(a, frame, {
+    emitBlock: (numRowTiles) => {
+      a.mov(AT.a, CORE_ARGUMENTS.aPanels);
+      a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
+      emitTileSums(a, frame.tiles, numRowTiles);
+      emitWriteOut(a, frame.accumulate);
+    },
+  });
 }

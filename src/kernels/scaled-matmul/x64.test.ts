@@ -5,15 +5,20 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
+import type { X64 } from "../../codegen/x64/assembler.ts";
 import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
 import { E4M3, E5M2, fromE4m3, toE4m3, toE5m2 } from "../../numerics/fp8.ts";
+import type { X64Core } from "../matmul/x64-core.ts";
+import type { TileUnit } from "../matmul/x64-tile-core.ts";
+import { EMULATION_BYTES, emulatedTiles } from "../matmul/x64-tiles-test-support.ts";
 import type { ProductFormat } from "./contract.ts";
 import { createReferenceScaledMultiplier } from "./reference.ts";
 import type { ScaledBlock } from "./scaled-block.ts";
 import { createScaledMultiplierOver } from "./x64.ts";
 import { scaledCore } from "./x64-core.ts";
+import { scaledTileCore } from "./x64-tile-core.ts";
 
 const { runtime, reason } = createNativeRuntime();
 const memory = CpuMemory.create(runtime?.addressOf ?? null);
@@ -26,13 +31,26 @@ const context: ThreadContext = {
   native: runtime,
 };
 
-const CORES = [
-  { dtype: "f32", refusal: reason },
+const noBf16 = runtime?.features.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
+const noTiles = runtime?.features.amxBf16 ? "" : reason || "this processor has no AMX";
+const tileState = memory.reserve(EMULATION_BYTES);
+const emulated = (a: X64): TileUnit => emulatedTiles(a, memory.baseAddress + tileState);
+
+/** Every core, and why this processor cannot run it. */
+const CORES: readonly {
+  readonly name: string;
+  readonly refusal: string;
+  readonly coreOf: (format: ProductFormat) => X64Core;
+}[] = [
+  { name: "f32", refusal: reason, coreOf: (format) => scaledCore(format, format, "f32") },
+  { name: "bf16", refusal: noBf16, coreOf: (format) => scaledCore(format, format, "bf16") },
+  { name: "tiles", refusal: noTiles, coreOf: (format) => scaledTileCore(format, format, null) },
   {
-    dtype: "bf16",
-    refusal: runtime?.features.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16",
+    name: "emulated tiles",
+    refusal: noBf16,
+    coreOf: (format) => scaledTileCore(format, format, emulated),
   },
-] as const;
+];
 
 const [aCodes, bCodes, aScales, bScales, out] = [
   memory.reserve(2 ** 20),
@@ -59,15 +77,10 @@ function blockOf(m: number, n: number, k: number, tileDepth: number): ScaledBloc
   };
 }
 
-for (const { dtype, refusal } of CORES) {
-  describe(`x64 scaled products in ${dtype}`, { skip: refusal || false }, () => {
+for (const { name, refusal, coreOf } of CORES) {
+  describe(`x64 scaled products in ${name}`, { skip: refusal || false }, () => {
     const multiplierOf = (format: ProductFormat) =>
-      createScaledMultiplierOver(
-        scaledCore(format, format, dtype),
-        [format, format],
-        "nt",
-        context,
-      );
+      createScaledMultiplierOver(coreOf(format), [format, format], "nt", context);
 
     for (const [format, { values }, toCode] of [
       ["e4m3", E4M3, toE4m3],

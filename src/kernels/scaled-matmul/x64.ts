@@ -7,6 +7,7 @@
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv, floorDiv, roundUp } from "../../base/integers.ts";
+import type { CpuFeatures } from "../../device/cpu/features.ts";
 import type { ThreadContext } from "../../device/program.ts";
 import type { Transposition } from "../matmul/block-multiplier.ts";
 import { placeSlots } from "../matmul/x64.ts";
@@ -23,6 +24,7 @@ import { WIDENING_BYTES, wideningConstants } from "../matmul/x64-widen.ts";
 import type { ProductFormat } from "./contract.ts";
 import type { ScaledBlockMultiplier, ScaledPlace } from "./scaled-block.ts";
 import { scaledCore } from "./x64-core.ts";
+import { scaledTileCore } from "./x64-tile-core.ts";
 
 /** null if x64 code can multiply scaled operands here; otherwise the reason. */
 export function x64ScaledRefusal(context: ThreadContext): string | null {
@@ -37,8 +39,17 @@ export function createX64ScaledMultiplier(
 ): ScaledBlockMultiplier {
   const { native } = context;
   assert(native !== null, "x64 code needs a native runtime");
-  const core = scaledCore(...formats, native.features.avx512Bf16 ? "bf16" : "f32");
+  const core = chooseScaledCore(formats, native.features);
   return createScaledMultiplierOver(core, formats, transposition, context);
+}
+
+/** Tiles where there are any, else the widest products of vectors. */
+function chooseScaledCore(
+  [a, b]: readonly [a: ProductFormat, b: ProductFormat],
+  { amxBf16, avx512Bf16 }: CpuFeatures,
+): X64Core {
+  if (amxBf16) return scaledTileCore(a, b, null);
+  return scaledCore(a, b, avx512Bf16 ? "bf16" : "f32");
 }
 
 /** The same over a given core. */
@@ -67,10 +78,10 @@ export function createScaledMultiplierOver(
     scales.b.begin();
     slots[AT.packsB] = 1;
     const depthOfPiece = Math.min(pieceDepth, depthBlock);
-    // Pieces that do not fill words are packed one by one.
-    const fillsWords = depthOfPiece % perWord === 0;
-    const piecesMost = fillsWords ? Math.min(PIECES_MAX, floorDiv(depthBlock, depthOfPiece)) : 1;
-    slots[AT.pieceWords] = ceilDiv(depthOfPiece, perWord);
+    // Pieces that do not fill words, or tiles, are packed one by one.
+    const fillsUnits = depthOfPiece % (perWord * aFormat.depthUnit) === 0;
+    const piecesMost = fillsUnits ? Math.min(PIECES_MAX, floorDiv(depthBlock, depthOfPiece)) : 1;
+    slots[AT.pieceWords] = roundUp(ceilDiv(depthOfPiece, perWord), aFormat.depthUnit);
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outRowStride, m, n);
     for (let d = 0; d < k; ) {
       // A deep piece is cut at its own end, not only at the ends of blocks.
