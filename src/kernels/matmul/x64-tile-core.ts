@@ -31,7 +31,7 @@ export const TILE_BLOCK = 32;
 export const TILE_BUFFER_BYTES = 4096;
 const TILE_BYTES = 1024;
 /** Bytes of a row of B's panels and of the buffer. */
-export const PANEL_ROW_BYTES = TILE_BLOCK * 4;
+export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
 
 /** Local variables of the kernel that this core uses: the buffer's address, then 64 bytes. */
 export const TILE_CORE_LOCALS = 10;
