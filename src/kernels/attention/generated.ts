@@ -49,13 +49,22 @@ function createParts(
   };
 }
 
+/**
+ * Whole tiles of 12 rows on vectors. AMX multiplies 32 rows as fast as a few, and then what counts
+ * is that keys are packed for each block anew: of 48, 64, 128 and 256, 128 is the fastest there
+ * (256 to 4096 keys, heads of 48 and 192; backward by a fifth).
+ */
+const QUERY_BLOCK = { vectors: 48, tiles: 128 } as const;
+
 function createNarrowParts(
   factory: MultiplierFactory,
   context: ThreadContext,
   scratch: Span,
 ): NarrowAttentionParts {
+  const hasTiles = factory.target === "x64" && context.native?.features.amxBf16 === true;
   return {
     products: createProducts(factory, "bf16", context, scratch),
+    queryBlock: QUERY_BLOCK[hasTiles ? "tiles" : "vectors"],
     cast: rowBody(factory, ROW_PROGRAMS.castRows, "f32.bf16", context),
     weights: rowBody(factory, attentionWeightsProgram, "bf16", context),
     scoreGradients: rowBody(factory, scoreGradientsProgram, "bf16", context),

@@ -18,6 +18,8 @@ import { mixValues, multiply, type QueryBlock, rowOf } from "./query-blocks.ts";
 /** This thread's bf16 products and row kernels of one target. */
 export interface NarrowAttentionParts {
   readonly products: Readonly<Record<Transposition, BlockMultiplier>>;
+  /** Queries taken at once; larger blocks compute more scores that are then masked. */
+  readonly queryBlock: number;
   /** castRows/f32.bf16. */
   readonly cast: KernelBody;
   /** Of the programs in program.ts. */
@@ -29,8 +31,6 @@ export interface NarrowAttentionParts {
 
 const FLOAT_BYTES = 4;
 const NARROW_BYTES = 2;
-/** Whole tiles of 12 rows; larger blocks compute more scores that are then masked. */
-const MAX_QUERY_BLOCK = 48;
 /** Rows start on cache lines, as f32 and as bf16. */
 const STRIDE_MULTIPLE = 32;
 
@@ -50,7 +50,8 @@ interface Layout {
   readonly queryBlock: number;
 }
 
-function layOut(span: Span, { seqLength, nope, rope, value }: HeadTask): Layout {
+function layOut(span: Span, mostQueries: number, task: HeadTask): Layout {
+  const { seqLength, nope, rope, value } = task;
   let next = span.byteOffset;
   const take = (bytes: number): number => {
     const offset = next;
@@ -61,16 +62,16 @@ function layOut(span: Span, { seqLength, nope, rope, value }: HeadTask): Layout 
     const rowStride = roundUp(columns, 2);
     return { offset: take(rows * rowStride * NARROW_BYTES), rowStride };
   };
-  const limits = take(MAX_QUERY_BLOCK * 4);
-  const inverse = take(MAX_QUERY_BLOCK * 4);
+  const limits = take(mostQueries * 4);
+  const inverse = take(mostQueries * 4);
   const key = rounded(seqLength, nope + rope);
   const values = rounded(seqLength, value);
-  const query = rounded(MAX_QUERY_BLOCK, nope + rope);
-  const dOut = rounded(MAX_QUERY_BLOCK, value);
+  const query = rounded(mostQueries, nope + rope);
+  const dOut = rounded(mostQueries, value);
   const rowStride = roundUp(seqLength, STRIDE_MULTIPLE);
   const left = span.byteOffset + span.byteLength - next;
   const queryBlock = Math.min(
-    MAX_QUERY_BLOCK,
+    mostQueries,
     floorDiv(left, rowStride * (FLOAT_BYTES + NARROW_BYTES)),
   );
   assert(queryBlock >= 1, `attention: a sequence of ${seqLength} does not fit the scratch`);
@@ -97,7 +98,7 @@ class NarrowHead {
     this.#parts = parts;
     this.#context = context;
     this.#task = task;
-    this.#at = layOut(span, task);
+    this.#at = layOut(span, parts.queryBlock, task);
     this.#slots = slots;
     const { seqLength, nope, rope, value } = task;
     const { key, values } = this.#at;
