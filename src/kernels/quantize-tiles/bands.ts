@@ -35,8 +35,8 @@ export const BAND_SLOTS = [
 /** The values of `BAND_SLOTS`, read by name. */
 export type BandSlots = Readonly<Record<(typeof BAND_SLOTS)[number], number>>;
 
-/** Elements of a task: some tens of microseconds of work. */
-const TASK_ELEMENTS = 16384;
+/** Elements of a task: some ten microseconds of work, beside which a call of it is little. */
+const TASK_ELEMENTS = 65536;
 /** Column blocks are multiples of it: whole cache lines of codes, and whole pairs of E5M6. */
 const COLUMN_UNIT = 64;
 
@@ -162,5 +162,7 @@ export function* patchesOf(
 
 /** The first slots of a launch, by name. */
 export function readBandSlots(slots: Float64Array): BandSlots {
-  return Object.fromEntries(BAND_SLOTS.map((name, at) => [name, slot(slots, at)])) as BandSlots;
+  const grid = {} as Record<(typeof BAND_SLOTS)[number], number>;
+  for (let at = 0; at < BAND_SLOTS.length; at++) grid[BAND_SLOTS[at]!] = slot(slots, at);
+  return grid;
 }

@@ -15,6 +15,7 @@ import {
   type Gp,
   k,
   type MaskRegister,
+  type Memory,
   mem,
   merging,
   r,
@@ -148,6 +149,13 @@ function clampCode({ overflowCode, largestCode }: SmallFloat): number {
   return overflowCode;
 }
 
+/** Masks of sixteen elements that all exist; clobbers rax. */
+export function emitAllLanes(a: X64, isPacked: boolean): void {
+  a.mov(r.rax, 2 ** storedBytes("e5m6", LANES) - 1);
+  a.kmovw(LANE_MASK, r.rax);
+  if (isPacked) a.kmovd(PACKED_MASK, r.rax);
+}
+
 /** Masks of the next min(left, 16) elements; clobbers rax and rdx. */
 export function emitLanes(
   a: X64,
@@ -167,11 +175,11 @@ export function emitLanes(
 /** to = the values at `from`, of the lanes that exist; clobbers zmm30 and zmm31. */
 export function emitRead(
   a: X64,
-  { source, to, from, constants }: { source: StoredDType; to: Vector; from: Gp; constants: Gp },
+  { source, to, from, constants }: { source: StoredDType; to: Vector; from: Memory; constants: Gp },
 ): void {
   const lanes = zeroing(LANE_MASK);
   if (source === "f32") {
-    a.v("vmovups", [to, mem(from)], lanes);
+    a.v("vmovups", [to, from], lanes);
     return;
   }
   if (source === "e5m6") {
@@ -179,16 +187,16 @@ export function emitRead(
     return;
   }
   if (isFp8(source)) {
-    a.v("vpmovzxbd", [to, mem(from)], lanes);
+    a.v("vpmovzxbd", [to, from], lanes);
     emitWiden(a, to, source, constants);
-  } else a.v("vpmovzxwd", [to, mem(from)], lanes);
+  } else a.v("vpmovzxwd", [to, from], lanes);
   a.v("vpslld", [to, to, 16]);
 }
 
 /** An E5M6 code is the upper twelve bits of a binary16. */
-function emitUnpack(a: X64, to: Vector, from: Gp): void {
+function emitUnpack(a: X64, to: Vector, from: Memory): void {
   const words = zmm(30);
-  a.v("vmovdqu8", [words, mem(from)], zeroing(PACKED_MASK));
+  a.v("vmovdqu8", [words, from], zeroing(PACKED_MASK));
   a.v("vpermb", [words, CONSTANT.unpackedBytes, words]);
   a.v("vpsrlvd", [words, words, CONSTANT.unpackShift]);
   a.v("vpandd", [words, words, CONSTANT.low12]);
@@ -197,24 +205,37 @@ function emitUnpack(a: X64, to: Vector, from: Gp): void {
   a.v("vcvtph2ps", [to, ymm(30)]);
 }
 
-/** The codes of x, of the lanes that exist, to `to`; clobbers x, zmm2 to zmm5 and k3, k4. */
+/**
+ * The codes of x, of the lanes that exist, to `to`; their signs are those of `signs`, which is x if
+ * left out. Clobbers x, zmm2 to zmm5 and k3, k4.
+ */
 export function emitWrite(
   a: X64,
-  { target, x, to }: { target: StoredDType; x: Vector; to: Gp },
+  {
+    target,
+    x,
+    signs = x,
+    to,
+  }: {
+    readonly target: StoredDType;
+    readonly x: Vector;
+    readonly signs?: Vector;
+    readonly to: Memory;
+  },
 ): void {
   const lanes = merging(LANE_MASK);
   if (target === "f32") {
-    a.v("vmovups", [mem(to), x], lanes);
+    a.v("vmovups", [to, x], lanes);
     return;
   }
   if (target === "bf16") {
     emitRoundToBf16(a, x);
-    a.v("vpmovdw", [mem(to), x], lanes);
+    a.v("vpmovdw", [to, x], lanes);
     return;
   }
-  emitEncode(a, FORMATS[target], x);
+  emitEncode(a, FORMATS[target], x, signs);
   if (target !== "e5m6") {
-    a.v("vpmovdb", [mem(to), x], lanes);
+    a.v("vpmovdb", [to, x], lanes);
     return;
   }
   const shifted = zmm(2);
@@ -222,14 +243,13 @@ export function emitWrite(
   a.v("vpsrlq", [shifted, x, 20]);
   a.v("vpord", [x, x, shifted]);
   a.v("vpermb", [x, CONSTANT.packedBytes, x]);
-  a.v("vmovdqu8", [mem(to), x], merging(PACKED_MASK));
+  a.v("vmovdqu8", [to, x], merging(PACKED_MASK));
 }
 
-function emitEncode(a: X64, format: SmallFloat, x: Vector): void {
+function emitEncode(a: X64, format: SmallFloat, x: Vector, signs: Vector): void {
   const [sign, magnitude, code, small] = [zmm(2), zmm(3), zmm(4), zmm(5)];
   const drop = 23 - format.fractionBits;
-  a.v("vpsrld", [sign, x, 31 - Math.log2(format.signBit)]);
-  a.v("vpandd", [sign, sign, CONSTANT.sign]);
+  a.v("vpsrld", [sign, signs, 31 - Math.log2(format.signBit)]);
   a.v("vpandd", [magnitude, x, CONSTANT.magnitude]);
   a.v("vpsrld", [code, magnitude, drop]);
   a.v("vpandd", [code, code, CONSTANT.one]);
@@ -243,8 +263,9 @@ function emitEncode(a: X64, format: SmallFloat, x: Vector): void {
   a.v("vpblendmd", [code, code, small], merging(isSubnormal));
   a.v("vpminud", [code, code, CONSTANT.clamp]);
   a.v("vpcmpud", [isNan, magnitude, CONSTANT.infinity, 6]);
-  a.v("vpblendmd", [code, code, CONSTANT.nan], merging(isNan));
-  a.v("vpord", [x, code, sign]);
+  a.v("vpblendmd", [x, code, CONSTANT.nan], merging(isNan));
+  // x | (sign & its bit)
+  a.v("vpternlogd", [x, sign, CONSTANT.sign, 0xf8]);
 }
 
 /** Each lane's low half = the bf16 nearest to it, ties to even; NaN stays NaN. */

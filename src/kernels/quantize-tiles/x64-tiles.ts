@@ -14,6 +14,7 @@ import type { X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
 import {
   type Gp,
+  k,
   type Memory,
   mem,
   merging,
@@ -26,6 +27,7 @@ import { slotIndex } from "../kernel.ts";
 import { emitEither } from "../matmul/x64-vector-core.ts";
 import { FORMATS } from "./reference.ts";
 import {
+  emitAllLanes,
   emitCodeConstants,
   emitLanes,
   emitRead,
@@ -34,6 +36,7 @@ import {
   LANE_MASK,
   LANES,
   type StoredDType,
+  storedBytes,
 } from "./x64-codes.ts";
 
 const SLOTS = [
@@ -81,10 +84,14 @@ const AT = {
   constants: r.rcx,
 } as const;
 
-const [scale, value, rowScale] = [zmm(0), zmm(1), zmm(6)];
-const [amaxMin, largest, belowPower, exponent] = [zmm(10), zmm(11), zmm(12), zmm(13)];
+/** Vectors that go side by side: each has an accumulator, or a scale, of its own. */
+const COPIES = 4;
+const scales = [zmm(0), zmm(7), zmm(8), zmm(9)] as const;
+const reciprocals = [zmm(10), zmm(11), zmm(12), zmm(13)] as const;
+const [scale] = scales;
+const [value, rowScale, quotient, rest] = [zmm(1), zmm(6), zmm(14), zmm(15)];
 
-const LOCALS = ["x", "xScales", "out", "scales", "bandsLeft", "rowScales"] as const;
+const LOCALS = ["x", "xScales", "out", "scales", "bandsLeft", "rowScales", "unordinary"] as const;
 type Locals = (name: (typeof LOCALS)[number]) => Memory;
 
 /** Whether elements are codes with scales. */
@@ -105,16 +112,34 @@ function addSlot(a: X64, destination: Gp | Memory, name: TileSlot): void {
   a.add(destination, r.rax);
 }
 
+/** Where one vector of a tile stands, and which of the neighbouring ones it is. */
+interface VectorPlace {
+  readonly copy: number;
+  readonly out: Memory;
+}
+
 /**
- * All elements of a tile, row by row, sixteen at a time; `emit` finds their values in zmm1, codes
- * times the scale of their row if `hasRowScales`.
+ * All elements of a tile, row by row, sixteen at a time, four vectors at a time while there are as
+ * many; `emit` finds their values in zmm1, codes times the scale of their row if `hasRowScales`.
  */
 function emitEachVector(
   a: X64,
   { source, target, hasRowScales }: TileFunction & { readonly hasRowScales: boolean },
   local: Locals,
-  emit: () => void,
+  emit: (place: VectorPlace) => void,
 ): void {
+  const isPacked = source === "e5m6" || target === "e5m6";
+  const [xBytes, outBytes] = [storedBytes(source, LANES), storedBytes(target, LANES)];
+  const emitVector = (copy: number): void => {
+    const from = mem(AT.atX, copy * xBytes);
+    emitRead(a, { source, to: value, from, constants: AT.constants });
+    if (hasRowScales) a.v("vmulps", [value, value, rowScale]);
+    emit({ copy, out: mem(AT.atOut, copy * outBytes) });
+  };
+  const advance = (vectors: number): void => {
+    a.add(AT.atX, vectors * xBytes);
+    a.add(AT.atOut, vectors * outBytes);
+  };
   a.mov(AT.rowX, AT.x);
   a.mov(AT.rowOut, AT.out);
   a.mov(r.rax, local("xScales"));
@@ -128,15 +153,17 @@ function emitEachVector(
     }
     a.mov(AT.atX, AT.rowX);
     a.mov(AT.atOut, AT.rowOut);
-    a.mov(AT.left, AT.width);
+    emitAllLanes(a, isPacked);
+    a.lea(AT.left, mem(AT.width, 1 - COPIES * LANES));
+    a.countdown(AT.left, COPIES * LANES, () => {
+      for (let copy = 0; copy < COPIES; copy++) emitVector(copy);
+      advance(COPIES);
+    });
+    a.add(AT.left, COPIES * LANES - 1);
     a.countdown(AT.left, LANES, () => {
-      const isPacked = source === "e5m6" || target === "e5m6";
       emitLanes(a, { left: AT.left, constants: AT.constants, isPacked });
-      emitRead(a, { source, to: value, from: AT.atX, constants: AT.constants });
-      if (hasRowScales) a.v("vmulps", [value, value, rowScale]);
-      emit();
-      a.add(AT.atX, LANES * { f32: 4, bf16: 2, e4m3: 1, e5m2: 1, e5m6: 1.5 }[source]);
-      a.add(AT.atOut, LANES * { f32: 4, bf16: 2, e4m3: 1, e5m2: 1, e5m6: 1.5 }[target]);
+      emitVector(0);
+      advance(1);
     });
     addSlot(a, AT.rowX, "xRowBytes");
     addSlot(a, AT.rowOut, "outRowBytes");
@@ -156,14 +183,15 @@ function emitEachTile(a: X64, of: TileFunction, local: Locals, emit: () => void)
   for (const name of ["x", "out", "scales"] as const) a.mov(AT[name], local(name));
   loadSlot(a, AT.columnsLeft, TILES_AT.columns);
   a.bind(nextTile);
-  if (of.direction === "across") a.mov(AT.width, LANES);
+  if (of.direction === "across") emitAcrossWidth(a);
   else loadSlot(a, AT.width, TILES_AT.tileColumns);
   a.cmp(AT.columnsLeft, AT.width);
   a.cmov("l", AT.width, AT.columnsLeft);
   emit();
   emitAdvance(a, AT.x, of.source, AT.width);
   emitAdvance(a, AT.out, of.target, AT.width);
-  a.add(AT.scales, of.direction === "across" ? 4 * LANES : 4);
+  if (of.direction === "across") a.lea(AT.scales, mem(AT.scales, 0, AT.width, 4));
+  else a.add(AT.scales, 4);
   a.sub(AT.columnsLeft, AT.width);
   a.j("g", nextTile);
   emitNextBand(a, local);
@@ -187,9 +215,20 @@ function emitNextBand(a: X64, local: Locals): void {
   a.sub(local("bandsLeft"), 1);
 }
 
-/** Every lane = the largest lane. */
+/** width = 64 columns while there are as many, then 16. */
+function emitAcrossWidth(a: X64): void {
+  a.mov(AT.width, LANES);
+  a.mov(r.rax, COPIES * LANES);
+  a.cmp(AT.columnsLeft, r.rax);
+  a.cmov("ge", AT.width, r.rax);
+}
+
+/** Every lane of the first accumulator = the largest lane of all. */
 function emitLargestLane(a: X64): void {
   const other = value;
+  a.v("vmaxps", [scales[0], scales[0], scales[1]]);
+  a.v("vmaxps", [scales[2], scales[2], scales[3]]);
+  a.v("vmaxps", [scale, scales[0], scales[2]]);
   for (const quarters of [0x4e, 0xb1]) {
     a.v("vshuff32x4", [other, scale, scale, quarters]);
     a.v("vmaxps", [scale, scale, other]);
@@ -200,22 +239,77 @@ function emitLargestLane(a: X64): void {
   }
 }
 
+/** Scales between these powers of two have reciprocals that `emitQuotient` can trust. */
+const [LEAST_POWER, LARGEST_POWER] = [-60, 60];
+
 /** From the largest magnitudes to scales, which are stored. */
-function emitScales(a: X64, { direction }: TileFunction, powerOfTwo: Memory): void {
+function emitScales(a: X64, { direction, target }: TileFunction): void {
+  const used = direction === "along" ? [scale] : scales;
+  const [amaxMin, largest, belowPower, exponent] = [zmm(2), zmm(3), zmm(4), zmm(5)];
   if (direction === "along") emitLargestLane(a);
-  a.v("vmaxps", [scale, scale, amaxMin]);
-  a.v("vdivps", [scale, scale, largest]);
-  emitEither(a, powerOfTwo, (isSet) => {
+  loadSlot(a, r.rax, TILES_AT.amaxMinBits);
+  a.v("vpbroadcastd r32", [amaxMin, r.rax]);
+  emitSplat(a, largest, floatBits(FORMATS[target as "e4m3"].largest));
+  emitSplat(a, belowPower, 0x7fffff);
+  emitSplat(a, exponent, 0x7f800000);
+  for (const each of used) {
+    a.v("vmaxps", [each, each, amaxMin]);
+    a.v("vdivps", [each, each, largest]);
+  }
+  emitEither(a, mem(r.rdi, 8 * TILES_AT.powerOfTwo), (isSet) => {
     if (!isSet) return;
-    a.v("vpaddd", [scale, scale, belowPower]);
-    a.v("vpandd", [scale, scale, exponent]);
+    for (const each of used) {
+      a.v("vpaddd", [each, each, belowPower]);
+      a.v("vpandd", [each, each, exponent]);
+    }
   });
   if (direction === "along") {
     a.v("vmovss m32", [mem(AT.scales), xmm(0)]);
     return;
   }
+  const [narrow, stored] = [a.label(), a.label()];
+  a.cmp(AT.width, COPIES * LANES);
+  a.j("ne", narrow);
+  for (const [copy, each] of scales.entries()) a.v("vmovups", [mem(AT.scales, 64 * copy), each]);
+  a.jmp(stored);
+  a.bind(narrow);
   emitLanes(a, { left: AT.width, constants: AT.constants, isPacked: false });
   a.v("vmovups", [mem(AT.scales), scale], merging(LANE_MASK));
+  a.bind(stored);
+}
+
+/**
+ * Reciprocals of scales, and whether all are ordinary: where one is not, codes are made by
+ * division.
+ */
+function emitReciprocals(a: X64, count: number, local: Locals): void {
+  const [one, least, above, most] = [zmm(2), zmm(3), zmm(4), zmm(5)];
+  const isBeyond = k(3);
+  emitSplat(a, one, floatBits(1));
+  emitSplat(a, least, floatBits(2 ** LEAST_POWER));
+  for (let copy = 0; copy < count; copy++) {
+    a.v("vdivps", [reciprocals[copy]!, one, scales[copy]!]);
+    a.v("vpsubd", [copy === 0 ? most : above, scales[copy]!, least]);
+    if (copy > 0) a.v("vpmaxud", [most, most, above]);
+  }
+  emitSplat(a, least, floatBits(2 ** LARGEST_POWER) - floatBits(2 ** LEAST_POWER));
+  a.v("vpcmpud", [isBeyond, most, least, 6]);
+  a.kmovdToGp(r.rax, isBeyond);
+  a.mov(local("unordinary"), r.rax);
+}
+
+/**
+ * quotient = value ÷ scale, correctly rounded, by two corrections of value · reciprocal: a division
+ * takes 16 cycles on some processors, these three. A zero may lose its sign.
+ */
+function emitQuotient(a: X64, copy: number): void {
+  const [divisor, reciprocal] = [scales[copy]!, reciprocals[copy]!];
+  a.v("vmulps", [quotient, value, reciprocal]);
+  for (let correction = 0; correction < 2; correction++) {
+    a.v("vmovaps", [rest, value]);
+    a.v("vfnmadd231ps", [rest, quotient, divisor]);
+    a.v("vfmadd231ps", [quotient, rest, reciprocal]);
+  }
 }
 
 /** Code that quantises: `source` may be scaled itself. */
@@ -227,28 +321,52 @@ export function emitQuantise(of: TileFunction): Uint8Array {
       const { source, target } = of;
       loadSlot(a, AT.constants, TILES_AT.constants);
       emitCodeConstants(a, { source, target, constants: AT.constants });
-      loadSlot(a, r.rax, TILES_AT.amaxMinBits);
-      a.v("vpbroadcastd r32", [amaxMin, r.rax]);
-      emitSplat(a, largest, floatBits(FORMATS[target as "e4m3"].largest));
-      emitSplat(a, belowPower, 0x7fffff);
-      emitSplat(a, exponent, 0x7f800000);
-      const magnitude = zmm(16);
+      const work = { ...of, hasRowScales: isScaled(source) };
+      const emitFindScales = (): void => emitLargest(a, of, work, local);
+      const emitCodes = (): void => {
+        emitReciprocals(a, of.direction === "along" ? 1 : COPIES, local);
+        emitEither(a, local("unordinary"), (isUnordinary) =>
+          emitEachVector(a, work, local, ({ copy, out }) => {
+            const divisor = of.direction === "along" ? 0 : copy;
+            if (isUnordinary) a.v("vdivps", [quotient, value, scales[divisor]!]);
+            else emitQuotient(a, divisor);
+            emitWrite(a, { target, x: quotient, signs: value, to: out });
+          }),
+        );
+      };
+      if (of.direction === "across") {
+        emitEachTile(a, of, local, () => {
+          emitFindScales();
+          emitCodes();
+        });
+        return;
+      }
+      // A tile is a few vectors: none waits for its scale if all are found first.
+      emitEachTile(a, of, local, emitFindScales);
       emitEachTile(a, of, local, () => {
-        a.v("vpxord", [scale, scale, scale]);
-        const work = { ...of, hasRowScales: isScaled(source) };
-        emitEachVector(a, work, local, () => {
-          a.v("vpandd", [value, value, magnitude]);
-          // The second operand is the answer to NaN: it counts as nothing.
-          a.v("vmaxps", [scale, value, scale]);
-        });
-        emitScales(a, of, mem(r.rdi, 8 * TILES_AT.powerOfTwo));
-        emitEachVector(a, work, local, () => {
-          a.v("vdivps", [value, value, scale]);
-          emitWrite(a, { target, x: value, to: AT.atOut });
-        });
+        a.v("vbroadcastss", [scale, mem(AT.scales)]);
+        emitCodes();
       });
     },
   });
+}
+
+/** Scales from the largest magnitudes of a tile, or of the tiles of neighbouring columns. */
+function emitLargest(
+  a: X64,
+  of: TileFunction,
+  work: Parameters<typeof emitEachVector>[1],
+  local: Locals,
+): void {
+  const magnitude = zmm(16);
+  for (const each of scales) a.v("vpxord", [each, each, each]);
+  emitEachVector(a, work, local, ({ copy }) => {
+    const most = scales[copy]!;
+    a.v("vpandd", [value, value, magnitude]);
+    // The second operand is the answer to NaN: it counts as nothing.
+    a.v("vmaxps", [most, value, most]);
+  });
+  emitScales(a, of);
 }
 
 /** Code that dequantises. The tiles' scales are the source's: one band has one row of them. */
@@ -262,17 +380,27 @@ export function emitDequantise(of: TileFunction): Uint8Array {
       emitCodeConstants(a, { source, target, constants: AT.constants });
       emitEachTile(a, of, local, () => {
         a.mov(local("xScales"), AT.scales);
-        if (direction === "across") {
-          emitLanes(a, { left: AT.width, constants: AT.constants, isPacked: false });
-          a.v("vmovups", [scale, mem(AT.scales)], zeroing(LANE_MASK));
-        }
-        emitEachVector(a, { ...of, hasRowScales: direction === "along" }, local, () => {
-          if (direction === "across") a.v("vmulps", [value, value, scale]);
-          emitWrite(a, { target, x: value, to: AT.atOut });
+        if (direction === "across") emitLoadScales(a);
+        emitEachVector(a, { ...of, hasRowScales: direction === "along" }, local, (place) => {
+          if (direction === "across") a.v("vmulps", [value, value, scales[place.copy]!]);
+          emitWrite(a, { target, x: value, to: place.out });
         });
       });
     },
   });
+}
+
+/** The scales of 16 or 64 columns. */
+function emitLoadScales(a: X64): void {
+  const [narrow, loaded] = [a.label(), a.label()];
+  a.cmp(AT.width, COPIES * LANES);
+  a.j("ne", narrow);
+  for (const [copy, each] of scales.entries()) a.v("vmovups", [each, mem(AT.scales, 64 * copy)]);
+  a.jmp(loaded);
+  a.bind(narrow);
+  emitLanes(a, { left: AT.width, constants: AT.constants, isPacked: false });
+  a.v("vmovups", [scale, mem(AT.scales)], zeroing(LANE_MASK));
+  a.bind(loaded);
 }
 
 const float = new Float32Array(1);

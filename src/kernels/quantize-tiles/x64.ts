@@ -25,16 +25,20 @@ export const X64_QUANTIZE_TILES: KernelImplementation = {
   refusal: (variant, context) => refusalOf(variant, context),
   create: (variant, context) => {
     const [from, to] = variant.split(".") as [OpenDType, ScaledFormat];
-    const run = createTileRunner({ source: from, target: to, emit: emitQuantise }, context);
+    const runner = createTileRunner({ source: from, target: to, emit: emitQuantise }, context);
     const otherwise = createReferenceQuantizeTiles(variant, context);
     return (slots, firstTask, endTask) => {
       const grid = readBandSlots(slots);
       if (!hasWholeBytes(to, grid)) return otherwise(slots, firstTask, endTask);
       const open = readOpen(slots, from, QUANTIZE_TILES_AT);
-      const rule = ruleArguments(slots);
+      const run = runner(grid, {
+        ...ruleArguments(slots),
+        xRowBytes: open.rowBytes,
+        outRowBytes: grid.codesRowStride,
+      });
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
-        const at = placesOf(patch, grid, to, open, from);
-        run(grid, patch, { ...rule, ...at.scaled, x: at.open, xRowBytes: open.rowBytes });
+        const x = openOffset(patch, open, from);
+        run(patch, { x, out: codesOffset(patch, grid, to), scales: scalesOffset(patch, grid) });
       }
     };
   },
@@ -45,17 +49,16 @@ export const X64_DEQUANTIZE_TILES: KernelImplementation = {
   refusal: (variant, context) => refusalOf(variant, context),
   create: (variant, context) => {
     const [from, to] = variant.split(".") as [ScaledFormat, OpenDType];
-    const run = createTileRunner({ source: from, target: to, emit: emitDequantise }, context);
+    const runner = createTileRunner({ source: from, target: to, emit: emitDequantise }, context);
     const otherwise = createReferenceDequantizeTiles(variant, context);
     return (slots, firstTask, endTask) => {
       const grid = readBandSlots(slots);
       if (!hasWholeBytes(from, grid)) return otherwise(slots, firstTask, endTask);
       const open = readOpen(slots, to, DEQUANTIZE_TILES_AT);
+      const run = runner(grid, { xRowBytes: grid.codesRowStride, outRowBytes: open.rowBytes });
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
-        const at = placesOf(patch, grid, from, open, to);
-        const { out: x, outRowBytes: xRowBytes, scales, scaleRowBytes } = at.scaled;
-        const target = { out: at.open, outRowBytes: open.rowBytes };
-        run(grid, patch, { ...target, x, xRowBytes, scales, scaleRowBytes });
+        const out = openOffset(patch, open, to);
+        run(patch, { x: codesOffset(patch, grid, from), out, scales: scalesOffset(patch, grid) });
       }
     };
   },
@@ -66,28 +69,28 @@ export const X64_RETILE: KernelImplementation = {
   refusal: (variant, context) => refusalOf(variant, context),
   create: (variant, context) => {
     const [from, to] = variant.split(".") as [ScaledFormat, ScaledFormat];
-    const run = createTileRunner({ source: from, target: to, emit: emitQuantise }, context);
+    const runner = createTileRunner({ source: from, target: to, emit: emitQuantise }, context);
     const otherwise = createReferenceRetile(variant, context);
     return (slots, firstTask, endTask) => {
       const grid = readBandSlots(slots);
       const source = readSource(slots);
       if (!takesSource(from, source, grid)) return otherwise(slots, firstTask, endTask);
-      const rule = ruleArguments(slots);
       // Tiles as high as the matrix have one row of scales.
       const rowStride = source.tileRows === 1 ? source.scaleRowStride : 0;
+      const run = runner(grid, {
+        ...ruleArguments(slots),
+        xRowBytes: source.codesRowStride,
+        xScaleRowBytes: 4 * rowStride,
+        outRowBytes: grid.codesRowStride,
+      });
       for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
         for (const part of splitAtTiles(patch, source.tileColumns)) {
           const tile = floorDiv(part.firstColumn, source.tileColumns);
-          run(grid, part, {
-            ...rule,
-            ...scaledPlaces(part, grid, to),
-            x:
-              source.codesOffset +
-              part.firstRow * source.codesRowStride +
-              storedBytes(from, part.firstColumn),
-            xRowBytes: source.codesRowStride,
+          run(part, {
+            x: codesOffset(part, source, from),
             xScales: source.scalesOffset + 4 * (part.firstRow * rowStride + tile),
-            xScaleRowBytes: 4 * rowStride,
+            out: codesOffset(part, grid, to),
+            scales: scalesOffset(part, grid),
           });
         }
       }
@@ -101,11 +104,30 @@ function refusalOf(variant: string, context: ThreadContext): string | null {
   return packs ? "packed codes need AVX512_VBMI" : null;
 }
 
-/** Arguments of a native function that differ from patch to patch; addresses as byte offsets. */
-type Arguments = Partial<Record<keyof typeof AT, number>>;
-const ADDRESSES: readonly string[] = ["x", "xScales", "out", "scales"];
+/** Arguments of a native function that all patches of a launch share. */
+interface SharedArguments {
+  readonly xRowBytes: number;
+  readonly outRowBytes: number;
+  /** Of a scaled source: from one row's scale to the next. */
+  readonly xScaleRowBytes?: number;
+  /** The scale rule; of no meaning where codes are only read. */
+  readonly amaxMinBits?: number;
+  readonly powerOfTwo?: number;
+}
 
-type TileRunner = (grid: BandSlots, patch: Patch, values: Arguments) => void;
+/** Where a patch stands: byte offsets. */
+interface PatchPlaces {
+  readonly x: number;
+  readonly out: number;
+  readonly scales: number;
+  readonly xScales?: number;
+}
+
+/** Prepares a launch; what it returns runs a patch. */
+type TileRunner = (
+  grid: BandSlots,
+  shared: SharedArguments,
+) => (patch: Patch, places: PatchPlaces) => void;
 
 /** Both native functions of a kernel, made when they are first needed, behind one call. */
 function createTileRunner(
@@ -128,24 +150,31 @@ function createTileRunner(
   const args = new Float64Array(memory.wasm.buffer, byteOffset, byteLength / 8);
   const constants = codeConstants(source);
   assert(scratch.byteLength >= CONSTANTS_BYTES, "tiles need scratch for their constants");
-  return (grid, patch, values) => {
+  const base = memory.baseAddress;
+  return (grid, shared) => {
+    const code = functionFor(grid.tileColumns === 1 ? "across" : "along");
     // One-row bands of a patch are joined: its rows are its bands.
-    const rows = patch.endRow - patch.firstRow;
     const isJoined = grid.tileRows === 1;
     memory.u8.set(constants, scratch.byteOffset);
-    args[AT.constants] = memory.baseAddress + scratch.byteOffset;
-    args[AT.bands] = isJoined ? rows : 1;
-    args[AT.bandRows] = isJoined ? 1 : rows;
-    args[AT.columns] = patch.endColumn - patch.firstColumn;
+    args[AT.constants] = base + scratch.byteOffset;
     args[AT.tileColumns] = Math.min(grid.tileColumns, grid.columns);
-    args[AT.xScales] = 0;
-    args[AT.xScaleRowBytes] = 0;
-    for (const [name, value] of Object.entries(values)) {
-      const at = AT[name as keyof typeof AT];
-      args[at] = ADDRESSES.includes(name) ? memory.baseAddress + value : value;
-    }
-    const direction = grid.tileColumns === 1 ? "across" : "along";
-    functionFor(direction).call(memory.baseAddress + byteOffset, 0, 0, memory.baseAddress);
+    args[AT.scaleRowBytes] = 4 * grid.scaleRowStride;
+    args[AT.xRowBytes] = shared.xRowBytes;
+    args[AT.outRowBytes] = shared.outRowBytes;
+    args[AT.xScaleRowBytes] = shared.xScaleRowBytes ?? 0;
+    args[AT.amaxMinBits] = shared.amaxMinBits ?? 0;
+    args[AT.powerOfTwo] = shared.powerOfTwo ?? 0;
+    return ({ firstRow, endRow, firstColumn, endColumn }, { x, out, scales, xScales }) => {
+      const rows = endRow - firstRow;
+      args[AT.bands] = isJoined ? rows : 1;
+      args[AT.bandRows] = isJoined ? 1 : rows;
+      args[AT.columns] = endColumn - firstColumn;
+      args[AT.x] = base + x;
+      args[AT.out] = base + out;
+      args[AT.scales] = base + scales;
+      args[AT.xScales] = xScales === undefined ? 0 : base + xScales;
+      code.call(base + byteOffset, 0, 0, base);
+    };
   };
 }
 
@@ -194,35 +223,30 @@ const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 
 /** The scale rule, as native functions take it. */
-function ruleArguments(slots: Float64Array): Arguments {
+function ruleArguments(slots: Float64Array): { amaxMinBits: number; powerOfTwo: number } {
   const { amaxMin, powerOfTwo } = readRule(slots);
   float[0] = amaxMin;
   return { amaxMinBits: bits[0]!, powerOfTwo: powerOfTwo ? 1 : 0 };
 }
 
-/** Where a patch's codes and scales stand. */
-function scaledPlaces(
-  { band, firstRow, firstColumn }: Patch,
-  grid: BandSlots,
+/** Where a patch begins in the codes of a scaled matrix, in its scales, in an open matrix. */
+function codesOffset(
+  { firstRow, firstColumn }: Patch,
+  { codesOffset, codesRowStride }: BandSlots,
   format: ScaledFormat,
-): { out: number; outRowBytes: number; scales: number; scaleRowBytes: number } {
-  const tile = floorDiv(firstColumn, grid.tileColumns);
-  return {
-    out: grid.codesOffset + firstRow * grid.codesRowStride + storedBytes(format, firstColumn),
-    outRowBytes: grid.codesRowStride,
-    scales: grid.scalesOffset + 4 * (band * grid.scaleRowStride + tile),
-    scaleRowBytes: 4 * grid.scaleRowStride,
-  };
+): number {
+  return codesOffset + firstRow * codesRowStride + storedBytes(format, firstColumn);
 }
 
-/** The same, and where the patch stands in the open operand. */
-function placesOf(
-  patch: Patch,
-  grid: BandSlots,
-  format: ScaledFormat,
-  open: OpenOperand,
+function scalesOffset({ band, firstColumn }: Patch, grid: BandSlots): number {
+  const tile = floorDiv(firstColumn, grid.tileColumns);
+  return grid.scalesOffset + 4 * (band * grid.scaleRowStride + tile);
+}
+
+function openOffset(
+  { firstRow, firstColumn }: Patch,
+  { offset, rowBytes }: OpenOperand,
   dtype: OpenDType,
-): { scaled: ReturnType<typeof scaledPlaces>; open: number } {
-  const first = patch.firstRow * open.rowBytes + storedBytes(dtype, patch.firstColumn);
-  return { scaled: scaledPlaces(patch, grid, format), open: open.offset + first };
+): number {
+  return offset + firstRow * rowBytes + storedBytes(dtype, firstColumn);
 }
