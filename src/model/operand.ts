@@ -6,7 +6,6 @@ import { assert } from "../base/errors.ts";
 import { gatherBytes, gatherRows } from "../kernels/gather/contract.ts";
 import { dequantizeTiles, quantizeTiles, retile } from "../kernels/quantize-tiles/contract.ts";
 import type { ProductFormat } from "../kernels/scaled-matmul/contract.ts";
-import { fromBf16 } from "../numerics/bf16.ts";
 import { E5M6 } from "../numerics/e5m6.ts";
 import { E4M3, E5M2 } from "../numerics/fp8.ts";
 import { ACTIVATION_AMAX_MIN } from "../numerics/scales.ts";
@@ -74,9 +73,16 @@ interface Quantization {
 }
 
 /** The least amax of an activation's tiles: raised where an outlier shares the only scale. */
-function leastAmax(x: Operand, rule: TensorRule, { outlierFactor }: PrecisionRecipe): number {
+function leastAmax(
+  pass: Pass,
+  x: Operand,
+  rule: TensorRule,
+  { outlierFactor }: PrecisionRecipe,
+): number {
   if (outlierFactor === 0 || rule.tile !== "tensor") return ACTIVATION_AMAX_MIN;
-  const largest = isScaled(x) ? largestScaled(x) : outlierFactor * largestMagnitude(openTensor(x));
+  const largest = isScaled(x)
+    ? largestScaled(x)
+    : outlierFactor * largestMagnitude(pass, openTensor(x));
   return Math.max(ACTIVATION_AMAX_MIN, largest);
 }
 
@@ -86,11 +92,14 @@ function largestScaled({ format, scales }: ScaledTensor): number {
   return largest * view(scales).reduce((most, scale) => Math.max(most, scale), 0);
 }
 
-function largestMagnitude(x: Tensor<"f32" | "bf16">): number {
-  const elements: Float32Array | Uint16Array = view(x);
-  const values =
-    elements instanceof Float32Array ? elements : Float32Array.from(elements, fromBf16);
-  return values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+/** The largest finite value's magnitude, up to the rounding of a scale: by scales of the rows. */
+function largestMagnitude({ device, scratch }: Pass, x: Tensor<"f32" | "bf16">): number {
+  using _mark = scratch.mark();
+  const { rows, columns } = x;
+  const shape = { format: "e4m3", rows, columns, tileRows: 1, groups: { kind: "none" } } as const;
+  const out = allocateScaled(scratch, { ...shape, tileColumns: Math.max(1, columns) });
+  quantizeTiles(device, { x, out, amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo: false });
+  return largestScaled(out);
 }
 
 /** The values of a scaled tensor, allocated from `arena`. */
@@ -115,7 +124,7 @@ export function operandOf(
   const isReady = isScaled(x) || !isScaledRecipe(recipe);
   if (isReady) return x;
   const rule = recipe.tensors[use];
-  return quantize(pass, arena, x, { rule, amaxMin: leastAmax(x, rule, recipe) });
+  return quantize(pass, arena, x, { rule, amaxMin: leastAmax(pass, x, rule, recipe) });
 }
 
 /** A layer's input as its products read it, and what of it is cached for the backward pass. */
@@ -177,7 +186,7 @@ export function wgradInput(
 ): Operand {
   if (!isScaledRecipe(recipe)) return input;
   const rule = recipe.tensors.wgradInput;
-  return alongTokens(pass, input, { rule, groups, amaxMin: leastAmax(input, rule, recipe) });
+  return alongTokens(pass, input, { rule, groups, amaxMin: leastAmax(pass, input, rule, recipe) });
 }
 
 /**

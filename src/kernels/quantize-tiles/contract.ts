@@ -18,6 +18,8 @@
  * are neither read nor written. Re-tiling from power-of-two scales to power-of-two scales rounds
  * nothing of a code that stays a normal number of its format: its significand does not change.
  *
+ * The unused half byte after an odd last E5M6 code is zero: written so, and relied upon.
+ *
  * Outputs overlap no input. Source: numerics/scales.ts, which has the same arithmetic on arrays.
  */
 import { assert } from "../../base/errors.ts";

@@ -303,8 +303,9 @@ export class Session {
   async #end(): Promise<TrainRunSummary> {
     const { position, averageWaits, averageWaitedSeconds } = this.#training;
     const isSampled = this.#isDue(this.#data.settings.samples.everySteps);
-    if (!this.#isInterrupted && !isSampled) await this.#writeSamples();
+    // First what must not be lost: a sample may fail.
     this.#writeCheckpoint();
+    if (!this.#isInterrupted && !isSampled) await this.#writeSamples();
     const seconds = this.#seconds;
     const validation = this.#isInterrupted ? undefined : this.#evaluate("whole");
     const averageValidation = this.#isInterrupted ? undefined : this.#evaluateAverage();
