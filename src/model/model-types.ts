@@ -41,7 +41,7 @@ export interface ModelOptions {
   /** What is kept of the weights, to infer alone, without gradients; master values if left out. */
   readonly weights?: WeightFormat | undefined;
   /** The ranks that share the routed experts; all experts are here if left out. */
-  readonly experts?: ExpertShare;
+  readonly experts?: ExpertShare | undefined;
 }
 
 /**

@@ -81,9 +81,7 @@ export function layOut(config: ModelConfig, { part, heldExperts }: HeldParameter
     for (const span of SPAN_NAMES) ends[span] = roundUp(ends[span], SPAN_ROW_ELEMENTS);
     return { ...ends };
   };
-  const held = declareParameters(config)
-    .filter(({ name }) => part?.names.has(name) ?? true)
-    .map((declaration) => declareHeld(declaration, config, heldExperts?.length));
+  const held = declareHeldParameters(config, { part, heldExperts });
   const isCopy = ({ name }: ParameterDeclaration): boolean => part?.copies.has(name) ?? false;
   for (const declaration of held) if (!isCopy(declaration)) place(declaration);
   const ownElements = close();
@@ -97,6 +95,16 @@ export function layOut(config: ModelConfig, { part, heldExperts }: HeldParameter
     ownElements,
     roundedStart: { decayed: lookedUp, undecayed: elements.undecayed, experts: 0 },
   };
+}
+
+/** The parameters that are held, as they are here, in the order of the forward pass. */
+export function declareHeldParameters(
+  config: ModelConfig,
+  { part, heldExperts }: HeldParameters,
+): readonly ParameterDeclaration[] {
+  return declareParameters(config)
+    .filter(({ name }) => part?.names.has(name) ?? true)
+    .map((declaration) => declareHeld(declaration, config, heldExperts?.length));
 }
 
 /** A parameter as it is here, where not all routed experts are. */

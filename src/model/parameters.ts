@@ -12,7 +12,7 @@
  * A set that is only to infer keeps no span: stored-parameters.ts makes its list.
  */
 import { assert, defined } from "../base/errors.ts";
-import { divExact } from "../base/integers.ts";
+import { divExact, floorDiv } from "../base/integers.ts";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -146,7 +146,7 @@ export class ParameterSet implements OwnParameters {
     } else {
       this.#spans = null;
       this.#own = null;
-      this.list = storeParameters(arena, config, { recipe, weights });
+      this.list = storeParameters(arena, config, { ...options, weights });
       this.#rounded = [];
     }
     this.#byName = new Map(this.list.map((parameter) => [parameter.name, parameter]));
@@ -278,6 +278,21 @@ export class ParameterSet implements OwnParameters {
 
   get(name: string): Parameter {
     return defined(this.#byName.get(name), `parameter ${name}`);
+  }
+
+  /**
+   * Where rows of a whole parameter, of one expert where it has experts, begin here: once in each
+   * place of an expert; nowhere if they are not held.
+   */
+  rowStartsOf(name: string, rowStart: number): readonly number[] {
+    const parameter = this.#byName.get(name);
+    if (parameter === undefined) return [];
+    if (parameter.role !== "experts" || this.#heldExperts === null) return [rowStart];
+    const rows = divExact(parameter.shape[0], parameter.numExperts);
+    const expert = floorDiv(rowStart, rows);
+    return this.#heldExperts.flatMap((held, place) =>
+      held === expert ? [place * rows + (rowStart - expert * rows)] : [],
+    );
   }
 
   /**

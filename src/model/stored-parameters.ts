@@ -34,11 +34,12 @@ import { sliceRows, type Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
 import { declareParameters } from "./parameter-declarations.ts";
+import { declareHeldParameters, type HeldParameters } from "./parameter-layout.ts";
 import type { Parameter } from "./parameters.ts";
 import type { PrecisionRecipe } from "./precision-recipe.ts";
 import { codedShapeOf, type WeightFormat } from "./weight-format.ts";
 
-interface StoreOptions {
+interface StoreOptions extends HeldParameters {
   readonly recipe: PrecisionRecipe;
   readonly weights: WeightFormat;
 }
@@ -46,15 +47,16 @@ interface StoreOptions {
 /** What is the same for all parameters of a model that is only to infer. */
 type Common = Pick<Parameter, "name" | "shape" | "role" | "numExperts" | "recipe" | "scaled">;
 
-/** Zeros for every parameter, allocated from `arena`, in the order of the forward pass. */
+/** Zeros for every parameter held, allocated from `arena`, in the order of the forward pass. */
 export function storeParameters(
   arena: Arena,
   config: ModelConfig,
   options: StoreOptions,
 ): readonly Parameter[] {
-  return declareParameters(config).map((declaration) => {
-    const shape = codedShapeOf(declaration, config, options.weights);
-    const numExperts = declaration.role === "experts" ? config.numRoutedExperts : 1;
+  const numHeld = options.heldExperts?.length ?? config.numRoutedExperts;
+  return declareHeldParameters(config, options).map((declaration) => {
+    const shape = codedShapeOf(declaration, numHeld, options.weights);
+    const numExperts = declaration.role === "experts" ? numHeld : 1;
     const common = { ...declaration, numExperts, recipe: options.recipe, scaled: null };
     if (shape === null) return storePlain(arena, common);
     return storeCoded(common, allocateCoded(arena, shape));
@@ -109,7 +111,7 @@ function storeCoded(common: Common, coded: CodedWeight): Parameter {
 /** Bytes of all parameters as they are kept, padding to cache lines not counted. */
 export function storedBytes(config: ModelConfig, weights: WeightFormat): number {
   return declareParameters(config).reduce((sum, declaration) => {
-    const coded = codedShapeOf(declaration, config, weights);
+    const coded = codedShapeOf(declaration, config.numRoutedExperts, weights);
     const { role, shape } = declaration;
     const plain = shape[0] * shape[1] * DTYPE_BYTES[role === "norm" ? "f32" : "bf16"];
     return sum + (coded === null ? plain : codedBytes(coded));

@@ -20,7 +20,6 @@ import {
 } from "../numerics/integer-groups.ts";
 import { SCALE_BLOCK } from "../numerics/scales.ts";
 import type { CodedShape } from "../tensor/coded-weight.ts";
-import type { ModelConfig } from "./config.ts";
 import { isScalable, type ParameterDeclaration } from "./parameter-declarations.ts";
 
 export type WeightFormat = "bf16" | "fp8" | GroupRule;
@@ -68,14 +67,14 @@ function isCodable(declaration: Pick<ParameterDeclaration, "name" | "role">): bo
   return isScalable(declaration) && !declaration.name.endsWith(".keyValueUp");
 }
 
-/** The coded form of a parameter; null if it is not coded. */
+/** The coded form of a parameter, experts being so many; null if it is not coded. */
 export function codedShapeOf(
   declaration: ParameterDeclaration,
-  config: ModelConfig,
+  numExperts: number,
   format: WeightFormat,
 ): CodedShape | null {
   const [rows, columns] = declaration.shape;
-  const numMatrices = declaration.role === "experts" ? config.numRoutedExperts : 1;
+  const numMatrices = declaration.role === "experts" ? numExperts : 1;
   const size = { rows, columns, numMatrices };
   if (format === "bf16") return null;
   if (format === "fp8") {

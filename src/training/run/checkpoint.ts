@@ -17,6 +17,7 @@ import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.t
 import { writeCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
 import type { Device } from "../../device/device.ts";
 import type { ModelConfig } from "../../model/config.ts";
+import type { ExpertShare } from "../../model/expert-share.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging-face-config.ts";
 import { Model } from "../../model/model.ts";
 import type { Precision, TrainableModel } from "../../model/model-types.ts";
@@ -79,6 +80,8 @@ export interface LoadOptions {
   readonly precision?: Precision | PrecisionRecipe;
   /** What is kept of the weights, to infer alone; f32 master values if left out. */
   readonly weights?: WeightFormat;
+  /** The ranks that share the routed experts; all experts are here if left out. */
+  readonly experts?: ExpertShare | undefined;
 }
 
 export interface LoadedModel {
@@ -96,8 +99,9 @@ export function loadCheckpoint(
 ): LoadedModel {
   const config = readModelConfig(path);
   const tokenizer = readTokenizer(path);
-  const { precision = "bf16", weights } = options;
-  const model = new Model(device, config, { precision, seed: null, gradients: false, weights });
+  const { precision = "bf16", weights, experts } = options;
+  const kept = { precision, seed: null, gradients: false, weights } as const;
+  const model = new Model(device, config, { ...kept, experts });
   if (options.average === true) {
     if (!hasTrainingState(path)) {
       throw new OperationalError(

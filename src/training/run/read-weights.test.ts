@@ -6,15 +6,18 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Decoder } from "../../inference/decoder.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
-import type { ModelConfig } from "../../model/config.ts";
+import { type ModelConfig, moeLayerIndices } from "../../model/config.ts";
 import { Model } from "../../model/model.ts";
+import { ParameterSet } from "../../model/parameters.ts";
 import { storedBytes } from "../../model/stored-parameters.ts";
 import { randomBatch, TINY } from "../../model/test-support.ts";
 import { parseWeightFormat } from "../../model/weight-format.ts";
+import { Arena } from "../../tensor/arena.ts";
 import { view } from "../../tensor/view.ts";
 import { trainBpe } from "../../tokenizer/bpe-train.ts";
 import { learnedVocabulary, Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { inferenceOptions, loadCheckpoint, writeModel } from "./checkpoint.ts";
+import { readWeights } from "./read-weights.ts";
 
 const merges = trainBpe(["the cat sat on the mat"], { vocabSize: 9 + 256 + 5, numAddedTokens: 9 });
 const tokenizer = new Tokenizer(learnedVocabulary(merges));
@@ -109,6 +112,37 @@ describe("a model that only infers", () => {
         return decoder.forward([{ cache: decoder.openCache(), tokens, logits: "all" }])[0]!;
       });
       assertNear(logits!, exact!, 0.01);
+    });
+  }
+
+  for (const notation of ["f32", "bf16", ...FORMATS]) {
+    it(`holds some of the experts, one of them twice: ${notation}`, async () => {
+      await using device = await openCpuDevice({ numThreads: 1 });
+      const path = join(folder, `${notation} held`);
+      const trained = new Model(device, CONFIG, { precision: "bf16", seed: 9 });
+      writeModel(path, { model: trained, tokenizer, dtype: "bf16" });
+      const how = inferenceOptions(path, notation);
+      const { model: whole } = loadCheckpoint(device, path, how);
+      const held = [5, 0, 5];
+      const names = whole.parameters.list.filter(({ role }) => role === "experts");
+      const parameters = new ParameterSet(device, new Arena(device.memory, "held"), CONFIG, {
+        ...{ recipe: whole.recipe, gradients: false, weights: how.weights, heldExperts: held },
+        part: { names: new Set(names.map(({ name }) => name)), copies: new Set() },
+      });
+      const weights = how.weights ?? null;
+      readWeights(path, { config: CONFIG, weights, parameters, gateBiases: [] }, "bf16");
+      assert.equal(parameters.list.length, 2 * moeLayerIndices(CONFIG).length);
+      for (const { name, stored } of parameters.list) {
+        for (const [part, tensor] of stored.entries()) {
+          const all = view(whole.parameters.get(name).stored[part]!);
+          const each = all.length / CONFIG.numRoutedExperts;
+          for (const [place, expert] of held.entries()) {
+            const mine = view(tensor).subarray(place * each, (place + 1) * each);
+            const expected = all.subarray(expert * each, (expert + 1) * each);
+            assert.deepEqual(mine, expected, `${name}, part ${part}, expert ${expert}`);
+          }
+        }
+      }
     });
   }
 

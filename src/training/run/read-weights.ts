@@ -4,6 +4,7 @@
  *
  * Every name and shape is checked before anything is filled, and copies of shared tensors that
  * differ from their original are refused. One tensor of the checkpoint is in memory at a time.
+ * What the model does not hold, as a rank that shares the experts with others, is left out.
  * Codes go from a checkpoint into a model of the same format as they are; everything else goes
  * through values.
  */
@@ -20,8 +21,11 @@ import { viewAt } from "../../model/tensor-source.ts";
 import type { WeightFormat } from "../../model/weight-format.ts";
 import { dequantizeRow, type GroupRule, INTEGER_BITS } from "../../numerics/integer-groups.ts";
 
+/** What is filled: a model, or what a rank holds of one. */
+export type FilledModel = Pick<Model, "config" | "weights" | "parameters" | "gateBiases">;
+
 /** Fill a model with the published weights of a checkpoint of its configuration. */
-export function readWeights(path: string, model: Model, stored: WeightFormat): void {
+export function readWeights(path: string, model: FilledModel, stored: WeightFormat): void {
   using reader = openCheckpointTensors(path);
   const source = { path, reader, stored };
   const tensors = huggingFaceTensors(model.config);
@@ -73,15 +77,24 @@ function checkShape({ path, reader }: Source, tensor: HuggingFaceTensor): void {
   );
 }
 
-function fill(source: Source, tensor: HuggingFaceTensor, model: Model): void {
+function fill(source: Source, tensor: HuggingFaceTensor, model: FilledModel): void {
   const { place } = tensor;
-  if (model.weights === null || place.kind === "gateBias") {
-    readValues(source, tensor, viewAt(model, place));
+  const { parameters, gateBiases } = model;
+  if (place.kind === "gateBias") {
+    if (gateBiases.length > 0) readValues(source, tensor, viewAt(model, place));
     return;
   }
-  const parameter = model.parameters.get(place.parameter);
-  if (fillWithCodes(source, tensor, parameter, place.rowStart)) return;
-  fillRows(parameter, place.rowStart, newValues(source, tensor));
+  const numRows = place.rowEnd - place.rowStart;
+  for (const rowStart of parameters.rowStartsOf(place.parameter, place.rowStart)) {
+    if (model.weights === null) {
+      const here = { ...place, rowStart, rowEnd: rowStart + numRows };
+      readValues(source, tensor, viewAt(model, here));
+      continue;
+    }
+    const parameter = parameters.get(place.parameter);
+    if (fillWithCodes(source, tensor, parameter, rowStart)) continue;
+    fillRows(parameter, rowStart, newValues(source, tensor));
+  }
 }
 
 /** Codes as they are stored, if the parameter is kept in the same; whether it is. */
