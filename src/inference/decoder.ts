@@ -75,6 +75,12 @@ const LOGIT_ROWS = 64;
 /** Passes over more tokens are not recorded: they take long enough without. */
 const RECORDED_TOKENS = 64;
 
+/** Ranks that share the experts of the model: they take part in every pass. */
+export interface Followers {
+  /** Right before a pass begins: through the layers, or through the first MTP module. */
+  announce(pass: "layers" | "draft"): void;
+}
+
 interface PassPlaces {
   readonly inputs: PassInputs;
   /** The rows of `wanted`, one after another. */
@@ -105,6 +111,8 @@ export class Decoder {
   readonly #kept: Arena;
   #keptMark: ArenaMark | null = null;
   readonly #recorded: RecordedPasses<PassPlaces>;
+  /** Those who share the experts; null: all are here. */
+  readonly #followers: Followers | null;
   /** Apart from the others, whose hidden states stay as they are while the module drafts. */
   readonly #recordedDrafts: RecordedPasses<DraftPlaces>;
   /** Layers want one; nothing is put into it. */
@@ -112,10 +120,17 @@ export class Decoder {
 
   /**
    * Latent blocks are allocated for `cacheTokens` positions over all sequences; for the longest
-   * sequence the model takes if left out.
+   * sequence the model takes if left out. The model's experts are here, or they are shared with
+   * `followers`.
    */
-  constructor(device: Device, model: Model, cacheTokens?: number) {
+  constructor(
+    device: Device,
+    model: Model,
+    cacheTokens?: number,
+    followers: Followers | null = null,
+  ) {
     this.model = model;
+    this.#followers = followers;
     this.expertLoad = new ExpertLoad(model.config);
     const numBlocks = blocksFor(cacheTokens ?? model.config.maxPositionEmbeddings);
     this.blocks = new LatentBlocks(new Arena(device.memory, "latent blocks"), model, numBlocks);
@@ -168,6 +183,7 @@ export class Decoder {
     fillFrom(wantedRows, rows);
     const nextOffsets = this.expertLoad.rowsOf(offsets);
     const pass = { ...this.#openPass({ saved, scratch }, inputs, call.sequences), nextOffsets };
+    this.#followers?.announce("layers");
     const x = this.#runLayers(pass, inputs);
     this.expertLoad.count(offsets, call.tokens.length);
     const logits = this.#computeLogits(pass, this.#gather(pass, x, wantedRows));
@@ -222,7 +238,8 @@ export class Decoder {
   #keyOf(shape: InputShape, { sequences, tokens, wanted }: PassCall): string | null {
     // Under such a recipe, what is quantised depends on values that the launching thread reads.
     const looksAtValues = this.model.recipe.outlierFactor !== 0;
-    if (tokens.length > RECORDED_TOKENS || looksAtValues) return null;
+    const waits = this.#followers !== null;
+    if (tokens.length > RECORDED_TOKENS || looksAtValues || waits) return null;
     const { cosTable } = this.model.ropeTables.atLeast(endOf(sequences));
     // How the tokens are spread over the sequences is in the inputs.
     const sizes = [tokens.length, sequences.length, countRows(wanted), countTiles(shape)];
@@ -287,6 +304,7 @@ export class Decoder {
     using _scratch = scratch.mark();
     const places = openDraft(saved, shape, { model: this.model, call });
     fillDraft(places, shape, call);
+    this.#followers?.announce("draft");
     this.#runDraft(places, { saved, scratch }, call.sequences);
     const { hidden } = places;
     const kept = this.#kept.allocate(hidden.dtype, [hidden.rows, hidden.columns]);

@@ -20,7 +20,9 @@ export class ExpertLoad {
   readonly layerIndexes: readonly number[];
   readonly #numExperts: number;
   readonly #load: Float64Array;
+  /** Of late. */
   #numTokens = 0;
+  #totalTokens = 0;
 
   constructor(config: ModelConfig) {
     this.layerIndexes = moeLayerIndices(config).filter((index) => index < config.numLayers);
@@ -49,6 +51,7 @@ export class ExpertLoad {
         this.#load[layer * perLayer + expert]! += ends[at + 1]! - ends[at]!;
       }
     }
+    this.#totalTokens += numTokens;
     this.#numTokens += numTokens;
     if (this.#numTokens < HALF_LIFE_TOKENS) return;
     this.#numTokens /= 2;
@@ -57,10 +60,20 @@ export class ExpertLoad {
     });
   }
 
+  /** Tokens ever counted. */
+  get totalTokens(): number {
+    return this.#totalTokens;
+  }
+
+  /** The loads of all experts in the layer that is number `order` of `layerIndexes`. */
+  ofLayer(order: number): Float64Array {
+    return this.#load.slice(order * this.#numExperts, (order + 1) * this.#numExperts);
+  }
+
   /** The largest load divided by the mean, for each of `layerIndexes`; 1 before any token. */
   maxOverMean(): readonly number[] {
-    return this.layerIndexes.map((_, layer) => {
-      const load = this.#load.subarray(layer * this.#numExperts, (layer + 1) * this.#numExperts);
+    return this.layerIndexes.map((_, order) => {
+      const load = this.ofLayer(order);
       const sum = load.reduce((total, each) => total + each, 0);
       return sum === 0 ? 1 : (Math.max(...load) * this.#numExperts) / sum;
     });

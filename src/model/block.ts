@@ -17,6 +17,7 @@ import { finish, type Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { isMoeLayer, type ModelConfig } from "./config.ts";
+import { expertRanksOf } from "./expert-ranks.ts";
 import type { ExpertShare } from "./expert-share.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { MlaLayer, type MlaSaved } from "./mla.ts";
@@ -83,10 +84,7 @@ export class Block {
     this.attentionNorm = norm("attentionNorm");
     this.attention = new MlaLayer(config, parameters, `${prefix}.attention`);
     this.feedForwardNorm = norm("feedForwardNorm");
-    const ranks = experts && {
-      exchange: experts.exchange,
-      placement: experts.layer(layerIndex),
-    };
+    const ranks = experts && expertRanksOf(experts, layerIndex);
     const moe = { prefix: `${prefix}.moe`, bias, ranks };
     this.feedForward = isMoeLayer(config, layerIndex)
       ? { kind: "moe", layer: new MoeLayer(config, parameters, moe) }

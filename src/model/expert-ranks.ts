@@ -9,9 +9,11 @@
  * codes with the scales of their tiles, which stay as they are: the experts read what one process
  * would. Results and the input's gradient come back in the recipe's `combine`; routing weights and
  * their gradients are floats. Saved beside what experts save: the tokens that came, as they came.
- * Everything yields what it waits for. Sources: DeepSeek-V3 report §3.2.2, §3.3.3.
+ * A model that infers may have results come back choice by choice. Everything yields what it waits
+ * for. Sources: DeepSeek-V3 report §3.2.2, §3.3.3.
  */
 import { OperationalError } from "../base/errors.ts";
+import { divExact, floorDiv } from "../base/integers.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
@@ -22,19 +24,25 @@ import type { SumType } from "../parallel/expert/exchange/hop.ts";
 import type { LivePlacement } from "../parallel/expert/placement/live-placement.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { makeScaled, type ScaledTensor } from "../tensor/scaled-tensor.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { reshape, type Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import { makeReceivedPlan } from "./dispatch-plan.ts";
+import type { ExpertShare } from "./expert-share.ts";
 import type { ExpertsSaved, RoutedExperts } from "./experts.ts";
-import { isScaled, type Operand } from "./operand.ts";
+import { gatherOperand, isScaled, type Operand, operandOf } from "./operand.ts";
 import type { ComputeType } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
 import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
 
 /** How a layer's tokens get to its experts, and where these are. */
-export interface ExpertRanks {
-  readonly exchange: ExpertExchange;
+export interface ExpertRanks extends Pick<ExpertShare, "exchange" | "byChoice"> {
   readonly placement: LivePlacement;
+}
+
+/** What a layer is told of those who share its experts. */
+export function expertRanksOf(share: ExpertShare, layerIndex: number): ExpertRanks {
+  const { exchange, byChoice } = share;
+  return { exchange, byChoice, placement: share.layer(layerIndex) };
 }
 
 export interface RemoteSaved {
@@ -81,6 +89,67 @@ export function* forwardOverRanks(
   yield* exchange.combine(toRanks, [sums], scratch);
   accumulate(pass.device, { x: sums.out, scale: 1, out: call.out });
   return { exchange: toRanks, experts: state, input: came };
+}
+
+/**
+ * The same, each choice going by itself: results are added to `out` in the order of the choices,
+ * as in one process. Counts the choices where the pass wants to know.
+ */
+export function* forwardByChoice(
+  pass: Pass,
+  ranks: ExpertRanks,
+  experts: RoutedExperts,
+  { tokens, out }: { readonly tokens: SentTokens; readonly out: Tensor<FloatType> },
+): Work<RemoteSaved> {
+  const { scratch, device, floatType } = pass;
+  const { choice, weight, input } = tokens;
+  const { rows, columns } = choice;
+  const numChoices = rows * columns;
+  const offsets = pass.nextOffsets?.();
+  if (offsets !== undefined) countChoices(view(choice), view(offsets));
+  const token = scratch.allocate("i32", [1, numChoices]);
+  view(token).forEach((_, place, tokenOf) => {
+    tokenOf[place] = floorDiv(place, columns);
+  });
+  const rule = experts.recipe.tensors.dispatch;
+  const results = scratch.allocateZeros(floatType, [numChoices, out.columns]);
+  const saved = yield* forwardOverRanks(pass, ranks, experts, {
+    tokens: {
+      choice: reshape(choice, [numChoices, 1]),
+      weight: reshape(weight, [numChoices, 1]),
+      input: gatherOperand(pass, scratch, { x: input, index: token, rule }),
+    },
+    out: results,
+  });
+  const index = scratch.allocate("i32", [rows, columns]);
+  view(index).forEach((_, place, placeOf) => {
+    placeOf[place] = place;
+  });
+  combineRows(device, { src: results, index, out });
+  return saved;
+}
+
+/** Collective: the part of a rank that has no tokens of its own, of `forwardByChoice`. */
+export function* serveExperts(pass: Pass, ranks: ExpertRanks, experts: RoutedExperts): Work<void> {
+  const { scratch, floatType, computeType } = pass;
+  const { recipe, down, numExperts } = experts;
+  const hiddenDim = divExact(down.shape[0], numExperts);
+  const x = scratch.allocate(computeType, [0, hiddenDim]);
+  yield* forwardOverRanks(pass, ranks, experts, {
+    tokens: {
+      choice: scratch.allocate("i32", [0, 1]),
+      weight: scratch.allocate(floatType, [0, 1]),
+      input: operandOf(pass, scratch, x, { recipe, use: "dispatch" }),
+    },
+    out: scratch.allocate(floatType, [0, hiddenDim]),
+  });
+}
+
+/** First row of each expert, were the choices sorted by expert; behind them their number. */
+function countChoices(choices: Int32Array, offsets: Int32Array): void {
+  offsets.fill(0);
+  for (const expert of choices) offsets[expert + 1]!++;
+  for (let expert = 1; expert < offsets.length; expert++) offsets[expert]! += offsets[expert - 1]!;
 }
 
 /** Gradients of own tokens. */

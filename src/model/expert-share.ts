@@ -21,6 +21,12 @@ export interface ShareOptions {
   readonly ranksPerHost: number;
   /** Places beyond one for each expert; none if left out. */
   readonly numRedundant?: number;
+  /**
+   * Whether results come back choice by choice, to be added in the order of the choices, and not
+   * rank by rank: more bytes, and the bits of one process wherever an expert is. To infer alone;
+   * false if left out.
+   */
+  readonly byChoice?: boolean;
 }
 
 export class ExpertShare {
@@ -28,14 +34,16 @@ export class ExpertShare {
   readonly ranks: Communicator;
   readonly exchange: ExpertExchange;
   readonly shape: PlacementShape;
+  readonly byChoice: boolean;
   readonly #first: Placement;
   readonly #layers = new Map<number, LivePlacement>();
 
   /** Collective over the ranks. At the start an expert's load is thought to be like any other's. */
   constructor(ranks: Communicator, config: ModelConfig, options: ShareOptions) {
     const { numRoutedExperts } = config;
-    const { ranksPerHost, numRedundant = 0 } = options;
+    const { ranksPerHost, numRedundant = 0, byChoice = false } = options;
     this.ranks = ranks;
+    this.byChoice = byChoice;
     this.shape = placesOver(ranks.size, config, options);
     const numExperts = this.shape.numPhysicalExperts;
     this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost });

@@ -13,7 +13,7 @@
  * are dispatched as codes and scales; the shared experts read the same codes. The routed experts
  * are all here, or on several ranks (expert-ranks.ts). Source: DeepSeek-V3 report §2.1.2, §3.2.3.
  */
-import { defined } from "../base/errors.ts";
+import { assert, defined } from "../base/errors.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
 import { finish, type Work } from "../parallel/communicator/work.ts";
@@ -25,6 +25,7 @@ import {
   backwardOverRanks,
   checkRecipeOverRanks,
   type ExpertRanks,
+  forwardByChoice,
   forwardOverRanks,
   type RemoteSaved,
 } from "./expert-ranks.ts";
@@ -109,7 +110,8 @@ export class MoeLayer {
       const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
       return { kind: "here", experts };
     }
-    const remote = yield* forwardOverRanks(pass, this.#ranks, this.experts, {
+    const exchange = this.#ranks.byChoice ? forwardByChoice : forwardOverRanks;
+    const remote = yield* exchange(pass, this.#ranks, this.experts, {
       tokens: { choice, weight, input: operand },
       out,
     });
@@ -160,7 +162,8 @@ export class MoeLayer {
       const index = state.experts.plan.rowOfChoice;
       return (out) => combineRows(device, { src, index, out });
     }
-    const { exchange } = defined(this.#ranks, "the ranks of the experts");
+    const { exchange, byChoice } = defined(this.#ranks, "the ranks of the experts");
+    assert(!byChoice, "experts whose results come choice by choice only infer");
     const { dOut, dWeight } = call;
     const remote = { state, gradients: { dOut, dWeight } };
     const x = yield* backwardOverRanks(pass, exchange, this.experts, remote);

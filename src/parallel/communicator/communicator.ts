@@ -20,18 +20,19 @@ import type { Tensor } from "../../tensor/tensor.ts";
 export const BACKENDS = ["threads", "mpi", "nccl"] as const;
 export type Backend = (typeof BACKENDS)[number];
 
-/** Work that has been issued. */
-export interface Operation {
-  /** Looks, moves on what can be moved, and does not wait. */
-  isDone(): boolean;
-  wait(): void;
-}
-
 /**
  * What a rank that waits asks of the others: that their processes live, or also that their programs
  * show signs of life.
  */
 export type Judged = "processes" | "ranks";
+
+/** Work that has been issued. */
+export interface Operation {
+  /** Looks, moves on what can be moved, and does not wait. */
+  isDone(): boolean;
+  /** Judges ranks if it is left out. */
+  wait(judged?: Judged): void;
+}
 
 export const REDUCTIONS = ["sum", "max", "min"] as const;
 export type Reduction = (typeof REDUCTIONS)[number];
@@ -84,7 +85,7 @@ export interface Communicator {
   split(colour: number | null, key: number, name: string): Communicator | null;
   /**
    * For a rank that waits by asking `isDone` again and again: throws if another one is lost, as
-   * `wait` does, which judges ranks.
+   * `wait` does.
    */
   watch(judged: Judged): void;
   /** Says that this rank works although it does not communicate; the watchdog listens. */

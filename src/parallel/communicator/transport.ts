@@ -99,8 +99,8 @@ export class Engine {
   join(operations: readonly Operation[]): Operation {
     return {
       isDone: () => operations.filter((operation) => !operation.isDone()).length === 0,
-      wait: () => {
-        for (const operation of operations) operation.wait();
+      wait: (judged) => {
+        for (const operation of operations) operation.wait(judged);
       },
     };
   }
@@ -111,12 +111,12 @@ export class Engine {
         if (!isDone()) this.progress();
         return isDone();
       },
-      wait: () => {
+      wait: (judged = "ranks") => {
         for (let polls = 1; !isDone(); polls++) {
           this.progress();
           if (isDone() || polls <= SPINS) continue;
           this.transport.rest();
-          this.transport.watch("ranks");
+          this.transport.watch(judged);
         }
       },
     };

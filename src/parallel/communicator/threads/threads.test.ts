@@ -49,3 +49,8 @@ test("a rank that takes longer than the watchdog allows, but ticks, is left alon
   const run = { numRanks: 2, program: FAULTY, input: "slow", watchdogMs: 400 };
   assert.deepEqual(await runOnThreads(run), ["ended well", "ended well"]);
 });
+
+test("a rank that does nothing is left alone by those who ask for its process", async () => {
+  const run = { numRanks: 2, program: FAULTY, input: "idle", watchdogMs: 400 };
+  assert.deepEqual(await runOnThreads(run), ["ended well", "ended well"]);
+});
