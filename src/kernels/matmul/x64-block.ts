@@ -10,7 +10,7 @@ import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
 import { type Gp, type Memory, mem, r } from "../../codegen/x64/operands.ts";
 import { slotIndex } from "../kernel.ts";
 import type { Transposition } from "./block-multiplier.ts";
-import type { X64Core } from "./x64-core.ts";
+import type { RowsCore, X64Core } from "./x64-core.ts";
 import {
   emitCopyingPack,
   emitTilePack,
@@ -83,18 +83,21 @@ export function emitPack(
   a.bind(done);
 }
 
-/** Code that multiplies one cache block with `core`. */
-export function emitBlockProduct(transposition: Transposition, core: X64Core): Uint8Array {
+/** Code that multiplies one cache block with `core`, A packed or where it stands (`rows`). */
+export function emitBlockProduct(
+  transposition: Transposition,
+  core: X64Core,
+  rows: RowsCore | null = null,
+): Uint8Array {
   return emitKernel({
     numLocals: core.numLocals,
     body: (a, local) => {
-      emitPack(a, "a", core.aFormat, transposition !== "tn");
+      if (rows === null) emitPack(a, "a", core.aFormat, transposition !== "tn");
       emitPack(a, "b", core.bFormat, transposition === "nt");
       loadSlot(a, r.rax, AT.depth);
       emitWords(a, CORE_ARGUMENTS.words, r.rax, core.bFormat);
-      for (const name of ["aPanels", "bPanels", "out"] as const) {
-        loadAddress(a, CORE_ARGUMENTS[name], name);
-      }
+      loadAddress(a, CORE_ARGUMENTS.aPanels, rows === null ? "aPanels" : "a");
+      for (const name of ["bPanels", "out"] as const) loadAddress(a, CORE_ARGUMENTS[name], name);
       for (const name of ["outStrideBytes", "rows"] as const) {
         loadSlot(a, CORE_ARGUMENTS[name], AT[name]);
       }
@@ -102,7 +105,7 @@ export function emitBlockProduct(transposition: Transposition, core: X64Core): U
       loadAddress(a, buffer, "buffer");
       // The memory's base is no longer needed; its register holds the columns.
       loadSlot(a, CORE_ARGUMENTS.columns, AT.columns);
-      core.emit(a, { slotAt, buffer, local });
+      (rows ?? core).emit(a, { slotAt, buffer, local });
     },
   });
 }

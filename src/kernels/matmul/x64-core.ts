@@ -14,7 +14,14 @@ import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { Gp, Memory } from "../../codegen/x64/operands.ts";
 import type { BlockSlot } from "./x64-block.ts";
 import type { PanelFormat, X64InputDType } from "./x64-pack.ts";
-import { emitTileCore, TILE_BLOCK, TILE_CORE_LOCALS, type TileUnit } from "./x64-tile-core.ts";
+import {
+  emitRowsCore,
+  emitTileCore,
+  TILE_BLOCK,
+  TILE_CORE_LOCALS,
+  type TileFrame,
+  type TileUnit,
+} from "./x64-tile-core.ts";
 import { emitVectorCore, TILE_COLUMNS, TILE_ROWS } from "./x64-vector-core.ts";
 
 /** Slots and local variables that a core may look at. */
@@ -34,6 +41,15 @@ export interface X64Core {
   readonly maxRows: number;
   readonly numLocals: number;
   /** Operands at `CORE_ARGUMENTS`. */
+  emit(a: X64, frame: CoreFrame): void;
+  /** The same with A where it stands, if the core can; its depth is contiguous. */
+  readonly rows?: RowsCore;
+}
+
+/** A core that reads rows of A unpacked; the first one's address is in place of the panels'. */
+export interface RowsCore {
+  /** Rows come in multiples of it, and elements of depth. */
+  readonly unit: number;
   emit(a: X64, frame: CoreFrame): void;
 }
 
@@ -65,6 +81,12 @@ const BF16 = { dtype: "bf16", source: "bf16" } as const;
  * half of it on a Granite Rapids Xeon).
  */
 export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
+  const tileFrame = (a: X64, { slotAt, ...frame }: CoreFrame): TileFrame => ({
+    ...frame,
+    tiles: unit === null ? a : unit(a),
+    accumulate: slotAt("accumulate"),
+    columns: slotAt("columns"),
+  });
   return {
     name: "amxBf16",
     aFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "tiles" },
@@ -72,10 +94,10 @@ export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
     depthBlockWords: 1024,
     maxRows: 768,
     numLocals: TILE_CORE_LOCALS,
-    emit: (a, { slotAt, ...frame }) => {
-      const tiles = unit === null ? a : unit(a);
-      const [accumulate, columns] = [slotAt("accumulate"), slotAt("columns")];
-      emitTileCore(a, { ...frame, tiles, accumulate, columns });
+    emit: (a, frame) => emitTileCore(a, tileFrame(a, frame)),
+    rows: {
+      unit: TILE_BLOCK,
+      emit: (a, frame) => emitRowsCore(a, tileFrame(a, frame), frame.slotAt("aStrideBytes")),
     },
   };
 }

@@ -33,9 +33,13 @@ const TILE_BYTES = 1024;
 /** Bytes of a row of B's panels and of the buffer. */
 export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
 
-/** Local variables of the kernel that this core uses: the buffer's address, then 64 bytes. */
+/**
+ * Local variables of the kernel that this core uses: the buffer's address, a place in rows that
+ * will be wanted, then 64 bytes.
+ */
 export const TILE_CORE_LOCALS = 10;
 export const LOCAL_BUFFER = 0;
+const LOCAL_NEXT_LINE = 1;
 const LOCAL_CONFIGURATION = 2;
 
 /**
@@ -78,6 +82,17 @@ export function emitTileConfiguration(a: X64, tiles: TileUnit, configuration: Me
  * leaves behind them, into the buffer.
  */
 export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
+  emitSums(a, tiles, numRowTiles, { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES });
+  emitStoreTiles(tiles, numRowTiles);
+}
+
+/** How sums find rows 16 to 31 of A, and the bytes from 16 words of depth to the next. */
+interface TileWalk {
+  readonly second: Memory;
+  readonly step: number;
+}
+
+function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2, { second, step }: TileWalk): void {
   const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
   for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
   a.countdown(AT.wordsLeft, 16, () => {
@@ -87,13 +102,18 @@ export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void 
     tiles.tileloadd(b1, mem(AT.b, 64, AT.bStride, 1));
     tiles.tdpbf16ps(tmm(1), a0, b1);
     if (numRowTiles === 2) {
-      tiles.tileloadd(a1, mem(AT.a, TILE_BYTES, AT.aStride, 1));
+      tiles.tileloadd(a1, mem(second.base, second.displacement, AT.aStride, 1));
       tiles.tdpbf16ps(tmm(2), a1, b0);
       tiles.tdpbf16ps(tmm(3), a1, b1);
     }
-    a.add(AT.a, 2 * TILE_BYTES);
+    a.add(AT.a, step);
+    if (second.base !== AT.a) a.add(second.base, step);
     a.add(AT.b, 16 * PANEL_ROW_BYTES);
   });
+}
+
+/** The sums' tiles into the buffer. */
+function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
   for (let t = 0; t < 2 * numRowTiles; t++) {
     const at = Math.floor(t / 2) * 16 * PANEL_ROW_BYTES + (t % 2) * 64;
     tiles.tilestored(mem(AT.buffer, at, AT.bStride, 1), tmm(t));
@@ -143,6 +163,10 @@ export interface TileFrame {
 
 /** What a core does with a block of 32×32 results, and after each on the way. */
 export interface TileWork {
+  /** The bytes between rows of A where it stands; left out where A is packed. */
+  readonly strideOfA?: Memory;
+  /** Before each panel of rows; may clobber rax. */
+  readonly beforeRows?: () => void;
   /**
    * Computes a block of one or two tiles of rows; `buffer` has its address, k1 and k2 the columns
    * that exist. Leaves `b` behind the panel; may clobber rax, `a` and `buffer`.
@@ -159,9 +183,11 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
   const columnsLeft = CORE_ARGUMENTS.columns;
   a.mov(local(LOCAL_BUFFER), buffer);
   emitTileConfiguration(a, tiles, local(LOCAL_CONFIGURATION));
-  a.mov(AT.aStride, 64);
+  if (work.strideOfA === undefined) a.mov(AT.aStride, 64);
+  else a.v("vcvttsd2si", [AT.aStride, work.strideOfA]);
   a.mov(AT.bStride, PANEL_ROW_BYTES);
   a.countdown(rows, TILE_BLOCK, () => {
+    work.beforeRows?.();
     a.v("vcvttsd2si", [columnsLeft, columns]);
     a.mov(AT.b, bPanels);
     a.mov(AT.tile, out);
@@ -180,7 +206,8 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
       a.add(AT.tile, PANEL_ROW_BYTES);
       work.afterColumns?.();
     });
-    a.imul(r.rax, words, TILE_BLOCK * 4);
+    if (work.strideOfA === undefined) a.imul(r.rax, words, TILE_BLOCK * 4);
+    else a.imul(r.rax, AT.aStride, TILE_BLOCK);
     a.add(aPanels, r.rax);
     a.imul(r.rax, outStrideBytes, TILE_BLOCK);
     a.add(out, r.rax);
@@ -199,4 +226,47 @@ export function emitTileCore(a: X64, frame: TileFrame): void {
       emitWriteOut(a, frame.accumulate);
     },
   });
+}
+
+/**
+ * The same with A where it stands: rows of bf16 are what its tiles hold. `aPanels` has the address
+ * of the first; rows are a multiple of `TILE_BLOCK`, words of 16. While a panel of B is multiplied,
+ * a line of each of the next 32 rows is asked for: rows stand apart, and the processor does not
+ * follow them by itself.
+ */
+export function emitRowsCore(a: X64, frame: TileFrame, aStrideBytes: Memory): void {
+  const { tiles, local, accumulate } = frame;
+  const next = local(LOCAL_NEXT_LINE);
+  const second = AT.buffer;
+  const toNextRows = (): void => {
+    a.imul(r.rax, AT.aStride, TILE_BLOCK);
+    a.add(r.rax, CORE_ARGUMENTS.aPanels);
+    a.mov(next, r.rax);
+  };
+  emitTilePanels(a, frame, {
+    strideOfA: aStrideBytes,
+    beforeRows: toNextRows,
+    emitBlock: (numRowTiles) => {
+      if (numRowTiles === 1) return;
+      emitAskForRows(a, next);
+      a.mov(AT.a, CORE_ARGUMENTS.aPanels);
+      a.imul(second, AT.aStride, 16);
+      a.add(second, AT.a);
+      a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
+      emitSums(a, tiles, 2, { second: mem(second), step: 64 });
+      a.mov(AT.buffer, local(LOCAL_BUFFER));
+      emitStoreTiles(tiles, 2);
+      emitWriteOut(a, accumulate);
+    },
+  });
+}
+
+/** Asks for one line of each of the 32 rows from `next` on, which moves on by a line. */
+function emitAskForRows(a: X64, next: Memory): void {
+  a.mov(AT.a, next);
+  for (let row = 0; row < TILE_BLOCK; row++) {
+    a.prefetch(mem(AT.a), 1);
+    if (row + 1 < TILE_BLOCK) a.add(AT.a, AT.aStride);
+  }
+  a.add(next, 64);
 }

@@ -11,7 +11,7 @@ import { floorDiv } from "../../base/integers.ts";
 import type { CpuFeatures } from "../../device/cpu/features.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
-import { BLOCK_AT as AT } from "./x64-block.ts";
+import { BLOCK_AT as AT, emitBlockProduct } from "./x64-block.ts";
 import {
   loadCode,
   type PreparedBlocks,
@@ -68,24 +68,59 @@ export function createMultiplierOver(
   const { maxRows } = core;
   const place = placeSlots(blocks, transposition);
   const multiplyFewRows = transposition === "nt" ? fewRowsOver(core, blocks, context) : null;
+  const multiplyRows = transposition === "tn" ? null : wholeRowsOver(core, transposition, context);
   return (aOffset, aStride, bOffset, bStride, outOffset, outStride, m, n, k, accumulate) => {
     const at = place({ aOffset, aStride, bOffset, bStride, outOffset, outStride });
     if (multiplyFewRows?.(at, m, n, k, accumulate) === true) return;
-    slots[AT.packsB] = 1;
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outStride, m, n);
     for (let d = 0; d < k; d += depthBlock) {
       slots[AT.depth] = Math.min(depthBlock, k - d);
       slots[AT.accumulate] = accumulate || d > 0 ? 1 : 0;
       for (let i = 0; i < m; i += maxRows) {
-        slots[AT.rows] = Math.min(maxRows, m - i);
+        const rows = Math.min(maxRows, m - i);
+        // Rows of A that need no packing are multiplied first; B's panels serve the others too.
+        const whole = multiplyRows?.count(rows, k) ?? 0;
         for (let j = 0; j < n; j += SLICE_COLUMNS) {
           slots[AT.columns] = Math.min(SLICE_COLUMNS, n - j);
-          at(i, j, d);
+          slots[AT.packsB] = 1;
+          if (whole > 0) {
+            at(i, j, d);
+            slots[AT.rows] = whole;
+            multiplyRows?.run();
+            slots[AT.packsB] = 0;
+          }
+          if (whole === rows) continue;
+          at(i + whole, j, d);
+          slots[AT.rows] = rows - whole;
           slots[AT.packsA] = j === 0 ? 1 : 0;
           blocks.run();
         }
       }
     }
+  };
+}
+
+/** Rows of A that a core multiplies where they stand. */
+interface WholeRows {
+  /** How many of a block's first rows, at this depth. */
+  readonly count: (rows: number, depth: number) => number;
+  readonly run: () => void;
+}
+
+function wholeRowsOver(
+  core: X64Core,
+  transposition: Transposition,
+  context: ThreadContext,
+): WholeRows | null {
+  const { rows } = core;
+  if (rows === undefined) return null;
+  let code: (() => void) | null = null;
+  return {
+    count: (count, depth) => (depth % rows.unit === 0 ? count - (count % rows.unit) : 0),
+    run: () => {
+      code ??= loadCode(emitBlockProduct(transposition, core, rows), context);
+      code();
+    },
   };
 }
 
