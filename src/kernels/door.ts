@@ -76,8 +76,9 @@ export function assertIndexes(
 ): void {
   if (index.rows === 0 || index.columns === 0) return;
   const values = viewSpan(index);
-  let lowest = Number.POSITIVE_INFINITY;
-  let highest = Number.NEGATIVE_INFINITY;
+  // Integers from the start: this loop runs over every row of every gather.
+  let lowest = values[0]!;
+  let highest = lowest;
   // Row by row: what stands between strided rows is not an index.
   for (let first = 0; first < values.length; first += index.rowStride) {
     for (let at = first; at < first + index.columns; at++) {

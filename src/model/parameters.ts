@@ -336,13 +336,31 @@ export class ParameterSet implements OwnParameters {
   }
 
   zeroGradients(): void {
-    for (const name of SPAN_NAMES) view(this[name].gradients).fill(0);
+    for (const name of SPAN_NAMES) clear(this.#device, this[name].gradients);
   }
 
   /** Number of parameters, padding not counted. */
   get numParameters(): number {
     return this.list.reduce((sum, { shape }) => sum + shape[0] * shape[1], 0);
   }
+}
+
+/** A block that is cleared by all threads at once: a megabyte of f32, which stays in cache. */
+const CLEARED_BLOCK = { rows: 256, columns: 1024 } as const;
+
+/** Zeros into a flat tensor: into its first block, and from there by copies into the others. */
+function clear(device: Device, flat: Tensor<FloatType>): void {
+  const { rows, columns } = CLEARED_BLOCK;
+  const size = rows * columns;
+  const total = elementCount(flat);
+  const rest = total % size;
+  const values = view(flat);
+  values.fill(0, 0, Math.min(size, total));
+  const zeros = total < size ? null : flatSlice(flat, 0, [rows, columns]);
+  for (let start = size; zeros !== null && start + size <= total; start += size) {
+    castRows(device, { x: zeros, out: flatSlice(flat, start, [rows, columns]) });
+  }
+  values.fill(0, total - rest);
 }
 
 /** Normal values two at a time (polar method): half the draws that `Random.normal` would make. */
