@@ -38,6 +38,8 @@ export interface LatentAttentionParts {
 /** Keys whose scores exist at once. Part of the result: it cuts the sums. */
 export const SEGMENT_KEYS: number = 8 * LATENT_BLOCK_TOKENS;
 const ROW_BYTES = 4 * TILE_ROWS_MAX;
+/** Sizes, four operands and a scalar. */
+const ROW_SLOTS_MAX = 12;
 
 /** Byte offsets of the parts of the scratch. */
 interface Scratch {
@@ -77,15 +79,28 @@ export function latentAttentionBody(
   context: ThreadContext,
   span: Span,
 ): KernelBody {
+  // One for all tiles of the thread: they come one after another.
+  const rowSlots = new Float64Array(ROW_SLOTS_MAX);
   return (slots, firstTask, endTask) => {
     for (let task = firstTask; task < endTask; task++) {
       const tile = latentTile(slots, context.memory, task);
-      new TileAttention(parts, context, slots, tile, span).run();
+      new TileAttention({ parts, context, slots, tile, span, rowSlots }).run();
     }
   };
 }
 
+interface TileCall {
+  readonly parts: LatentAttentionParts;
+  readonly context: ThreadContext;
+  readonly slots: Float64Array;
+  readonly tile: LatentTile;
+  readonly span: Span;
+  /** Where the slots of row kernels are written. */
+  readonly rowSlots: Float64Array;
+}
+
 class TileAttention {
+  readonly #rowSlots: Float64Array;
   readonly #parts: LatentAttentionParts;
   readonly #context: ThreadContext;
   readonly #tile: LatentTile;
@@ -97,14 +112,9 @@ class TileAttention {
   readonly #totals: Float64Array<ArrayBuffer>;
   readonly #tops: Float64Array<ArrayBuffer>;
 
-  constructor(
-    parts: LatentAttentionParts,
-    context: ThreadContext,
-    slots: Float64Array,
-    tile: LatentTile,
-    span: Span,
-  ) {
+  constructor({ parts, context, slots, tile, span, rowSlots }: TileCall) {
     this.#parts = parts;
+    this.#rowSlots = rowSlots;
     this.#context = context;
     this.#tile = tile;
     this.#slots = slots;
@@ -147,9 +157,14 @@ class TileAttention {
     const keys = [slot(slots, AT.keysOffset), slot(slots, AT.keysRowStride)] as const;
     const width = this.#latent + this.#key;
     const { gatherLatents, gatherKeys } = this.#parts;
-    runRows(gatherLatents, [numKeys, this.#latent], [latents, [index, 1], [rows, width]]);
-    const keysTo: Place = [rows + this.#latent * 4, width];
-    runRows(gatherKeys, [numKeys, this.#key], [keys, [index, 1], keysTo]);
+    const from: Place = [index, 1];
+    const [latentsTo, keysTo]: Place[] = [
+      [rows, width],
+      [rows + this.#latent * 4, width],
+    ];
+    const into = this.#rowSlots;
+    runRows(gatherLatents, into, [numKeys, this.#latent], [latents, from, latentsTo!]);
+    runRows(gatherKeys, into, [numKeys, this.#key], [keys, from, keysTo!]);
   }
 
   /** Exponentials of a segment's scores, with each row's largest score and sum. */
@@ -160,12 +175,11 @@ class TileAttention {
     const queryStride = slot(this.#slots, AT.queryRowStride);
     const query = slot(this.#slots, AT.queryOffset) + tile.firstRow * queryStride * 4;
     const width = this.#latent + this.#key;
-    nt(
-      ...([query, queryStride, scratch.rows, width, scratch.scores, SEGMENT_KEYS] as const),
-      ...([tile.numRows, numKeys, width, false] as const),
-    );
+    const { numRows } = tile;
+    const { rows, scores } = scratch;
+    nt(query, queryStride, rows, width, scores, SEGMENT_KEYS, numRows, numKeys, width, false);
     const limits = this.#context.memory.i32;
-    for (let row = 0; row < tile.numRows; row++) {
+    for (let row = 0; row < numRows; row++) {
       limits[scratch.limits / 4 + row] = Math.min(numKeys, Math.max(0, tile.keysOf(row) - start));
     }
     const operands = [
@@ -181,8 +195,7 @@ class TileAttention {
   #mix(start: number, numKeys: number, part: Place): void {
     const { numRows } = this.#tile;
     this.#multiply(0, numRows, numKeys, part);
-    const lastRow = this.#floats(part[0] + (numRows - 1) * part[1] * 4, this.#latent);
-    if (lastRow.every(Number.isFinite)) return;
+    if (this.#isFinite(part[0] + (numRows - 1) * part[1] * 4)) return;
     for (let row = 0; row < numRows; row++) {
       const keys = Math.min(numKeys, this.#tile.keysOf(row) - start);
       if (keys > 0) this.#multiply(row, 1, keys, part);
@@ -190,15 +203,24 @@ class TileAttention {
     }
   }
 
+  /** Whether a row of the output at a byte offset is. */
+  #isFinite(offset: number): boolean {
+    const values = this.#context.memory.f32;
+    const first = offset / 4;
+    for (let at = first; at < first + this.#latent; at++) {
+      if (!Number.isFinite(values[at]!)) return false;
+    }
+    return true;
+  }
+
   #multiply(row: number, numRows: number, numKeys: number, part: Place): void {
     const out = part[0] + row * part[1] * 4;
     const weights = this.#scratch.scores + row * SEGMENT_KEYS * 4;
     const { rows } = this.#scratch;
-    const [latent, width] = [this.#latent, this.#latent + this.#key];
-    this.#parts.nn(
-      ...([weights, SEGMENT_KEYS, rows, width, out, part[1]] as const),
-      ...([numRows, latent, numKeys, false] as const),
-    );
+    const latent = this.#latent;
+    const [width, stride] = [latent + this.#key, part[1]];
+    const { nn } = this.#parts;
+    nn(weights, SEGMENT_KEYS, rows, width, out, stride, numRows, latent, numKeys, false);
   }
 
   /** Add a segment's part to what the segments before it gave. */
@@ -226,13 +248,8 @@ class TileAttention {
     this.#launchRows(this.#parts.join, operands, this.#latent);
   }
 
-  #launchRows(
-    body: KernelBody,
-    operands: readonly Place[],
-    columns: number,
-    ...scalars: readonly number[]
-  ): void {
-    runRows(body, [this.#tile.numRows, columns], operands, scalars);
+  #launchRows(body: KernelBody, operands: readonly Place[], columns: number, scalar = 0): void {
+    runRows(body, this.#rowSlots, [this.#tile.numRows, columns], operands, scalar);
   }
 
   #floats(offset: number, count: number = this.#tile.numRows): Float32Array {
@@ -243,9 +260,20 @@ class TileAttention {
 /** A row kernel over all of a matrix, as one task. */
 function runRows(
   body: KernelBody,
+  slots: Float64Array,
   [rows, columns]: readonly [number, number],
   operands: readonly Place[],
-  scalars: readonly number[] = [],
+  scalar = 0,
 ): void {
-  body(Float64Array.of(rows, columns, rows, ...operands.flat(), ...scalars), 0, 1);
+  slots[0] = rows;
+  slots[1] = columns;
+  slots[2] = rows;
+  let at = 3;
+  for (let index = 0; index < operands.length; index++) {
+    const operand = operands[index]!;
+    slots[at++] = operand[0];
+    slots[at++] = operand[1];
+  }
+  slots[at] = scalar;
+  body(slots, 0, 1);
 }
