@@ -163,13 +163,43 @@ test("a server finds on the disk what the one before it has read", async () => {
     const { child, url } = await serve(...flags);
     const request = { model: "tiny-chat", prompt: content, max_tokens: 1 };
     const { body } = await post(`${url}/v1/completions`, request);
-    const usage = body["usage"] as { prompt_tokens_details: { cached_tokens: number } };
-    cached.push(usage.prompt_tokens_details.cached_tokens);
+    const { cached_tokens, disk_tokens } = cacheDetailsOf(body["usage"]);
+    cached.push(cached_tokens);
+    assert.equal(disk_tokens, cached_tokens);
     child.kill("SIGTERM");
     assert.equal(await endOf(child), 143);
   }
   assert.ok(cached[1]! >= 64, `${cached}`);
   assert.deepEqual(cached, [0, cached[1], 0]);
+});
+
+test("a request is told where it left a cached prompt, and what memory had of it", async () => {
+  const { child, url } = await serve("--prefix-cache-disk-bytes", "0");
+  const first = Array.from({ length: 150 }, (_, index) => 300 + index);
+  const second = first.with(80, 700);
+  const ask = async (prompt: readonly number[]): Promise<CacheDetails> => {
+    const request = { model: "tiny-chat", prompt, max_tokens: 1 };
+    const { body } = await post(`${url}/v1/completions`, request);
+    return cacheDetailsOf(body["usage"]);
+  };
+  const none = { cached_tokens: 0, disk_tokens: 0, near_miss: null };
+  assert.deepEqual(await ask(first), none);
+  const near_miss = { position: 80, cached_token: 380, given_token: 700 };
+  assert.deepEqual(await ask(second), { cached_tokens: 64, disk_tokens: 0, near_miss });
+  assert.deepEqual(await ask(first), { ...none, cached_tokens: 128 });
+  const reply = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({
+      ...{ model: "tiny-chat", prompt: first.with(70, 600), max_tokens: 1 },
+      ...{ stream: true, stream_options: { include_usage: true } },
+    }),
+  });
+  const chunks = (await reply.text()).split("\n\n").filter((chunk) => chunk.includes('"usage":{'));
+  const { usage } = JSON.parse(chunks.at(-1)!.slice("data: ".length)) as { usage: unknown };
+  assert.deepEqual(cacheDetailsOf(usage).near_miss?.position, 70);
+  child.kill("SIGTERM");
+  assert.equal(await endOf(child), 143);
 });
 
 test("an address that others reach is refused without keys, with what to do", async () => {
@@ -182,6 +212,16 @@ test("an address that others reach is refused without keys, with what to do", as
   assert.notEqual(await endOf(child), 0);
   assert.match(text, /--host 0\.0\.0\.0 .* --keys FILE/);
 });
+
+interface CacheDetails {
+  readonly cached_tokens: number;
+  readonly disk_tokens: number;
+  readonly near_miss: { readonly position: number } | null;
+}
+
+function cacheDetailsOf(usage: unknown): CacheDetails {
+  return (usage as { prompt_tokens_details: CacheDetails }).prompt_tokens_details;
+}
 
 function pick<T extends object>(from: object, shape: T): Partial<T> {
   const names = Object.keys(shape);

@@ -87,6 +87,8 @@ export class FakeEngine implements Engine {
       usage: {
         promptTokens: request.prompt.length,
         cachedTokens: 0,
+        cachedFromDisk: 0,
+        nearMiss: null,
         completionTokens: count,
         draftedTokens: 0,
         acceptedTokens: 0,

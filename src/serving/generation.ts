@@ -128,6 +128,8 @@ async function* runPhase(
 const NO_USAGE: EngineUsage = {
   promptTokens: 0,
   cachedTokens: 0,
+  cachedFromDisk: 0,
+  nearMiss: null,
   completionTokens: 0,
   draftedTokens: 0,
   acceptedTokens: 0,
@@ -158,7 +160,8 @@ function reasoningRequest(
 }
 
 function joined(reasoning: Finished, answer: Finished): Finished {
-  const sum = (field: keyof EngineUsage): number => reasoning.usage[field] + answer.usage[field];
+  const sum = (field: "completionTokens" | "draftedTokens" | "acceptedTokens"): number =>
+    reasoning.usage[field] + answer.usage[field];
   return {
     ...answer,
     usage: {

@@ -95,6 +95,9 @@ export interface EngineUsage {
   readonly promptTokens: number;
   /** Of the prompt, those that were not read again. */
   readonly cachedTokens: number;
+  /** Of those, the ones that memory lacked and the disk had. */
+  readonly cachedFromDisk: number;
+  readonly nearMiss: NearMiss | null;
   /** Generated, the end token included, tokens that only repeat the prompt left out. */
   readonly completionTokens: number;
   /** Tokens that the MTP module proposed, and those of them that stood. */

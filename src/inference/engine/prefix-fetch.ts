@@ -46,6 +46,7 @@ export async function fetchFromDisk(disk: DiskTier, wanted: WantedPrefix): Promi
     if (signal.aborted) return;
     const known = tokens.subarray(0, (blockIndex + 1) * LATENT_BLOCK_TOKENS);
     if (!prefixes.place(tenant, known, payload)) return;
+    sequence.diskTokens += LATENT_BLOCK_TOKENS;
     counts.add("prefix_cache_disk_hits_total", LATENT_BLOCK_TOKENS);
   };
   const { promise: aborted, resolve: abort } = Promise.withResolvers<void>();

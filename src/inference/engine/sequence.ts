@@ -54,6 +54,8 @@ export class Sequence implements SchedulableSequence {
   numKept = 0;
   /** Tokens of its prompt that were cached anywhere; what is found beyond was read for it. */
   cachedMost: number = Number.POSITIVE_INFINITY;
+  /** Tokens of its prompt that the disk gave, in blocks. */
+  diskTokens = 0;
   admission: number | null = null;
   firstTokenAt: number | null = null;
   lastTokenAt: number | null = null;
@@ -81,6 +83,7 @@ export class Sequence implements SchedulableSequence {
   /** Of those, tokens that only repeat the prompt's end. */
   #numRepeating = 0;
   #cachedTokens = 0;
+  #nearMiss: NearMiss | null = null;
   #draftedTokens = 0;
   #acceptedTokens = 0;
   #end: FinishReason | null = null;
@@ -144,6 +147,8 @@ export class Sequence implements SchedulableSequence {
     return {
       promptTokens: this.#promptTokens,
       cachedTokens: this.#cachedTokens,
+      cachedFromDisk: Math.min(this.diskTokens, this.#cachedTokens),
+      nearMiss: this.#nearMiss,
       completionTokens: this.#numGenerated - this.#numRepeating,
       draftedTokens: this.#draftedTokens,
       acceptedTokens: this.#acceptedTokens,
@@ -180,6 +185,7 @@ export class Sequence implements SchedulableSequence {
     if (this.admittedAt !== null) return;
     this.admittedAt = now;
     this.#cachedTokens = cachedTokens;
+    this.#nearMiss = nearMiss;
     const promptTokens = this.#promptTokens;
     const queueMs = now - this.askedAt;
     this.events.push({ kind: "started", promptTokens, cachedTokens, nearMiss, queueMs });

@@ -12,6 +12,7 @@ import type { Delta } from "../chat/answer-parser.ts";
 import type { ChatAsk } from "../chat-request.ts";
 import { type Failure, INTERNAL_FAILURE } from "../failure.ts";
 import type { JobEvent, Outcome } from "../generation.ts";
+import { cacheDetails } from "./openai-usage.ts";
 
 export interface ResponseShapeOptions {
   readonly id: string;
@@ -205,7 +206,7 @@ export class ResponseShape implements Shape {
     const [input, output] = [usage?.promptTokens ?? 0, usage?.completionTokens ?? 0];
     return {
       input_tokens: input,
-      input_tokens_details: { cached_tokens: usage?.cachedTokens ?? 0 },
+      input_tokens_details: cacheDetails(usage === undefined ? [] : [usage]),
       output_tokens: output,
       output_tokens_details: { reasoning_tokens: reasoningTokens },
       total_tokens: input + output,

@@ -35,6 +35,8 @@ export class IdleEngine implements Engine {
     const usage = {
       promptTokens,
       cachedTokens: 0,
+      cachedFromDisk: 0,
+      nearMiss: null,
       completionTokens,
       draftedTokens: 0,
       acceptedTokens: 0,

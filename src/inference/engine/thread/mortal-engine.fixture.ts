@@ -12,8 +12,8 @@ async function* generate({ prompt }: EngineRequest): AsyncGenerator<EngineEvent>
   if (prompt[0] === DIE) throw new Error("a bug");
   while (prompt[0] === HANG);
   const usage = {
-    ...{ promptTokens: 1, cachedTokens: 0, completionTokens: 0 },
-    ...{ draftedTokens: 0, acceptedTokens: 0 },
+    ...{ promptTokens: 1, cachedTokens: 0, cachedFromDisk: 0, nearMiss: null },
+    ...{ completionTokens: 0, draftedTokens: 0, acceptedTokens: 0 },
   };
   yield { kind: "finished", reason: "length", stop: null, usage };
 }
