@@ -9,8 +9,9 @@ import { modelLoader } from "../serving/models/loader.ts";
 import { type EngineRole, type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
 import { ApiServer, type LogEntry } from "../serving/server.ts";
-import { listCheckpoints } from "../training/run/run-folder.ts";
+import { isRunFolder, listCheckpoints } from "../training/run/run-folder.ts";
 import { cacheFolder } from "./cache-folder.ts";
+import { tryingCurl } from "./curl-line.ts";
 import type { Context } from "./verb.ts";
 
 const BODY_BYTES_MAX = 32 * 2 ** 20;
@@ -53,11 +54,19 @@ export const LOCAL_SERVING = {
   drainSeconds: 30,
 } as const;
 
-/** Serve until a signal comes; `onReady` is told the address. */
+/** What listens, and a command that tries the first model. */
+export interface Serving {
+  readonly address: string;
+  readonly names: readonly string[];
+  /** Lines of a shell. */
+  readonly curl: readonly string[];
+}
+
+/** Serve until a signal comes; `onReady` is told when it begins. */
 export async function serveModels(
   options: ServeOptions,
   { output, interruption, env }: Context,
-  onReady: (address: string, names: readonly string[]) => void,
+  onReady: (serving: Serving) => void,
 ): Promise<void> {
   const keys: readonly ApiKey[] =
     options.keysFile === undefined ? [] : readKeyFile(options.keysFile);
@@ -98,10 +107,11 @@ export async function serveModels(
     output.line(`keeping prefixes of prompts in ${settings.prefixFolder.folder}`);
   }
   const host = options.host.includes(":") ? `[${options.host}]` : options.host;
-  onReady(
-    `http://${host}:${server.port}`,
-    declarations.map(({ id }) => id),
-  );
+  const address = `http://${host}:${server.port}`;
+  const names = declarations.map(({ id }) => id);
+  const [first] = declarations;
+  const curl = first === undefined ? [] : tryingCurl(address, first.id, mayHaveSeenChats(first));
+  onReady({ address, names, curl });
   await endOf(interruption.orderly());
   if (server.numOpen > 0) output.line(`ending: requests still running: ${server.numOpen}`);
   await drained(server, options.drainSeconds);
@@ -171,15 +181,26 @@ async function drained(server: ApiServer, seconds: number): Promise<void> {
   clearTimeout(timer);
 }
 
+/** `hadal train` reads plain text: its runs have seen no chats. Of others nothing is known. */
+function mayHaveSeenChats({ path }: ModelDeclaration): boolean {
+  return !isRunFolder(path) && !isOfRun(path);
+}
+
 /** `NAME=PATH`, or a path, whose folder then names the model. */
 function modelOf(words: string): ModelDeclaration {
   const [, name, path] = /^([^=/\\]+)=(.+)$/.exec(words) ?? [];
   if (name !== undefined && path !== undefined) return { id: name, path };
-  const folder = basename(resolve(words));
   // A checkpoint of a run is named after the run.
-  const run = resolve(words, "../..");
-  const isOfRun = /^step-\d+$/.test(folder) && listCheckpoints(run).length > 0;
-  return { id: isOfRun ? basename(run) : folder, path: words };
+  return { id: basename(isOfRun(words) ? runOf(words) : resolve(words)), path: words };
+}
+
+/** Whether a path is a checkpoint within a run's folder. */
+function isOfRun(path: string): boolean {
+  return /^step-\d+$/.test(basename(resolve(path))) && listCheckpoints(runOf(path)).length > 0;
+}
+
+function runOf(checkpoint: string): string {
+  return resolve(checkpoint, "../..");
 }
 
 function aliasOf(words: string): readonly [string, string] {

@@ -14,7 +14,6 @@ import { trainRun } from "../../training/run/train-run.ts";
 import { resolveSettings, type TrainingSettings } from "../../training/settings.ts";
 import { measureProductPeak } from "../bench/product-peak.ts";
 import { type CompressedBytes, compressedBytes } from "../compressors.ts";
-import { completionCurl } from "../curl-line.ts";
 import type { Values } from "../declaration.ts";
 import type { quickstart } from "../declarations/quickstart.ts";
 import type { Output } from "../output.ts";
@@ -92,14 +91,14 @@ async function trainAndShow(
 async function serveTrained(out: string, context: Context): Promise<void> {
   const { output } = context;
   const options = { ...LOCAL_SERVING, models: [out], isPortFree: true };
-  await serveModels(options, context, (address, [name]) => {
+  await serveModels(options, context, ({ address, names: [name], curl }) => {
     output.line();
     output.line(`serving ${name} at ${output.style("bold", address)} until Ctrl-C`);
     output.line(
       "a page to chat is there, for models that have seen chats; this one has seen code:",
     );
     output.line();
-    for (const line of completionCurl(address, name!)) output.line(line);
+    for (const line of curl) output.line(line);
     output.line();
   });
 }

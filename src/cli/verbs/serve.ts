@@ -1,6 +1,5 @@
 /** @file `hadal serve`: models over HTTP until Ctrl-C. */
 
-import { chatCurl } from "../curl-line.ts";
 import type { serve } from "../declarations/serve.ts";
 import { serveModels } from "../serve-model.ts";
 import type { Run } from "../verb.ts";
@@ -26,11 +25,11 @@ export const run: Run<typeof serve> = async (values, context) => {
       drainSeconds: values["drain-seconds"],
     },
     context,
-    (listening, names) => {
+    ({ address: listening, names, curl }) => {
       address = listening;
       output.line(`serving ${names.join(", ")} at ${output.style("bold", address)}`);
       output.line();
-      for (const line of chatCurl(address, names[0]!)) output.line(line);
+      for (const line of curl) output.line(line);
       output.line();
     },
   );
