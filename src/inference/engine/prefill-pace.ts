@@ -6,8 +6,11 @@
  *
  * What the streams alone take is measured in steps that read no prompt; while prompts are read, one
  * step in 64 is given to that. What a prompt token adds follows the last few steps: it grows with
- * the prompt's length, and falls with the chunk's, whose first tokens cost most. Chunks have few
- * sizes, so that passes of the same shape come again: the decoder replays those.
+ * the prompt's length, and falls with the chunk's, whose first tokens cost most. Where the streams
+ * are so fast that hardly a token fits, a prompt is read in bursts instead: one step in 32 takes
+ * many tokens, for at most 50 ms, and the others none; so 19 of 20 tokens of a stream come as if it
+ * were alone. Chunks have few sizes, so that passes of the same shape come again: the decoder
+ * replays those.
  */
 import { floorDiv } from "../../base/integers.ts";
 
@@ -16,22 +19,50 @@ const SHARE = 0.5;
 const REFRESH_STEPS = 64;
 /** How far what is known moves towards what a step took: a median, which outliers do not move. */
 const MOVE = 1.15;
-/** Even where streams are so fast that any prompt slows them: it has to end sometime. */
-const CHUNK_MIN = 1;
+/** Below this, the first token of a chunk costs more than all others. */
+const CHUNK_LEAST = 4;
+/** Steps from one burst to the next, and after how many bursts a small chunk is tried again. */
+const BURST_EVERY = 32;
+const BURSTS_TO_TRIAL = 6;
+/** What a burst takes: by feel a pause that nobody sees, and a share of the steps between two. */
+const BURST_MS_MAX = 50;
+const BURST_SHARE = 0.8;
+
+type Kind = "small" | "burst";
 
 export class PrefillPace {
   /** Milliseconds of a step without prompts, by the number of streams in it. */
   readonly #streamsMs = new Map<number, number>();
-  /** Milliseconds that a prompt token adds. */
-  #tokenMs: number | undefined;
+  /** Milliseconds that a prompt token adds, in small chunks and in bursts. */
+  readonly #tokenMs: Record<Kind, number | undefined> = { small: undefined, burst: undefined };
   #stepsSincePlain = 0;
+  #stepsSinceBurst = BURST_EVERY;
+  #burstsSinceTrial = 0;
+  /** What the step that was planned last reads. */
+  #kind: Kind = "small";
 
-  /** Prompt tokens for the next step beside `numStreams` >= 1 streams; 0: measure these alone. */
+  /** Prompt tokens for the next step beside `numStreams` >= 1 streams; 0: the streams alone. */
   chunk(numStreams: number): number {
-    const nearest = this.#nearest(numStreams);
-    if (nearest === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
-    if (this.#tokenMs === undefined) return CHUNK_MIN;
-    return roundDown(Math.max(CHUNK_MIN, (SHARE * nearest) / this.#tokenMs));
+    const alone = this.#nearest(numStreams);
+    if (alone === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
+    const { small } = this.#tokenMs;
+    this.#kind = "small";
+    if (small === undefined) return CHUNK_LEAST;
+    const fitting = (SHARE * alone) / small;
+    return fitting >= CHUNK_LEAST ? roundDown(fitting) : this.#burst(alone, small);
+  }
+
+  #burst(alone: number, smallMs: number): number {
+    if (++this.#stepsSinceBurst < BURST_EVERY) return 0;
+    this.#stepsSinceBurst = 0;
+    if (++this.#burstsSinceTrial > BURSTS_TO_TRIAL) {
+      this.#burstsSinceTrial = 0;
+      this.#tokenMs.small = undefined;
+      return CHUNK_LEAST;
+    }
+    this.#kind = "burst";
+    const budget = Math.min(BURST_MS_MAX, BURST_SHARE * BURST_EVERY * alone);
+    return roundDown(Math.max(1, budget / (this.#tokenMs.burst ?? smallMs)));
   }
 
   /** A step over streams and prompts took so long. */
@@ -46,7 +77,9 @@ export class PrefillPace {
     if (alone === null) return;
     // Noise may make a step shorter than one without prompts: not free all the same.
     const added = Math.max(milliseconds - alone, milliseconds / 16) / promptTokens;
-    this.#tokenMs = moved(this.#tokenMs, added);
+    // Without streams a step takes whole chunks, whose tokens cost what those of bursts do.
+    const kind = numStreams === 0 ? "burst" : this.#kind;
+    this.#tokenMs[kind] = moved(this.#tokenMs[kind], added);
   }
 
   /** Of about as many streams; null if nothing near was measured. */

@@ -45,7 +45,10 @@ export async function measureStall(
       unit: "ms",
       ratio: busy / quiet,
       of: "without",
-      note: `reading took ${(quantile(prompts, 0.5) / 1000).toFixed(1)} s`,
+      note:
+        `reading took ${(quantile(prompts, 0.5) / 1000).toFixed(1)} s; ` +
+        `median ${quantile(during, 0.5).toFixed(1)} ms (${quantile(before, 0.5).toFixed(1)} ` +
+        `without), longest ${quantile(during, 1).toFixed(0)} ms`,
     },
   ];
 }
