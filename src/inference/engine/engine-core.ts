@@ -32,6 +32,8 @@ export interface StepOptions {
   readonly reader?: PrefixReader;
   /** Whether sequences draft while it pays, always or never; the last two are for tests. */
   readonly drafting?: "auto" | "always" | "never";
+  /** Whether prompts are read as fast as they can be, whoever decodes beside them; for tests. */
+  readonly readsAtOnce?: boolean;
 }
 
 /** By feel: products are at their speed. */
@@ -206,7 +208,9 @@ export class EngineCore {
   /** Prompt tokens beside streams; as many as there is room for if no prompt waits. */
   #paceOf(numStreams: number): number {
     const isPromptWaiting = this.#sequences.some(({ isDecoding }) => !isDecoding);
-    return isPromptWaiting ? this.#pace.chunk(numStreams) : 0;
+    if (!isPromptWaiting) return 0;
+    const { readsAtOnce, stepTokens = STEP_TOKENS } = this.#options;
+    return readsAtOnce === true ? stepTokens : this.#pace.chunk(numStreams);
   }
 
   #byId(id: number): Sequence {

@@ -133,11 +133,16 @@ describe("engine", () => {
     const reader = open({ drafting: "always", stepTokens: 50 });
     // Holds less than is asked of it at once: what it has to let go is read by the other.
     const smallReader = open({}, 450);
+    // At the pace of the machine it may never be.
+    const crowded = { readsAtOnce: true };
     const ways: Readonly<Record<string, [Partial<EngineOptions>, number]>> = {
       "batched, from the cache": [{ drafting: "never" }, 4000],
       "in chunks of 17, drafted": [{ drafting: "always", stepTokens: 17 }, 4000],
-      preempted: [{ drafting: "never", stepTokens: 64, keepsPrefixes: false }, 450],
-      "preempted, drafted, from the cache": [{ drafting: "always", stepTokens: 90 }, 450],
+      preempted: [{ ...crowded, drafting: "never", stepTokens: 64, keepsPrefixes: false }, 450],
+      "preempted, drafted, from the cache": [
+        { ...crowded, drafting: "always", stepTokens: 90 },
+        450,
+      ],
       "as it pays": [{ runningMax: 5 }, 1000],
       "split, drafted, from the cache": [{ drafting: "always", reader }, 4000],
       "split, preempted": [{ stepTokens: 64, reader: smallReader }, 450],

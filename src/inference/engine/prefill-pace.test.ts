@@ -54,7 +54,8 @@ describe("the pace of reading prompts", () => {
       const late = times[Math.floor(0.95 * times.length)]!;
       assert.ok(late < 2.1 * alone, `${where}: ${late} against ${alone}`);
       const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
-      assert.ok(mean > 1.2 * alone, `${where}: only ${mean} against ${alone}`);
+      // A burst has at most the 256 tokens of a step.
+      assert.ok(mean > 1.1 * alone, `${where}: only ${mean} against ${alone}`);
     }
   });
 

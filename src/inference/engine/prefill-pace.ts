@@ -6,11 +6,11 @@
  *
  * What the streams alone take is measured in steps that read no prompt; while prompts are read, one
  * step in 64 is given to that. What a prompt token adds follows the last few steps: it grows with
- * the prompt's length, and falls with the chunk's, whose first tokens cost most. Where the streams
- * are so fast that hardly a token fits, a prompt is read in bursts instead: one step in 32 takes
- * many tokens, for at most 50 ms, and the others none; so 19 of 20 tokens of a stream come as if it
- * were alone. Chunks have few sizes, so that passes of the same shape come again: the decoder
- * replays those.
+ * the prompt's length, and falls with the chunk's, whose first tokens cost most. Where 32
+ * steps of the streams take no more than 200 ms, or hardly a token fits beside them, a prompt is
+ * read in bursts instead: one step in 32 takes many tokens, for at most 50 ms, and the others none;
+ * so 19 of 20 tokens of a stream come as if it were alone. Chunks have few sizes, so that passes of
+ * the same shape come again: the decoder replays those.
  */
 import { floorDiv } from "../../base/integers.ts";
 
@@ -21,12 +21,16 @@ const REFRESH_STEPS = 64;
 const MOVE = 1.15;
 /** Below this, the first token of a chunk costs more than all others. */
 const CHUNK_LEAST = 4;
+/** From here on it hardly counts. */
+const CHUNK_FULL = 32;
 /** Steps from one burst to the next, and after how many bursts a small chunk is tried again. */
 const BURST_EVERY = 32;
 const BURSTS_TO_TRIAL = 6;
 /** What a burst takes: by feel a pause that nobody sees, and a share of the steps between two. */
 const BURST_MS_MAX = 50;
 const BURST_SHARE = 0.8;
+/** A pause is short beside the time between two. */
+const BETWEEN_BURSTS_MS_MAX = 200;
 
 type Kind = "small" | "burst";
 
@@ -45,11 +49,14 @@ export class PrefillPace {
   chunk(numStreams: number): number {
     const alone = this.#nearest(numStreams);
     if (alone === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
-    const { small } = this.#tokenMs;
+    const { small, burst } = this.#tokenMs;
     this.#kind = "small";
     if (small === undefined) return CHUNK_LEAST;
     const fitting = (SHARE * alone) / small;
-    return fitting >= CHUNK_LEAST ? roundDown(fitting) : this.#burst(alone, small);
+    const fittingMost = (SHARE * alone) / Math.min(small, burst ?? small);
+    const isFast = BURST_EVERY * alone <= BETWEEN_BURSTS_MS_MAX && fittingMost < CHUNK_FULL;
+    const inBursts = fitting < CHUNK_LEAST || isFast;
+    return inBursts ? this.#burst(alone, small) : roundDown(fitting);
   }
 
   #burst(alone: number, smallMs: number): number {
