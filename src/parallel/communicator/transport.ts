@@ -30,6 +30,8 @@ export interface Transport {
   readonly rank: number;
   readonly size: number;
   readonly memory: CpuMemory;
+  /** Polls before a waiting rank sleeps; ranks often outnumber processors, so few. */
+  readonly spins: number;
   send(envelope: Envelope): Ticket;
   receive(envelope: Envelope): Ticket;
   /** Moves on what can be moved; throws if a rank has failed. Never waits. */
@@ -49,9 +51,6 @@ export interface Failure {
   readonly code: `parallel.${string}`;
   readonly message: string;
 }
-
-/** Polls before a waiting rank sleeps; ranks often outnumber processors, so few. */
-const SPINS = 40;
 
 /** A collective under way: `advance` does what can be done and says whether that was all. */
 export interface Advancing {
@@ -114,7 +113,7 @@ export class Engine {
       wait: (judged = "ranks") => {
         for (let polls = 1; !isDone(); polls++) {
           this.progress();
-          if (isDone() || polls <= SPINS) continue;
+          if (isDone() || polls <= this.transport.spins) continue;
           this.transport.rest();
           this.transport.watch(judged);
         }

@@ -1,6 +1,6 @@
 /**
- * @file The thread that talks to MPI for its rank: starts what the rank asks for, polls, and keeps
- * the other ranks informed.
+ * @file The thread that talks to MPI for its rank while that computes, and keeps the other ranks
+ * informed.
  *
  * Besides the rank's messages every pair of ranks exchanges beats: they show that the process
  * lives, and hold the sender's counter of life, for how long it was kept from running, and, once it
@@ -11,10 +11,12 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { defined } from "../../../base/errors.ts";
 import { HeldUp, thisThread } from "../held-up.ts";
-import { FAILURE_BYTES, Signs } from "../signs.ts";
-import { type Failure, MAX_TAGS } from "../transport.ts";
-import { type Completion, type MpiLibrary, openMpi, type Requests } from "./library.ts";
-import { type Command, Mailbox, TICKETS } from "./mailbox.ts";
+import { Signs } from "../signs.ts";
+import type { Failure } from "../transport.ts";
+import { CLOSED, Courier, FAILED } from "./courier.ts";
+import { Desk, type DeskBuffers } from "./desk.ts";
+import { type MpiLibrary, openMpi } from "./library.ts";
+import { Mailbox } from "./mailbox.ts";
 import { MPI_SIDE, RANK_SIDE } from "./mpi-transport.ts";
 
 /** What the thread is told when it starts. */
@@ -29,50 +31,27 @@ export type CommunicationReport =
 export interface CommunicationJoin {
   readonly memory: WebAssembly.Memory;
   readonly mailbox: SharedArrayBuffer;
+  readonly desk: DeskBuffers;
+  readonly beats: SharedArrayBuffer;
 }
 
-const BEAT_TAG = MAX_TAGS + 1;
 const BEAT_MS = 250;
 /** After a failure the reason is still delivered for this long; then MPI ends all processes. */
 const FAREWELL_MS = 800;
 /** Idle polls before the thread sleeps a moment: a message seldom lets others wait longer. */
 const IDLE_POLLS = 200;
 const NAP_MS = 0.05;
-const IDLE_MS = 20;
+/** While nothing is under way, or the rank polls by itself: each look costs it a moment. */
+const IDLE_MS = 5;
 /** From so long a standstill of the rank on it is asked what holds it up. */
 const STILL_MS = 1000;
-
-const CLOSED = -1;
-const FAILED = -2;
-/** Life, milliseconds held up, the reason. */
-const REASON_OFFSET = 8;
-const BEAT_BYTES = REASON_OFFSET + FAILURE_BYTES;
-
-type Owner =
-  | { readonly kind: "send"; readonly command: Command }
-  | { readonly kind: "receive"; readonly command: Command }
-  | { readonly kind: "beatSent"; readonly peer: number }
-  | { readonly kind: "beatHeard"; readonly peer: number };
-
-function isBeat({ kind }: Owner): boolean {
-  return kind === "beatSent" || kind === "beatHeard";
-}
 
 class CommunicationLoop {
   readonly #mpi: MpiLibrary;
   readonly #signs: Signs;
-  readonly #mailbox: Mailbox;
-  readonly #base: number;
-  readonly #requests: Requests;
-  readonly #owners: Owner[] = [];
-  readonly #beats: Uint8Array;
-  readonly #beatBase: number;
+  readonly #desk: Desk;
+  readonly #courier: Courier;
   readonly #peers: readonly number[];
-  readonly #beating = new Set<number>();
-  /** Peers that have been told, and those that have told, that they close. */
-  readonly #toldClosed = new Set<number>();
-  readonly #heardClosed = new Set<number>();
-  #closes = false;
   #failedAt: number | null = null;
   #lastBeat = Number.NEGATIVE_INFINITY;
   readonly #heldUp = new HeldUp(thisThread());
@@ -81,14 +60,12 @@ class CommunicationLoop {
   #life = 0;
   #lifeSince = 0;
 
-  constructor(mpi: MpiLibrary, signs: Signs, { memory, mailbox }: CommunicationJoin) {
+  constructor(mpi: MpiLibrary, signs: Signs, join: CommunicationJoin) {
     this.#mpi = mpi;
     this.#signs = signs;
-    this.#mailbox = new Mailbox(mpi.size, mailbox);
-    this.#base = mpi.addressOf(new Uint8Array(memory.buffer));
-    this.#requests = mpi.makeRequests(TICKETS + 2 * mpi.size);
-    this.#beats = new Uint8Array(new SharedArrayBuffer(2 * mpi.size * BEAT_BYTES));
-    this.#beatBase = mpi.addressOf(this.#beats);
+    this.#desk = new Desk(mpi.size, join.desk);
+    const mailbox = new Mailbox(mpi.size, join.mailbox);
+    this.#courier = new Courier({ ...join, mpi, signs, mailbox, desk: this.#desk });
     this.#peers = Array.from({ length: mpi.size }, (_, peer) => peer).filter(
       (peer) => peer !== mpi.rank,
     );
@@ -96,78 +73,60 @@ class CommunicationLoop {
 
   /** Until the orderly end, or until MPI has ended the process. */
   run(): void {
-    for (const peer of this.#peers) this.#hearBeat(peer);
-    for (let idle = 0; !this.#isOver(); ) {
+    while (!this.#isBegun()) this.#signs.awaitBell(MPI_SIDE, this.#signs.bell(MPI_SIDE), NAP_MS);
+    let idlePolls = 0;
+    let seenPolls = this.#desk.polls;
+    while (!this.#isOver()) {
       const bell = this.#signs.bell(MPI_SIDE);
-      const worked = this.#takeCommands() + this.#complete();
-      this.#beat(performance.now());
-      idle = worked > 0 ? 0 : idle + 1;
-      if (idle < IDLE_POLLS) continue;
-      const isQuiet = this.#owners.every(({ kind }) => kind === "beatHeard");
-      this.#signs.awaitBell(MPI_SIDE, bell, isQuiet ? IDLE_MS : NAP_MS);
+      const now = performance.now();
+      const { polls } = this.#desk;
+      const isPolled = polls !== seenPolls && this.#desk.isPolling;
+      seenPolls = polls;
+      if (isPolled && !this.#isBeatDue(now)) {
+        this.#signs.awaitBell(MPI_SIDE, bell, IDLE_MS);
+        continue;
+      }
+      const moved = this.#move(now);
+      if (moved === "notMine") {
+        this.#signs.awaitBell(MPI_SIDE, bell, NAP_MS);
+        continue;
+      }
+      idlePolls = moved === "some" ? 0 : idlePolls + 1;
+      if (idlePolls < IDLE_POLLS) continue;
+      this.#signs.awaitBell(MPI_SIDE, bell, moved === "none" ? NAP_MS : IDLE_MS);
+    }
+  }
+
+  #isBegun(): boolean {
+    if (!this.#desk.tryLock()) return false;
+    for (const peer of this.#peers) this.#courier.hearBeat(peer);
+    this.#desk.unlock();
+    return true;
+  }
+
+  /** Not where the rank is at it. Quiet: nothing is under way but listening. */
+  #move(now: number): "some" | "none" | "quiet" | "notMine" {
+    if (!this.#desk.tryLock()) return "notMine";
+    try {
+      const { worked, ended } = this.#courier.turn();
+      this.#beat(now);
+      if (ended > 0) this.#signs.ring(RANK_SIDE);
+      return worked > 0 ? "some" : this.#desk.isQuiet ? "quiet" : "none";
+    } finally {
+      this.#desk.unlock();
     }
   }
 
   #isOver(): boolean {
-    const all = this.#peers.length;
-    const isSilent = this.#closes && this.#owners.length === 0;
-    return isSilent && this.#toldClosed.size === all && this.#heardClosed.size === all;
+    const { closes } = this.#desk;
+    if (!closes || this.#desk.numRequests > 0) return false;
+    return this.#peers.every(
+      (peer) => this.#desk.has(peer, "toldClosed") && this.#desk.has(peer, "heardClosed"),
+    );
   }
 
-  #takeCommands(): number {
-    let count = 0;
-    for (let command = this.#mailbox.take(); command !== null; command = this.#mailbox.take()) {
-      count++;
-      if (command.kind === "close") {
-        this.#closes = true;
-        continue;
-      }
-      const { kind, peer, tag, byteOffset, byteLength } = command;
-      const message = { address: this.#base + byteOffset, byteLength, peer, tag };
-      const owner: Owner = kind === "send" ? { kind, command } : { kind: "receive", command };
-      const slot = this.#owners.push(owner) - 1;
-      if (kind === "send") this.#mpi.isend(this.#requests, slot, message);
-      else this.#mpi.irecv(this.#requests, slot, message);
-    }
-    return count;
-  }
-
-  #complete(): number {
-    if (this.#owners.length === 0) return 0;
-    const completions = this.#mpi.testSome(this.#requests, this.#owners.length);
-    const done = completions.map((completion) => ({
-      completion,
-      owner: defined(this.#owners[completion.index], "the owner of a request"),
-    }));
-    // From the back, so that filling a gap with the last request moves none that is still to go.
-    for (const { index } of completions.toSorted((a, b) => b.index - a.index)) this.#forget(index);
-    for (const { completion, owner } of done) this.#settle(owner, completion);
-    if (done.some(({ owner }) => !isBeat(owner))) this.#signs.ring(RANK_SIDE);
-    return done.length;
-  }
-
-  #forget(slot: number): void {
-    const last = this.#owners.length - 1;
-    this.#requests.handles[slot] = this.#requests.handles[last]!;
-    this.#owners[slot] = this.#owners[last]!;
-    this.#owners.pop();
-  }
-
-  #settle(owner: Owner, { byteLength, error }: Completion): void {
-    if (owner.kind === "beatSent") this.#beating.delete(owner.peer);
-    else if (owner.kind === "beatHeard") this.#heardBeat(owner.peer);
-    else if (owner.kind === "receive") this.#received(owner.command, byteLength, error);
-    else this.#mailbox.finish(owner.command.ticket);
-  }
-
-  #received({ peer, byteLength: expected, ticket }: Command, got: number, error: number): void {
-    if (error === 0 && got === expected) {
-      this.#mailbox.finish(ticket);
-      return;
-    }
-    const sent = error === 0 ? `${got} bytes` : `more bytes (MPI's error ${error})`;
-    const message = `rank ${peer} sent ${sent} where rank ${this.#mpi.rank} expects ${expected}`;
-    this.#signs.fail({ code: "parallel.mismatch", message });
+  #isBeatDue(now: number): boolean {
+    return now - this.#lastBeat >= BEAT_MS || this.#desk.closes;
   }
 
   /** A beat to every peer that has taken the last one, when it is time or there is news. */
@@ -175,15 +134,15 @@ class CommunicationLoop {
     const failure = this.#signs.failure();
     if (failure !== null && this.#failedAt === null) this.#failedAt = now;
     if (this.#failedAt !== null && now - this.#failedAt > FAREWELL_MS) this.#mpi.abort();
-    if (now - this.#lastBeat < BEAT_MS && !this.#closes) return;
+    if (!this.#isBeatDue(now)) return;
     this.#lastBeat = now;
     this.#lookAtRank(now);
-    const life = failure !== null ? FAILED : this.#closes ? CLOSED : this.#life;
+    const life = failure !== null ? FAILED : this.#desk.closes ? CLOSED : this.#life;
     const text = failure === null ? "" : `${failure.code} ${failure.message}`;
     for (const peer of this.#peers) {
-      if (this.#beating.has(peer) || this.#toldClosed.has(peer)) continue;
-      this.#sendBeat(peer, life, text);
-      if (life === CLOSED) this.#toldClosed.add(peer);
+      if (this.#desk.has(peer, "beating") || this.#desk.has(peer, "toldClosed")) continue;
+      this.#courier.sendBeat(peer, { life, heldUpMs: this.#heldUpMs, text });
+      if (life === CLOSED) this.#desk.set(peer, "toldClosed", true);
     }
   }
 
@@ -192,47 +151,6 @@ class CommunicationLoop {
     if (life !== this.#life) this.#lifeSince = now;
     this.#life = life;
     if (now - this.#lifeSince > STILL_MS) this.#heldUpMs = this.#heldUp.totalMs(now);
-  }
-
-  #sendBeat(peer: number, life: number, text: string): void {
-    const place = (this.#mpi.size + peer) * BEAT_BYTES;
-    const bytes = new TextEncoder().encode(text).subarray(0, FAILURE_BYTES);
-    const words = new DataView(this.#beats.buffer);
-    words.setInt32(place, life);
-    words.setInt32(place + 4, this.#heldUpMs);
-    this.#beats.set(bytes, place + REASON_OFFSET);
-    this.#beating.add(peer);
-    const slot = this.#owners.push({ kind: "beatSent", peer }) - 1;
-    const address = this.#beatBase + place;
-    const byteLength = BEAT_BYTES;
-    this.#beats.fill(0, place + REASON_OFFSET + bytes.length, place + byteLength);
-    this.#mpi.isend(this.#requests, slot, { address, byteLength, peer, tag: BEAT_TAG });
-  }
-
-  #hearBeat(peer: number): void {
-    const slot = this.#owners.push({ kind: "beatHeard", peer }) - 1;
-    const address = this.#beatBase + peer * BEAT_BYTES;
-    const message = { address, byteLength: BEAT_BYTES, peer, tag: BEAT_TAG };
-    this.#mpi.irecv(this.#requests, slot, message);
-  }
-
-  #heardBeat(peer: number): void {
-    const place = peer * BEAT_BYTES;
-    const words = new DataView(this.#beats.buffer);
-    const life = words.getInt32(place);
-    if (life === CLOSED) {
-      this.#heardClosed.add(peer);
-      return;
-    }
-    if (life === FAILED) {
-      const bytes = this.#beats.slice(place + REASON_OFFSET, place + BEAT_BYTES);
-      const end = bytes.indexOf(0);
-      const text = new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
-      const space = text.indexOf(" ");
-      const code = text.slice(0, space) as Failure["code"];
-      this.#signs.fail({ code, message: text.slice(space + 1) });
-    } else this.#mailbox.heard(peer, { life, heldUpMs: words.getInt32(place + 4) });
-    this.#hearBeat(peer);
   }
 }
 

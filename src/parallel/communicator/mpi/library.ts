@@ -23,12 +23,12 @@ type NativeCall = (...values: readonly NativeArgument[]) => number;
 
 const NAMES = ["libmpi.so.40", "libmpi.so", "libmpi.40.dylib", "libmpi.dylib"];
 
-/** Only the thread that initialised MPI calls it: MPI_THREAD_FUNNELED. */
-const THREAD_FUNNELED = 1;
+/** Several threads call MPI, one at a time: MPI_THREAD_SERIALIZED. */
+const THREAD_SERIALIZED = 2;
 const ERR_IN_STATUS = 18;
 
 /** An MPI_Status of Open MPI in 32-bit words, and where it holds the error and the bytes. */
-const STATUS_WORDS = 6;
+export const STATUS_WORDS = 6;
 const STATUS_ERROR = 2;
 const STATUS_COUNT = 4;
 
@@ -51,7 +51,6 @@ export interface MpiLibrary {
   readonly rank: number;
   readonly size: number;
   addressOf(bytes: Uint8Array): number;
-  makeRequests(capacity: number): Requests;
   /** Starts a send or a receive of bytes at an address; the handle goes to `requests[slot]`. */
   isend(requests: Requests, slot: number, message: NativeMessage): void;
   irecv(requests: Requests, slot: number, message: NativeMessage): void;
@@ -73,12 +72,26 @@ export function openMpi(): MpiLibrary {
   const koffi = createRequire(import.meta.url)("koffi") as Koffi;
   const library = loadLibrary(koffi);
   const call = bindFunctions(library);
+  const provided = new Int32Array(new SharedArrayBuffer(4));
+  check("MPI_Init_thread", call.initThread(null, null, THREAD_SERIALIZED, provided));
+  if (provided[0]! < THREAD_SERIALIZED) {
+    const message = "this Open MPI was built without threads (--enable-mpi-thread-multiple)";
+    throw new OperationalError("parallel.mpi", message);
+  }
+  const returns = symbolOf(library, "ompi_mpi_errors_return");
+  const world = symbolOf(library, "ompi_mpi_comm_world");
+  check("MPI_Comm_set_errhandler", call.setErrorHandler(world, returns));
+  return attachMpi();
+}
+
+/** MPI on another thread of a process that has initialised it. */
+export function attachMpi(): MpiLibrary {
+  const koffi = createRequire(import.meta.url)("koffi") as Koffi;
+  const library = loadLibrary(koffi);
+  const call = bindFunctions(library);
   const world = symbolOf(library, "ompi_mpi_comm_world");
   const byte = symbolOf(library, "ompi_mpi_byte");
   const word = new Int32Array(new SharedArrayBuffer(4));
-  check("MPI_Init_thread", call.initThread(null, null, THREAD_FUNNELED, word));
-  const returns = symbolOf(library, "ompi_mpi_errors_return");
-  check("MPI_Comm_set_errhandler", call.setErrorHandler(world, returns));
   check("MPI_Comm_rank", call.rank(world, word));
   const rank = word[0]!;
   check("MPI_Comm_size", call.size(world, word));
@@ -87,11 +100,6 @@ export function openMpi(): MpiLibrary {
     rank,
     size,
     addressOf: (bytes) => Number(koffi.address(bytes)),
-    makeRequests: (capacity) => ({
-      handles: new BigUint64Array(new SharedArrayBuffer(8 * capacity)),
-      indices: new Int32Array(new SharedArrayBuffer(4 * capacity)),
-      statuses: new Int32Array(new SharedArrayBuffer(4 * STATUS_WORDS * capacity)),
-    }),
     isend: ({ handles }, slot, { address, byteLength, peer, tag }) => {
       const handle = handles.subarray(slot, slot + 1);
       check("MPI_Isend", call.isend(address, byteLength, byte, peer, tag, world, handle));

@@ -5,8 +5,8 @@
  *   finished   a ring of tickets
  *   vitals     what is known of all ranks: beats heard, signs of life, milliseconds held up
  *
- * One thread writes a ring, the other reads it. There are no more tickets than places in a ring, so
- * neither ring can overflow.
+ * The rank writes commands and reads what is finished; whoever holds the desk's lock (desk.ts) does
+ * the opposite. There are no more tickets than places in a ring, so neither ring can overflow.
  */
 export const TICKETS = 1024;
 
@@ -26,6 +26,7 @@ const COMMAND_WORDS = 6;
 const PLACES = TICKETS + 1;
 const NUM_COMMANDS = 0;
 const NUM_FINISHED = 1;
+const NUM_TAKEN = 2;
 const HEADER_WORDS = 16;
 const FINISHED_OFFSET = HEADER_WORDS + PLACES * COMMAND_WORDS;
 const VITALS_OFFSET = FINISHED_OFFSET + PLACES;
@@ -35,6 +36,7 @@ export class Mailbox {
   readonly buffer: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #unsigned: Uint32Array;
+  /** Of what is finished, by the rank. */
   #numRead = 0;
 
   constructor(numRanks: number, buffer?: SharedArrayBuffer) {
@@ -56,11 +58,12 @@ export class Mailbox {
     Atomics.store(this.#words, NUM_COMMANDS, posted + 1);
   }
 
-  /** Communication thread's side: the next command, if there is one. */
+  /** Under the lock: the next command, if there is one. */
   take(): Command | null {
-    if (this.#numRead === Atomics.load(this.#words, NUM_COMMANDS)) return null;
-    const word = HEADER_WORDS + (this.#numRead % PLACES) * COMMAND_WORDS;
-    this.#numRead++;
+    const taken = Atomics.load(this.#words, NUM_TAKEN);
+    if (taken === Atomics.load(this.#words, NUM_COMMANDS)) return null;
+    const word = HEADER_WORDS + (taken % PLACES) * COMMAND_WORDS;
+    Atomics.store(this.#words, NUM_TAKEN, taken + 1);
     return {
       kind: COMMANDS[this.#words[word]!]!,
       ticket: this.#words[word + 1]!,
@@ -71,7 +74,7 @@ export class Mailbox {
     };
   }
 
-  /** Communication thread's side. */
+  /** Under the lock. */
   finish(ticket: number): void {
     const finished = Atomics.load(this.#words, NUM_FINISHED);
     this.#words[FINISHED_OFFSET + (finished % PLACES)] = ticket;
@@ -98,7 +101,7 @@ export class Mailbox {
     return this.#vital(rank, 2);
   }
 
-  /** Communication thread's side: a beat was heard, and this was in it. */
+  /** Under the lock: a beat was heard, and this was in it. */
   heard(rank: number, beat: { readonly life: number; readonly heldUpMs: number }): void {
     const word = VITALS_OFFSET + VITALS_WORDS * rank;
     Atomics.store(this.#words, word + 1, beat.life);

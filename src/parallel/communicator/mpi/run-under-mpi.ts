@@ -1,9 +1,9 @@
 /**
  * @file Runs a rank program as one of the processes that an MPI launcher has started.
  *
- * Each process is one rank: its main thread runs the program, a second thread talks to MPI. If a
- * rank fails, all learn why, and a moment later MPI ends whatever still runs; the launcher then
- * reports failure as well.
+ * Each process is one rank: its main thread runs the program, a second one talks to MPI meanwhile.
+ * If a rank fails, all learn why, and a moment later MPI ends whatever still runs; the launcher
+ * then reports failure as well.
  */
 import { Worker } from "node:worker_threads";
 import { assert, defined, OperationalError } from "../../../base/errors.ts";
@@ -13,7 +13,14 @@ import type { Communicator } from "../communicator.ts";
 import { worldOf } from "../member-communicator.ts";
 import { type RankOptions, type RunRank, WATCHDOG_MS } from "../rank-program.ts";
 import { Signs } from "../signs.ts";
-import type { CommunicationReport, CommunicationStart } from "./communication-thread.ts";
+import type {
+  CommunicationJoin,
+  CommunicationReport,
+  CommunicationStart,
+} from "./communication-thread.ts";
+import { beatBytes, Courier } from "./courier.ts";
+import { Desk } from "./desk.ts";
+import { attachMpi } from "./library.ts";
 import { Mailbox } from "./mailbox.ts";
 import { MPI_SIDE, MpiTransport } from "./mpi-transport.ts";
 
@@ -36,8 +43,14 @@ export async function runUnderMpi(runRank: RunRank, run: MpiRun = {}): Promise<u
   let world: Communicator | null = null;
   const join = async (memory: CpuMemory): Promise<Communicator> => {
     assert(world === null, "a rank joins once");
-    worker.postMessage({ memory: memory.wasm, mailbox: mailbox.buffer });
-    world = worldOf(new MpiTransport({ rank, size, memory, mailbox, signs, watchdogMs }));
+    const desk = new Desk(size);
+    const beats = new SharedArrayBuffer(beatBytes(size));
+    const parts = { memory: memory.wasm, beats };
+    const told: CommunicationJoin = { ...parts, mailbox: mailbox.buffer, desk: desk.buffers };
+    worker.postMessage(told);
+    const courier = new Courier({ ...parts, mpi: attachMpi(), signs, mailbox, desk });
+    const options = { rank, size, memory, mailbox, signs, desk, courier, watchdogMs };
+    world = worldOf(new MpiTransport(options));
     return world;
   };
   try {

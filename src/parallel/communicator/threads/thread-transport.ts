@@ -63,6 +63,7 @@ export interface ThreadTransportOptions {
 
 export class ThreadTransport implements Transport {
   readonly backend = "threads";
+  readonly spins = 40;
   readonly rank: number;
   readonly size: number;
   readonly memory: CpuMemory;
