@@ -5,6 +5,7 @@ import { OperationalError } from "../base/errors.ts";
 import type { Engine } from "../inference/engine/api.ts";
 import { checkAdmitted, isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
+import type { PrefixFolder } from "../serving/models/engine-origin.ts";
 import { modelLoader } from "../serving/models/loader.ts";
 import { type EngineRole, type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
@@ -36,6 +37,8 @@ export interface ServeOptions {
   /** 0: none. */
   readonly prefixCacheBytesMax: number;
   readonly drainSeconds: number;
+  /** Opens a model where engines of this process alone do not: over ranks. */
+  readonly openModel?: (path: string, prefixFolder: PrefixFolder | null) => Promise<Engine>;
 }
 
 /** What `hadal serve` does unless told otherwise. */
@@ -80,12 +83,12 @@ export async function serveModels(
   const admitted = checkAdmitted(options);
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
-  const copies = options.role === "split" ? 2 : 1;
   const settings = engineSettings(options, env);
-  const loader = modelLoader(engineOpener(env, settings), {
-    copies,
-    weights: options.weights,
-  });
+  const { openModel, weights } = options;
+  const loader =
+    openModel === undefined
+      ? modelLoader(engineOpener(env, settings), { copies: copiesOf(settings), weights })
+      : modelLoader((path) => openModel(path, settings.prefixFolder), { weights });
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -123,6 +126,11 @@ function engineOpener(
   settings?: EngineSettings,
 ): (path: string) => Promise<Engine> {
   return (path) => openEngine(path, env, settings);
+}
+
+/** Of a model's weights in this process. */
+function copiesOf({ role }: EngineSettings): number {
+  return role === "split" ? 2 : 1;
 }
 
 function engineSettings(
@@ -187,7 +195,7 @@ function mayHaveSeenChats({ path }: ModelDeclaration): boolean {
 }
 
 /** `NAME=PATH`, or a path, whose folder then names the model. */
-function modelOf(words: string): ModelDeclaration {
+export function modelOf(words: string): ModelDeclaration {
   const [, name, path] = /^([^=/\\]+)=(.+)$/.exec(words) ?? [];
   if (name !== undefined && path !== undefined) return { id: name, path };
   // A checkpoint of a run is named after the run.

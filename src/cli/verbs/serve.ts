@@ -1,13 +1,16 @@
 /** @file `hadal serve`: models over HTTP until Ctrl-C. */
 
 import type { serve } from "../declarations/serve.ts";
+import { launchedRanks } from "../ranks/launcher.ts";
+import { serveOverRanks } from "../ranks/serve-over-ranks.ts";
 import { serveModels } from "../serve-model.ts";
 import type { Run } from "../verb.ts";
 
 export const run: Run<typeof serve> = async (values, context) => {
   const { output } = context;
   let address = "";
-  await serveModels(
+  const isOverRanks = launchedRanks(context.env) !== undefined;
+  await (isOverRanks ? serveOverRanks : serveModels)(
     {
       models: values.model,
       weights: values.weights,
@@ -33,5 +36,6 @@ export const run: Run<typeof serve> = async (values, context) => {
       output.line();
     },
   );
-  output.result({ address });
+  // The rank that reads prompts serves nobody.
+  if (address !== "") output.result({ address });
 };

@@ -1,56 +1,15 @@
 /** @file Two engines, one for prompts and one for decoding, say what one engine says. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Random } from "../../base/random.ts";
-import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
 import { TINY_CHAT } from "../test-support.ts";
 import { openEngine, openEngineHere } from "./open-engine.ts";
+import { collectAll, randomRequests } from "./random-requests.fixture.ts";
 
 const ENV = { HADAL_THREADS: "2" };
 const SEED = 23;
 
-/** Everything that is told of requests that run at once. */
-function collectAll(engine: Engine, requests: readonly EngineRequest[]) {
-  return Promise.all(
-    requests.map(async (request) => {
-      const said: unknown[] = [];
-      let usage: unknown;
-      for await (const event of engine.generate(request, new AbortController().signal)) {
-        if (event.kind === "tokens") said.push(...event.logProbabilities!);
-        if (event.kind === "prompt") said.push(event.logProbabilities);
-        if (event.kind === "finished") usage = cachedTokensOf(event);
-      }
-      return { said, usage };
-    }),
-  );
-}
-
-function cachedTokensOf({ usage }: Extract<EngineEvent, { kind: "finished" }>): number {
-  return usage.cachedTokens;
-}
-
-function randomRequests(count: number): EngineRequest[] {
-  const random = new Random(SEED);
-  const token = (): number => 20 + random.below(900);
-  return Array.from({ length: count }, (_, seed) => ({
-    prompt: Int32Array.from({ length: 1 + random.below(300) }, token),
-    maxTokens: 1 + random.below(20),
-    sampling: { temperature: random.below(2), topK: 0, topP: 1, minP: 0 },
-    adjustments: null,
-    seed,
-    stopStrings: [],
-    endTokens: [],
-    topLogProbabilities: 1,
-    promptLogProbabilities: seed % 5 === 4,
-    constraint: null,
-    tenant: `t${seed % 2}`,
-    deadlineMs: null,
-    draft: seed % 2 === 0 ? "auto" : "off",
-  }));
-}
-
 test("a split engine gives the tokens of one engine, and counts by role", async () => {
-  const requests = randomRequests(10);
+  const requests = randomRequests(SEED, 10);
   const one = await openEngineHere(TINY_CHAT, ENV);
   const expected = await collectAll(one, requests);
   await one.close();

@@ -9,7 +9,8 @@
  */
 import { assert } from "../../base/errors.ts";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
-import type { Communicator, Judged, Operation } from "../../parallel/communicator/communicator.ts";
+import { atLeisure } from "../../parallel/communicator/at-leisure.ts";
+import type { Communicator, Judged } from "../../parallel/communicator/communicator.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -24,10 +25,6 @@ export interface Order {
   readonly command: Command;
   readonly argument: number;
 }
-
-/** Time after a command in which the next one is awaited without rest. */
-const BUSY_MS = 20;
-const REST_MS = 1;
 
 export class RankChannel {
   /** Whether the ranks are within a step, where nobody listens to orders. */
@@ -63,7 +60,7 @@ export class RankChannel {
   async nextOrder(judged: Judged): Promise<Order> {
     using _mark = this.#arena.mark();
     const words = this.#arena.allocate("i32", [1, 2]);
-    await this.#atLeisure(this.#communicator.receive(words, LEADER), judged);
+    await atLeisure(this.#communicator, this.#communicator.receive(words, LEADER), judged);
     const [number, argument] = view(words) as unknown as [number, number];
     const command = COMMANDS[number];
     assert(command !== undefined, `an order of number ${number}`);
@@ -74,14 +71,16 @@ export class RankChannel {
   async reportReady(): Promise<void> {
     using _mark = this.#arena.mark();
     const nothing = this.#arena.allocate("u8", [1, 1]);
-    await this.#atLeisure(this.#communicator.send(nothing, LEADER), "processes");
+    const communicator = this.#communicator;
+    await atLeisure(communicator, communicator.send(nothing, LEADER), "processes");
   }
 
   /** Until another rank has said so, however long it takes. */
   async untilReady(rank: number): Promise<void> {
     using _mark = this.#arena.mark();
     const nothing = this.#arena.allocate("u8", [1, 1]);
-    await this.#atLeisure(this.#communicator.receive(nothing, rank), "processes");
+    const communicator = this.#communicator;
+    await atLeisure(communicator, communicator.receive(nothing, rank), "processes");
   }
 
   /** Waits until it has been received. */
@@ -126,17 +125,5 @@ export class RankChannel {
     if (numbers !== null) view(tensor).set(numbers);
     this.#communicator.broadcast(tensor, LEADER).wait();
     return Int32Array.from(view(tensor));
-  }
-
-  async #atLeisure(operation: Operation, judged: Judged): Promise<void> {
-    const start = performance.now();
-    while (!operation.isDone()) {
-      this.#communicator.watch(judged);
-      const isBusy = performance.now() - start < BUSY_MS;
-      await new Promise<void>((resolve) => {
-        if (isBusy) setImmediate(resolve);
-        else setTimeout(resolve, REST_MS);
-      });
-    }
   }
 }
