@@ -18,7 +18,6 @@ import {
   type Program,
   type Span,
 } from "../program.ts";
-import { FasterWay } from "./faster-way.ts";
 import { Job } from "./job.ts";
 import { BoundList, ListPlaces, listBytes, type RecordedLaunch, writeList } from "./launch-list.ts";
 import { CpuMemory } from "./memory.ts";
@@ -197,25 +196,19 @@ class CpuDevice implements Device {
     const place = this.#places.take(listBytes(launches));
     writeList(this.memory, place.byteOffset, { id: ++this.#numLists, launches });
     const list = new BoundList(this.memory, place.byteOffset, this.#program);
-    const ways = new FasterWay();
     return {
       numLaunches: launches.length,
-      replay: () => this.#replay(list, place.byteOffset, ways),
+      replay: () => this.#replay(list, place.byteOffset),
       [Symbol.dispose]: place.release,
     };
   }
 
-  /** The bits are the same whoever runs a task: only the time tells the ways apart. */
-  #replay(list: BoundList, byteOffset: number, ways: FasterWay): void {
+  #replay(list: BoundList, byteOffset: number): void {
     assert(this.#recording === null, "a launch list is not replayed into another");
-    const way = this.#workers.length === 0 ? "alone" : ways.next();
-    const start = performance.now();
-    if (way === "alone") list.runAlone();
-    else this.#replayShared(list, byteOffset);
-    ways.note(way, performance.now() - start);
-  }
-
-  #replayShared(list: BoundList, byteOffset: number): void {
+    if (this.#workers.length === 0) {
+      list.runAlone();
+      return;
+    }
     list.reset();
     this.#job.openList(byteOffset);
     this.#runAndClose("a launch list", () => {

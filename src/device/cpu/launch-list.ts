@@ -161,7 +161,7 @@ export class BoundList {
     Atomics.store(this.#words, this.#progressAt, 0);
   }
 
-  /** The launcher alone, nobody else being told: everything in order. */
+  /** The only thread there is: everything in order. */
   runAlone(): void {
     for (const { launches } of this.#stages) {
       for (const { body, slots, numTasks } of launches) body(slots, 0, numTasks);

@@ -54,8 +54,7 @@ describe("the pace of reading prompts", () => {
       const late = times[Math.floor(0.95 * times.length)]!;
       assert.ok(late < 2.1 * alone, `${where}: ${late} against ${alone}`);
       const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
-      // A burst has at most the 256 tokens of a step.
-      assert.ok(mean > 1.1 * alone, `${where}: only ${mean} against ${alone}`);
+      assert.ok(mean > 1.2 * alone, `${where}: only ${mean} against ${alone}`);
     }
   });
 
@@ -73,31 +72,10 @@ describe("the pace of reading prompts", () => {
     assert.ok(pace.chunk(8) > 0);
   });
 
-  it("reads in bursts where the first token of a prompt takes longer than the streams", () => {
-    const random = new Random(SEED);
-    for (let round = 0; round < 50; round++) {
-      const alone = 1 + random.uniform() * 4;
-      const firstMs = alone * (0.7 + random.uniform());
-      const tokenMs = alone * (0.05 + random.uniform() / 10);
-      const stepMs = (_: number, promptTokens: number): number => {
-        const prompt = promptTokens > 0 ? firstMs + tokenMs * promptTokens : 0;
-        return (alone + prompt) * (0.95 + random.uniform() / 10);
-      };
-      const steps = readPrompt(new PrefillPace(), { stepMs }, 4, 8192);
-      const times = steps.map(({ milliseconds }) => milliseconds).sort((a, b) => a - b);
-      const where = `seed ${SEED}, round ${round}`;
-      const late = times[Math.floor(0.95 * times.length)]!;
-      assert.ok(late < 1.5 * alone, `${where}: ${late} against ${alone}`);
-      assert.ok(times.at(-1)! < 60 + alone, `${where}: a pause of ${times.at(-1)} ms`);
-      const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
-      assert.ok(mean > 1.2 * alone && mean < 2 * alone, `${where}: ${mean} against ${alone}`);
-    }
-  });
-
   it("reads on where any prompt slows the streams", () => {
     const pace = new PrefillPace();
     const machine: Machine = { stepMs: (_, promptTokens) => 1 + 9 * promptTokens };
     const steps = readPrompt(pace, machine, 1, 1000);
-    assert.ok(steps.every(({ tokens }) => tokens <= 4));
+    assert.ok(steps.every(({ tokens }) => tokens === 0 || tokens === 1));
   });
 });
