@@ -9,17 +9,18 @@
  * codes with the scales of their tiles, which stay as they are: the experts read what one process
  * would. Results and the input's gradient come back in the recipe's `combine`; routing weights and
  * their gradients are floats. Saved beside what experts save: the tokens that came, as they came.
- * A model that infers may have results come back choice by choice. Everything yields what it waits
- * for. Sources: DeepSeek-V3 report §3.2.2, §3.3.3.
+ * A model that infers may have results come back choice by choice; one that trains computes its
+ * shared experts while they come. Everything yields what it waits for. Sources: DeepSeek-V3 report
+ * §3.2.2, §3.3.3.
  */
 import { OperationalError } from "../base/errors.ts";
 import { divExact, floorDiv } from "../base/integers.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
-import type { Work } from "../parallel/communicator/work.ts";
+import { alongside, type Work } from "../parallel/communicator/work.ts";
 import type { ExchangePlan } from "../parallel/expert/exchange/exchange-plan.ts";
-import type { ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
+import type { Announced, ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
 import type { SumType } from "../parallel/expert/exchange/hop.ts";
 import type { LivePlacement } from "../parallel/expert/placement/live-placement.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -54,31 +55,47 @@ export interface RemoteSaved {
 
 /** Own tokens, and where they want to go. */
 export interface SentTokens {
-  readonly choice: Tensor<"i32">;
+  readonly announced: Announced;
   /** Of each choice, [T, K]. */
   readonly weight: Tensor<FloatType>;
   /** [T, D] */
   readonly input: Operand;
 }
 
+/** Collective: where this rank's tokens want to go; `choice` is [T, K], the model's experts. */
+export function announceChoice(
+  { scratch }: Pass,
+  { exchange, placement, byChoice }: ExpertRanks,
+  choice: Tensor<"i32">,
+): Announced {
+  const physical = scratch.allocate("i32", choice.shape);
+  view(physical).set(placement.toPhysical(view(choice), exchange.rank));
+  const numChoices = choice.rows * choice.columns;
+  const going = byChoice ? reshape(physical, [numChoices, 1]) : physical;
+  return exchange.announce(going, scratch);
+}
+
 /** Collective: adds to `out` [T, D]. */
 export function* forwardOverRanks(
   pass: Pass,
-  { exchange, placement }: ExpertRanks,
+  exchange: ExpertExchange,
   experts: RoutedExperts,
-  call: { readonly tokens: SentTokens; readonly out: Tensor<FloatType> },
+  call: {
+    readonly tokens: SentTokens;
+    readonly out: Tensor<FloatType>;
+    /** What can be computed while results are on their way back. */
+    readonly meanwhile: () => void;
+  },
 ): Work<RemoteSaved> {
   const { saved, scratch, floatType } = pass;
-  const { choice, weight, input } = call.tokens;
+  const { announced, weight, input } = call.tokens;
   const arenas = { out: saved, scratch };
   const sent = [weight, ...partsOf(input)];
-  const physical = scratch.allocate("i32", choice.shape);
-  view(physical).set(placement.toPhysical(view(choice), exchange.rank));
-  const { plan: toRanks, parts } = yield* exchange.dispatch(physical, sent, arenas);
+  const { plan: toRanks, parts } = yield* exchange.dispatch(announced, sent, arenas);
   const [cameWeight, ...cameInput] = parts;
   const came = operandFrom(input, cameInput);
   const plan = makeReceivedPlan(pass, toRanks.localExperts, {
-    numChosen: choice.columns,
+    numChosen: weight.columns,
     numExperts: experts.numExperts,
   });
   using _mark = scratch.mark();
@@ -86,7 +103,7 @@ export function* forwardOverRanks(
   const tokens = { plan, input: came, weight: cameWeight as Tensor<FloatType> };
   const state = experts.forward(pass, tokens, made);
   const sums = combinedOf(pass, experts.recipe, made, call.out.rows);
-  yield* exchange.combine(toRanks, [sums], scratch);
+  yield* alongside(exchange.combine(toRanks, [sums], scratch), call.meanwhile);
   accumulate(pass.device, { x: sums.out, scale: 1, out: call.out });
   return { exchange: toRanks, experts: state, input: came };
 }
@@ -97,12 +114,17 @@ export function* forwardOverRanks(
  */
 export function* forwardByChoice(
   pass: Pass,
-  ranks: ExpertRanks,
+  exchange: ExpertExchange,
   experts: RoutedExperts,
-  { tokens, out }: { readonly tokens: SentTokens; readonly out: Tensor<FloatType> },
+  call: {
+    readonly choice: Tensor<"i32">;
+    readonly tokens: SentTokens;
+    readonly out: Tensor<FloatType>;
+  },
 ): Work<RemoteSaved> {
   const { scratch, device, floatType } = pass;
-  const { choice, weight, input } = tokens;
+  const { choice, out } = call;
+  const { announced, weight, input } = call.tokens;
   const { rows, columns } = choice;
   const numChoices = rows * columns;
   const offsets = pass.nextOffsets?.();
@@ -113,13 +135,14 @@ export function* forwardByChoice(
   });
   const rule = experts.recipe.tensors.dispatch;
   const results = scratch.allocateZeros(floatType, [numChoices, out.columns]);
-  const saved = yield* forwardOverRanks(pass, ranks, experts, {
+  const saved = yield* forwardOverRanks(pass, exchange, experts, {
     tokens: {
-      choice: reshape(choice, [numChoices, 1]),
+      announced,
       weight: reshape(weight, [numChoices, 1]),
       input: gatherOperand(pass, scratch, { x: input, index: token, rule }),
     },
     out: results,
+    meanwhile: () => {},
   });
   const index = scratch.allocate("i32", [rows, columns]);
   view(index).forEach((_, place, placeOf) => {
@@ -130,18 +153,23 @@ export function* forwardByChoice(
 }
 
 /** Collective: the part of a rank that has no tokens of its own, of `forwardByChoice`. */
-export function* serveExperts(pass: Pass, ranks: ExpertRanks, experts: RoutedExperts): Work<void> {
+export function* serveExperts(
+  pass: Pass,
+  exchange: ExpertExchange,
+  experts: RoutedExperts,
+): Work<void> {
   const { scratch, floatType, computeType } = pass;
   const { recipe, down, numExperts } = experts;
   const hiddenDim = divExact(down.shape[0], numExperts);
   const x = scratch.allocate(computeType, [0, hiddenDim]);
-  yield* forwardOverRanks(pass, ranks, experts, {
+  yield* forwardOverRanks(pass, exchange, experts, {
     tokens: {
-      choice: scratch.allocate("i32", [0, 1]),
+      announced: exchange.announce(scratch.allocate("i32", [0, 1]), scratch),
       weight: scratch.allocate(floatType, [0, 1]),
       input: operandOf(pass, scratch, x, { recipe, use: "dispatch" }),
     },
     out: scratch.allocate(floatType, [0, hiddenDim]),
+    meanwhile: () => {},
   });
 }
 
@@ -165,10 +193,15 @@ export function* backwardOverRanks(
   pass: Pass,
   exchange: ExpertExchange,
   experts: RoutedExperts,
-  call: { readonly state: RemoteSaved; readonly gradients: SentGradients },
+  call: {
+    readonly state: RemoteSaved;
+    readonly gradients: SentGradients;
+    /** What can be computed while results are on their way back. */
+    readonly meanwhile: () => void;
+  },
 ): Work<Tensor<SumType>> {
   const { scratch, floatType, device } = pass;
-  const { state, gradients } = call;
+  const { state, gradients, meanwhile } = call;
   const { dOut, dWeight } = gradients;
   const { numReceived } = state.exchange;
   const [rows, columns] = [dWeight.rows, dOut.columns];
@@ -187,7 +220,7 @@ export function* backwardOverRanks(
   combineRows(device, { src: dRows, index: state.experts.plan.rowOfChoice, out: made });
   const sums = { rows: inCombineType(pass, type, made), out: dInput };
   const weights = { rows: madeWeight, out: dWeight };
-  yield* exchange.combine(state.exchange, [sums, weights], scratch);
+  yield* alongside(exchange.combine(state.exchange, [sums, weights], scratch), meanwhile);
   return dInput;
 }
 

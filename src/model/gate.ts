@@ -16,7 +16,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import { type BalanceLoss, sequenceBalance } from "./balance-loss.ts";
 import type { ModelConfig } from "./config.ts";
-import { Linear } from "./linear.ts";
+import { Linear, type WriteMode } from "./linear.ts";
 import { plainGradient } from "./operand.ts";
 import type { ComputeType, Parameter } from "./parameters.ts";
 import { copyToCompute, type Pass } from "./pass.ts";
@@ -32,8 +32,8 @@ export interface GateSaved {
 export interface GateBackward {
   readonly input: Tensor<ComputeType>;
   readonly dWeight: Tensor<FloatType>;
-  /** Overwritten. */
   readonly dInput: Tensor<FloatType>;
+  readonly mode: WriteMode;
 }
 
 /** How experts are chosen and weighted under this configuration. */
@@ -81,7 +81,7 @@ export class Gate {
     return { scores, choice, weight, balance };
   }
 
-  backward(pass: Pass, state: GateSaved, { input, dWeight, dInput }: GateBackward): void {
+  backward(pass: Pass, state: GateSaved, { input, dWeight, dInput, mode }: GateBackward): void {
     const { scratch, floatType, device } = pass;
     const { scores, choice, balance } = state;
     using _mark = scratch.mark();
@@ -89,7 +89,7 @@ export class Gate {
     const through = balance === null ? {} : { balance: balance.gradient };
     routeBackward(device, { rule: this.rule, scores, choice, dWeight, dLogits, ...through });
     const dOut = plainGradient(copyToCompute(pass, pass.weightGrads.arena, dLogits));
-    this.linear.backward(pass, { input, dOut, dInput, mode: "overwrite" });
+    this.linear.backward(pass, { input, dOut, dInput, mode });
   }
 }
 

@@ -22,6 +22,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import { makeDispatchPlan } from "./dispatch-plan.ts";
 import {
+  announceChoice,
   backwardOverRanks,
   checkRecipeOverRanks,
   type ExpertRanks,
@@ -32,6 +33,7 @@ import {
 import { type ExpertsSaved, RoutedExperts } from "./experts.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { Gate, type GateSaved } from "./gate.ts";
+import type { WriteMode } from "./linear.ts";
 import { layerInput, type Operand, operandOf } from "./operand.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
@@ -88,34 +90,35 @@ export class MoeLayer {
   *forwardWork(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): Work<MoeSaved> {
     const { recipe } = this.experts;
     const gate = this.gate.forward(pass, x);
-    using _mark = pass.scratch.mark();
-    const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
-    const routed = yield* this.#forwardRouted(pass, { gate, operand, out });
-    const shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
-    return { gate, input: cached, routed, shared };
-  }
-
-  *#forwardRouted(
-    pass: Pass,
-    call: {
-      readonly gate: GateSaved;
-      readonly operand: Operand;
-      readonly out: Tensor<FloatType>;
-    },
-  ): Work<RoutedSaved> {
-    const { gate, operand, out } = call;
     const { choice, weight } = gate;
-    if (this.#ranks === null) {
+    const ranks = this.#ranks;
+    using _mark = pass.scratch.mark();
+    const announced = ranks === null ? null : announceChoice(pass, ranks, choice);
+    const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
+    let shared: FeedForwardSaved | null = null;
+    const forwardShared = (): void => {
+      shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
+    };
+    if (ranks === null || announced === null) {
       const plan = makeDispatchPlan(pass, choice, this.experts.numExperts);
       const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
-      return { kind: "here", experts };
+      forwardShared();
+      return { gate, input: cached, routed: { kind: "here", experts }, shared };
     }
-    const exchange = this.#ranks.byChoice ? forwardByChoice : forwardOverRanks;
-    const remote = yield* exchange(pass, this.#ranks, this.experts, {
-      tokens: { choice, weight, input: operand },
+    const { exchange, byChoice } = ranks;
+    const tokens = { announced, weight, input: operand };
+    if (byChoice) {
+      const remote = yield* forwardByChoice(pass, exchange, this.experts, { choice, tokens, out });
+      forwardShared();
+      return { gate, input: cached, routed: { kind: "overRanks", ...remote }, shared };
+    }
+    const meanwhile = forwardShared;
+    const remote = yield* forwardOverRanks(pass, exchange, this.experts, {
+      tokens,
       out,
+      meanwhile,
     });
-    return { kind: "overRanks", ...remote };
+    return { gate, input: cached, routed: { kind: "overRanks", ...remote }, shared };
   }
 
   backward(pass: Pass, state: MoeSaved, call: MoeBackward): void {
@@ -133,17 +136,21 @@ export class MoeLayer {
     const operand = state.input ?? operandOf(pass, scratch, x, { recipe, use: "dispatch" });
     const dWeight = scratch.allocate(floatType, gate.weight.shape);
     const gradient = operandOf(pass, scratch, dOut, { recipe, use: "dispatchGradient" });
+    const backwardShared = (mode: WriteMode): void => {
+      if (this.sharedExperts === null || shared === null) return;
+      this.sharedExperts.backward(pass, shared, { input: operand, dOut, dInput, mode });
+    };
     const addRouted = yield* this.#backwardRouted(pass, state.routed, {
       input: operand,
       dOut: gradient,
       dWeight,
+      meanwhile: () => backwardShared("overwrite"),
     });
-    this.gate.backward(pass, gate, { input: x, dWeight, dInput });
+    const isHere = state.routed.kind === "here";
+    const mode = isHere || shared === null ? "overwrite" : "accumulate";
+    this.gate.backward(pass, gate, { input: x, dWeight, dInput, mode });
     addRouted(dInput);
-    if (this.sharedExperts !== null && shared !== null) {
-      const whole = { input: operand, dOut, dInput, mode: "accumulate" } as const;
-      this.sharedExperts.backward(pass, shared, whole);
-    }
+    if (isHere) backwardShared("accumulate");
   }
 
   /** What adds the gradient of the input to another. */
@@ -154,6 +161,8 @@ export class MoeLayer {
       readonly input: Operand;
       readonly dOut: Operand;
       readonly dWeight: Tensor<FloatType>;
+      /** Runs where ranks are waited for. */
+      readonly meanwhile: () => void;
     },
   ): Work<(dInput: Tensor<FloatType>) => void> {
     const { device } = pass;
@@ -164,8 +173,8 @@ export class MoeLayer {
     }
     const { exchange, byChoice } = defined(this.#ranks, "the ranks of the experts");
     assert(!byChoice, "experts whose results come choice by choice only infer");
-    const { dOut, dWeight } = call;
-    const remote = { state, gradients: { dOut, dWeight } };
+    const { dOut, dWeight, meanwhile } = call;
+    const remote = { state, gradients: { dOut, dWeight }, meanwhile };
     const x = yield* backwardOverRanks(pass, exchange, this.experts, remote);
     return (out) => accumulate(device, { x, scale: 1, out });
   }

@@ -7,7 +7,7 @@ import type { Device } from "../device/device.ts";
 import type { Work } from "../parallel/communicator/work.ts";
 import { Arena } from "../tensor/arena.ts";
 import { type ModelConfig, moeLayerIndices } from "./config.ts";
-import { expertRanksOf, serveExperts } from "./expert-ranks.ts";
+import { serveExperts } from "./expert-ranks.ts";
 import type { ExpertShare } from "./expert-share.ts";
 import { RoutedExperts } from "./experts.ts";
 import type { GateBias, ModelOptions } from "./model-types.ts";
@@ -77,7 +77,7 @@ export class ServedExperts {
     using _saved = saved.mark();
     using _scratch = scratch.mark();
     const pass = openPass(this.#frame, this.#memory, nobodysToken(this.config), 0);
-    yield* serveExperts(pass, expertRanksOf(this.#share, layerIndex), experts);
+    yield* serveExperts(pass, this.#share.exchange, experts);
   }
 }
 

@@ -53,7 +53,15 @@ export class WeightGradQueue {
     return this.#pending.length;
   }
 
-  /** Run everything that was pushed, in order, and release its operands. */
+  /** Run the first of what was pushed and has not run; false if there is none. */
+  runNext(): boolean {
+    const work = this.#pending.shift();
+    if (work === undefined) return false;
+    this.#multiply(work);
+    return true;
+  }
+
+  /** Run everything that was pushed and has not run, in order, and release all operands. */
   run(): void {
     for (const work of this.#pending) this.#multiply(work);
     this.#pending.length = 0;

@@ -49,10 +49,11 @@ interface ChunkMemory {
   readonly weightGrads: WeightGradQueue;
 }
 
-/** For each kind of work; stages that take turns share them. */
-export interface StageScratch {
-  readonly forward: Arena;
-  readonly backward: Arena;
+export interface StageOptions {
+  /** For each kind of work; stages that take turns share them. */
+  readonly scratch: { readonly forward: Arena; readonly backward: Arena };
+  /** Whether experts are on several ranks. */
+  readonly waits: boolean;
 }
 
 interface LiveChunk {
@@ -68,15 +69,15 @@ export class ModelStage implements Stage {
   /** By micro-batch, of the present step. */
   readonly reports: Map<number, StageReport> = new Map();
   readonly #frame: PassFrame;
-  readonly #scratch: StageScratch;
+  readonly #options: StageOptions;
   readonly #free: ChunkMemory[] = [];
   readonly #live = new Map<number, LiveChunk>();
   #step: StageStep | null = null;
 
-  constructor(frame: PassFrame, layers: PartLayers, scratch: StageScratch) {
+  constructor(frame: PassFrame, layers: PartLayers, options: StageOptions) {
     this.#frame = frame;
     this.layers = layers;
-    this.#scratch = scratch;
+    this.#options = options;
   }
 
   /** What follows is of this step. */
@@ -91,7 +92,7 @@ export class ModelStage implements Stage {
     const mark = memory.saved.mark();
     const batch = defined(batches[microBatch], `micro-batch ${microBatch}`);
     const balanceScale = options.balanceWeight * (options.lossScale ?? 1);
-    const arenas = { ...memory, scratch: this.#scratch.forward };
+    const arenas = { ...memory, scratch: this.#options.scratch.forward };
     const pass = openPass(this.#frame, arenas, batch, balanceScale);
     const forward = yield* forwardPart(this.layers, pass, {
       batch,
@@ -107,13 +108,18 @@ export class ModelStage implements Stage {
   *backwardInput({ microBatch, dOutput, dInput, isFull }: BackwardCall): Work {
     const { options } = defined(this.#step, "a step that has begun");
     const { pass, forward, report, memory } = this.#liveChunk(microBatch);
-    memory.weightGrads.deferred = !isFull;
-    const backward = { ...pass, scratch: this.#scratch.backward };
+    // Where this stage waits they fill the time; else they run while their operands are in caches.
+    memory.weightGrads.deferred = !isFull || this.#options.waits;
+    const backward = { ...pass, scratch: this.#options.scratch.backward };
     report.heads = yield* backwardPart(this.layers, backward, forward, {
       options,
       dOutput: asStream(dOutput),
       dInput: asStream(dInput),
     });
+  }
+
+  fillWait(microBatch: number): boolean {
+    return this.#liveChunk(microBatch).memory.weightGrads.runNext();
   }
 
   backwardWeight(microBatch: number): void {

@@ -33,7 +33,7 @@ import {
   partLayerIndices,
   partParameters,
 } from "./model-part.ts";
-import { ModelStage, type StageScratch, type StageStep } from "./model-stage.ts";
+import { ModelStage, type StageOptions, type StageStep } from "./model-stage.ts";
 
 export class PartModel {
   readonly config: ModelConfig;
@@ -85,14 +85,17 @@ export class PartModel {
     this.#exitGradient = meets && exitReadsEmbedding(config) ? this.#likeEmbedding() : null;
     const ropeTables = new RopeTableCache(this.#arena, config, arithmetic.floatType);
     const frame: PassFrame = { ...arithmetic, device, config, ropeTables };
-    const scratch: StageScratch = {
-      forward: new Arena(device.memory, "scratch"),
-      backward: new Arena(device.memory, "scratch of backward"),
+    const stageOptions: StageOptions = {
+      scratch: {
+        forward: new Arena(device.memory, "scratch"),
+        backward: new Arena(device.memory, "scratch of backward"),
+      },
+      waits: experts !== undefined,
     };
     this.stages = new Map(
       [...parts].map(([stage, part]) => [
         stage,
-        new ModelStage(frame, this.#layersOf(part), scratch),
+        new ModelStage(frame, this.#layersOf(part), stageOptions),
       ]),
     );
   }

@@ -14,3 +14,14 @@ export function finish<T>(work: Work<T>): T {
     value.wait();
   }
 }
+
+/** The same work; `compute` runs once it has issued what it first waits for. */
+export function* alongside<T>(work: Work<T>, compute: () => void): Work<T> {
+  let step = work.next();
+  compute();
+  while (step.done !== true) {
+    yield step.value;
+    step = work.next();
+  }
+  return step.value;
+}

@@ -13,7 +13,6 @@ import type { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
-import type { Work } from "../../communicator/work.ts";
 import { type Hop, sumOf } from "./hop.ts";
 import { type ExpertTopology, hostOfRank, rankOfExpert } from "./topology.ts";
 
@@ -46,15 +45,17 @@ export interface TokenCounts {
   toHost(from: number, host: number): number;
 }
 
-/** Collective: every rank's counts. `choice` is [T, K]. */
-export function* countTokens(
+/**
+ * Collective: every rank's counts, once they are asked for; until then they travel. `choice` is
+ * [T, K]; what is taken of `scratch` is given back by the caller.
+ */
+export function countTokens(
   topology: ExpertTopology,
   world: Communicator,
   scratch: Arena,
   choice: Tensor<"i32">,
-): Work<TokenCounts> {
+): () => TokenCounts {
   const { numRanks, numHosts } = topology;
-  using _mark = scratch.mark();
   const own = scratch.allocate("i32", [numRanks + numHosts]);
   const all = scratch.allocate("i32", [world.size, numRanks + numHosts]);
   const counts = view(own).fill(0);
@@ -62,11 +63,14 @@ export function* countTokens(
     for (const rank of ranks) counts[rank]!++;
     for (const host of hostsOf(topology, ranks)) counts[numRanks + host]!++;
   });
-  yield world.allGather(own, all);
-  const table = view(all).slice();
-  return {
-    toRank: (from, rank) => table[from * (numRanks + numHosts) + rank]!,
-    toHost: (from, host) => table[from * (numRanks + numHosts) + numRanks + host]!,
+  const gathered = world.allGather(own, all);
+  return () => {
+    gathered.wait();
+    const table = view(all).slice();
+    return {
+      toRank: (from, rank) => table[from * (numRanks + numHosts) + rank]!,
+      toHost: (from, host) => table[from * (numRanks + numHosts) + numRanks + host]!,
+    };
   };
 }
 

@@ -83,7 +83,8 @@ export async function runRank(context: RankContext): Promise<ExchangeReport> {
   const scales = arena.allocate("f32", [mine.length, tileColumns]);
   view(codes).set(own.codes);
   view(scales).set(own.scales);
-  const { plan, parts } = finish(exchange.dispatch(choice, [codes, scales], arenas));
+  const announced = exchange.announce(choice, arenas.scratch);
+  const { plan, parts } = finish(exchange.dispatch(announced, [codes, scales], arenas));
   const [gotCodes, gotScales] = parts as [Tensor<"u8">, Tensor<"f32">];
   // A sender may use its memory again: what came lies elsewhere, also where one rank is all.
   if (gotCodes.byteOffset === codes.byteOffset) problems.push("what came is what was sent");

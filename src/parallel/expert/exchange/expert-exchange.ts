@@ -26,6 +26,7 @@ import {
   planHost,
   planRail,
   receivedBy,
+  type TokenCounts,
 } from "./exchange-plan.ts";
 import {
   addBack,
@@ -58,6 +59,12 @@ export interface ExchangeOptions {
   /** Physical ones: replicas count. */
   readonly numExperts: number;
   readonly ranksPerHost: number;
+}
+
+/** Where the tokens of this rank want to go; how many come from the others is on its way. */
+export interface Announced {
+  readonly choice: Tensor<"i32">;
+  readonly counts: () => TokenCounts;
 }
 
 /** Tokens that have come to their experts. */
@@ -139,17 +146,27 @@ export class ExpertExchange {
   }
 
   /**
-   * Collective: every part's rows, one a token, to the ranks of the token's experts. `choice` is
-   * [T, K], expert numbers or `NO_EXPERT`. What came is allocated from `arenas.out`.
+   * Collective: tells where tokens want to go, [T, K] expert numbers or `NO_EXPERT`. What is done
+   * before they are dispatched hides how long that takes.
+   */
+  announce(choice: Tensor<"i32">, scratch: Arena): Announced {
+    const counts = countTokens(this.topology, this.#links.world, scratch, choice);
+    return { choice, counts };
+  }
+
+  /**
+   * Collective: every part's rows, one a token, to the ranks of the token's experts. What came is
+   * allocated from `arenas.out`.
    */
   *dispatch(
-    choice: Tensor<"i32">,
+    announced: Announced,
     parts: readonly Tensor[],
     arenas: ExchangeArenas,
   ): Work<Dispatched> {
     const { topology } = this;
     const links = this.#links;
-    const counts = yield* countTokens(topology, links.world, arenas.scratch, choice);
+    const { choice } = announced;
+    const counts = announced.counts();
     const numReceived = receivedBy(topology, links.world.rank, counts);
     const rail = links.rail.size === 1 ? null : planRail(topology, links, counts, choice);
     const sent = [choice, ...parts];

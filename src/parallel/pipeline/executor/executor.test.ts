@@ -12,7 +12,7 @@ import type { Operation } from "../../communicator/communicator.ts";
 import { runOnThreads } from "../../communicator/threads/run-on-threads.ts";
 import { makeSchedule, type ScheduleKind } from "../schedules/kinds.ts";
 import { formatTrace, parseTrace } from "../trace.ts";
-import { runInterleaved } from "./interleave.ts";
+import { runInterleaved, runAlone as runWaiting } from "./interleave.ts";
 import type { PipelineInput, PipelineReport } from "./pipeline-ranks.fixture.ts";
 import { COLUMNS, ROWS, ToyStage } from "./toy-stage.fixture.ts";
 
@@ -138,7 +138,7 @@ test("a pair runs in the report's order: each computes while the other's message
     for (const [index, step] of steps.entries()) {
       seen.push(step);
       const wait = waits[index];
-      if (wait !== undefined) yield { isDone: () => true, wait: () => seen.push(wait) };
+      if (wait !== undefined) yield { isDone: () => false, wait: () => seen.push(wait) };
     }
   }
   runInterleaved(
@@ -150,7 +150,7 @@ test("a pair runs in the report's order: each computes while the other's message
       ["attention F, issue dispatch F", "MLP F, issue combine F", "end F"],
       ["dispatch F", "combine F"],
     ),
-    () => seen.push("W"),
+    { fill: () => false, finish: () => seen.push("W") },
   );
   assert.deepEqual(seen, [
     "issue combine B",
@@ -165,4 +165,35 @@ test("a pair runs in the report's order: each computes while the other's message
     "combine F",
     "end F",
   ]);
+});
+
+test("pieces of the weights' gradients fill waits, until the message has come or all are done", () => {
+  const seen: string[] = [];
+  function* work(name: string, steps: number, polls: number): Generator<Operation> {
+    for (let step = 0; step < steps; step++) {
+      seen.push(`${name}${step}`);
+      let left = polls;
+      yield { isDone: () => left-- <= 0, wait: () => seen.push(`wait ${name}${step}`) };
+    }
+  }
+  const weightsOf = (pieces: number) => {
+    let left = pieces;
+    return {
+      fill: () => {
+        if (left === 0) return false;
+        seen.push(`W${--left}`);
+        return true;
+      },
+      finish: () => seen.push("rest"),
+    };
+  };
+  runInterleaved(work("B", 1, 2), work("F", 2, 1), weightsOf(4));
+  const pair = "B0 F0 W3 W2 wait B0 W1 wait F0 F1 W0 wait F1 rest";
+  assert.equal(seen.splice(0).join(" "), pair);
+  runInterleaved(work("B", 2, 0), work("F", 1, 1), weightsOf(3));
+  assert.equal(seen.splice(0).join(" "), "B0 F0 wait B0 B1 W2 wait F0 wait B1 rest");
+  runInterleaved(work("B", 1, 0), work("F", 2, 2), weightsOf(1));
+  assert.equal(seen.splice(0).join(" "), "B0 F0 wait B0 W0 rest wait F0 F1 wait F1");
+  runWaiting(work("B", 2, 1), weightsOf(1));
+  assert.equal(seen.join(" "), "B0 W0 wait B0 B1 wait B1 rest");
 });

@@ -25,7 +25,7 @@ import {
 import type { Schedule } from "../schedules/schedule.ts";
 import type { TimedAction } from "../simulate.ts";
 import type { BoundaryPool } from "./boundary-pool.ts";
-import { runAlone, runInterleaved } from "./interleave.ts";
+import { runAlone, runInterleaved, type WeightWork } from "./interleave.ts";
 import type { Stage, Work } from "./stage.ts";
 
 /** Actions whose messages are received before their turn. */
@@ -120,15 +120,14 @@ class RankRun {
     if (action.kind === "F&B") {
       const forward = this.#forward({ kind: "F", ...action.forward });
       const backward = this.#backwardInput({ kind: "B", ...action.backward });
-      runInterleaved(backward.work(), forward.work(), () => this.#backwardWeight(action.backward));
+      runInterleaved(backward.work(), forward.work(), this.#weightsOf(action.backward));
       backward.finish();
       forward.finish();
     } else if (action.kind === "W") this.#backwardWeight(action);
     else {
       const { work, finish } =
         action.kind === "F" ? this.#forward(action) : this.#backwardInput(action);
-      runAlone(work());
-      if (action.kind === "B") this.#backwardWeight(action);
+      runAlone(work(), action.kind === "B" ? this.#weightsOf(action) : null);
       finish();
     }
   }
@@ -157,6 +156,13 @@ class RankRun {
         if (dOutput !== null) this.#pool.giveBack(dOutput);
         this.#deliver(part, "gradient", dInput);
       },
+    };
+  }
+
+  #weightsOf(chunk: Chunk): WeightWork {
+    return {
+      fill: () => this.#stage(chunk).fillWait(chunk.microBatch),
+      finish: () => this.#backwardWeight(chunk),
     };
   }
 

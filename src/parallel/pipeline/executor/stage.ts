@@ -11,6 +11,9 @@
  *     attention F ‖ combine B,  MLP B ‖ dispatch F,  MLP F ‖ dispatch B,  attention B, W ‖ combine
  *     F
  *
+ * Where that does not last until the messages have come, pieces of the weights' gradients fill the
+ * time (`fillWait`).
+ *
  * Tensors of a call belong to the executor. The input stays as it is until the micro-batch's last
  * backward of this stage is over; everything else a stage needs later it copies or saves itself.
  */
@@ -47,6 +50,11 @@ export interface Stage {
   forward(call: ForwardCall): Work;
   /** The gradient of the input; what the weights' gradients need is put aside. */
   backwardInput(call: BackwardCall): Work;
+  /**
+   * While a wait of the micro-batch's full backward, or of what is paired with it, would last: does
+   * a piece of `backwardWeight` if one is there, and says whether it was.
+   */
+  fillWait(microBatch: number): boolean;
   /** Adds this micro-batch's gradients of the weights to what is there. */
   backwardWeight(microBatch: number): void;
 }

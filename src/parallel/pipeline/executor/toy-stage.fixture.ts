@@ -80,6 +80,10 @@ export class ToyStage implements Stage {
     this.#deferred.set(microBatch, { x, dz });
   }
 
+  fillWait(): boolean {
+    return false;
+  }
+
   backwardWeight(microBatch: number): void {
     const { x, dz } = this.#deferred.get(microBatch)!;
     this.#deferred.delete(microBatch);
