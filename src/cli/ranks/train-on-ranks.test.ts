@@ -98,7 +98,8 @@ test("a run over a layout that is killed goes on where it was", async () => {
   ]);
   const ended = once(killed, "exit");
   const metrics = join(base, "killed", "metrics.jsonl");
-  while (!existsSync(metrics) || losses("killed").length < 7) await setTimeout(5);
+  const numSteps = (): number => (existsSync(metrics) ? losses("killed").length : 0);
+  while (killed.exitCode === null && numSteps() < 7) await setTimeout(5);
   killed.kill("SIGKILL");
   assert.deepEqual(await ended, [null, "SIGKILL"]);
   const resumed = hadal("train", "--out", join(base, "killed"), "--resume", ...words);
