@@ -82,7 +82,8 @@ export async function runRank(context: RankContext): Promise<OverlapTimes> {
   }
   const { batch, data } = settings;
   const tokensPerPair = batch.microBatch * data.sequenceLength;
-  const shape = `${BLOCKS.endBlock - BLOCKS.firstBlock} layers, ${batch.microBatch}×${data.sequenceLength}`;
+  const numBlocks = BLOCKS.endBlock - BLOCKS.firstBlock;
+  const shape = `${numBlocks} layers, ${batch.microBatch}×${data.sequenceLength}`;
   return { ...times, tokensPerPair, shape, bytesPerPair };
 }
 

@@ -167,7 +167,7 @@ test("a pair runs in the report's order: each computes while the other's message
   ]);
 });
 
-test("pieces of the weights' gradients fill waits, until the message has come or all are done", () => {
+test("pieces of weight gradients fill waits until the message has come or all are done", () => {
   const seen: string[] = [];
   function* work(name: string, steps: number, polls: number): Generator<Operation> {
     for (let step = 0; step < steps; step++) {
