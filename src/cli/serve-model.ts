@@ -6,7 +6,8 @@ import type { Engine } from "../inference/engine/api.ts";
 import { checkAdmitted, isLoopback } from "../serving/http/guard.ts";
 import { type ApiKey, apiKey, readKeyFile } from "../serving/http/keys.ts";
 import type { PrefixFolder } from "../serving/models/engine-origin.ts";
-import { modelLoader } from "../serving/models/loader.ts";
+import type { ExpertSettings } from "../serving/models/expert-engine.ts";
+import { type LoaderOptions, modelLoader } from "../serving/models/loader.ts";
 import { type EngineRole, type EngineSettings, openEngine } from "../serving/models/open-engine.ts";
 import { type ModelDeclaration, ModelRegistry } from "../serving/models/registry.ts";
 import { ApiServer, type LogEntry } from "../serving/server.ts";
@@ -32,6 +33,9 @@ export interface ServeOptions {
   readonly allowedHosts: readonly string[];
   readonly allowedOrigins: readonly string[];
   readonly role: EngineRole;
+  /** Ranks that the routed experts are divided over; 1: they are not. */
+  readonly expertRanks: number;
+  readonly redundantExperts: number;
   /** The user's cache folder if undefined. */
   readonly prefixCacheFolder: string | undefined;
   /** 0: none. */
@@ -52,6 +56,8 @@ export const LOCAL_SERVING = {
   allowedHosts: [],
   allowedOrigins: [],
   role: "both",
+  expertRanks: 1,
+  redundantExperts: 0,
   prefixCacheFolder: undefined,
   prefixCacheBytesMax: 4_294_967_296,
   drainSeconds: 30,
@@ -87,7 +93,7 @@ export async function serveModels(
   const { openModel, weights } = options;
   const loader =
     openModel === undefined
-      ? modelLoader(engineOpener(env, settings), { copies: copiesOf(settings), weights })
+      ? modelLoader(engineOpener(env, settings), keptBy(settings))
       : modelLoader((path) => openModel(path, settings.prefixFolder), { weights });
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
@@ -129,17 +135,35 @@ function engineOpener(
 }
 
 /** Of a model's weights in this process. */
-function copiesOf({ role }: EngineSettings): number {
-  return role === "split" ? 2 : 1;
+function keptBy({ role, weights, experts }: EngineSettings): LoaderOptions {
+  return { copies: role === "split" ? 2 : 1, weights, numRedundant: experts?.numRedundant };
 }
 
-function engineSettings(
-  { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax, weights }: ServeOptions,
-  env: Context["env"],
-): EngineSettings {
+function engineSettings(options: ServeOptions, env: Context["env"]): EngineSettings {
+  const { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax, weights } = options;
   const folder = prefixCacheFolder ?? cacheFolder("prefixes", env);
   const prefixFolder = bytesMax === 0 ? null : { folder: resolve(folder), bytesMax };
-  return { role, prefixFolder, weights };
+  return { role, prefixFolder, weights, experts: expertSettings(options) };
+}
+
+function expertSettings({
+  role,
+  expertRanks: numRanks,
+  redundantExperts: numRedundant,
+}: ServeOptions): ExpertSettings | undefined {
+  const refuse = (message: string): never => {
+    throw new OperationalError("usage.expertRanks", message);
+  };
+  if (numRanks === 1) {
+    if (numRedundant === 0) return undefined;
+    return refuse(
+      `--redundant-experts ${numRedundant} are copies on other ranks; give --expert-ranks`,
+    );
+  }
+  if (role === "split") {
+    return refuse(`--expert-ranks ${numRanks} goes with one engine; leave out --role split`);
+  }
+  return { numRanks, numRedundant };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

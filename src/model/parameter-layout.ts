@@ -107,6 +107,21 @@ export function declareHeldParameters(
     .map((declaration) => declareHeld(declaration, config, heldExperts?.length));
 }
 
+/** All parameters, with so many places for the experts of a layer, on all ranks together. */
+export function declarePlaced(
+  config: ModelConfig,
+  numPlaces: number,
+): readonly ParameterDeclaration[] {
+  return declareParameters(config).map((declaration) =>
+    declareHeld(declaration, config, numPlaces),
+  );
+}
+
+/** Values of all those. */
+export function countPlaced(config: ModelConfig, numPlaces: number): number {
+  return declarePlaced(config, numPlaces).reduce((sum, { shape }) => sum + shape[0] * shape[1], 0);
+}
+
 /** A parameter as it is here, where not all routed experts are. */
 function declareHeld(
   declaration: ParameterDeclaration,

@@ -33,8 +33,7 @@ import { DTYPE_BYTES } from "../tensor/dtype.ts";
 import { sliceRows, type Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import type { ModelConfig } from "./config.ts";
-import { declareParameters } from "./parameter-declarations.ts";
-import { declareHeldParameters, type HeldParameters } from "./parameter-layout.ts";
+import { declareHeldParameters, declarePlaced, type HeldParameters } from "./parameter-layout.ts";
 import type { Parameter } from "./parameters.ts";
 import type { PrecisionRecipe } from "./precision-recipe.ts";
 import { codedShapeOf, type WeightFormat } from "./weight-format.ts";
@@ -108,10 +107,17 @@ function storeCoded(common: Common, coded: CodedWeight): Parameter {
   };
 }
 
-/** Bytes of all parameters as they are kept, padding to cache lines not counted. */
-export function storedBytes(config: ModelConfig, weights: WeightFormat): number {
-  return declareParameters(config).reduce((sum, declaration) => {
-    const coded = codedShapeOf(declaration, config.numRoutedExperts, weights);
+/**
+ * Bytes of all parameters as they are kept, with so many places for the experts of a layer, padding
+ * to cache lines not counted.
+ */
+export function storedBytes(
+  config: ModelConfig,
+  weights: WeightFormat,
+  numPlaces: number = config.numRoutedExperts,
+): number {
+  return declarePlaced(config, numPlaces).reduce((sum, declaration) => {
+    const coded = codedShapeOf(declaration, numPlaces, weights);
     const { role, shape } = declaration;
     const plain = shape[0] * shape[1] * DTYPE_BYTES[role === "norm" ? "f32" : "bf16"];
     return sum + (coded === null ? plain : codedBytes(coded));

@@ -74,6 +74,22 @@ export const serve = {
       help: "both: one engine; split: one reads prompts, another decodes, each with the weights",
       default: "both",
     },
+    "expert-ranks": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 1,
+      help: "divide the routed experts over N ranks, threads with memory of their own",
+      default: 1,
+    },
+    "redundant-experts": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "with --expert-ranks: so many places more than experts, for copies of the busiest",
+      default: 0,
+    },
     "prefix-cache-dir": {
       kind: "text",
       placeholder: "FOLDER",
@@ -100,6 +116,10 @@ export const serve = {
     {
       command: "hadal serve --model small=runs/a --model large=runs/b --alias claude*=large",
       does: "serves two models, one of them under every name that begins with claude",
+    },
+    {
+      command: "hadal serve --model runs/first --expert-ranks 4 --redundant-experts 4",
+      does: "divides the model's experts, four of them twice, over four ranks",
     },
   ],
 } as const;

@@ -23,6 +23,8 @@ export const run: Run<typeof serve> = async (values, context) => {
       allowedHosts: values["allow-host"],
       allowedOrigins: values["allow-origin"],
       role: values.role,
+      expertRanks: values["expert-ranks"],
+      redundantExperts: values["redundant-experts"],
       prefixCacheFolder: values["prefix-cache-dir"],
       prefixCacheBytesMax: values["prefix-cache-disk-bytes"],
       drainSeconds: values["drain-seconds"],

@@ -4,6 +4,7 @@
  * The same module runs on threads and under MPI. Its result and what it is given cross threads, so
  * they are plain data.
  */
+import type { MessagePort } from "node:worker_threads";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Communicator } from "./communicator.ts";
 
@@ -11,6 +12,8 @@ export interface RankContext {
   readonly rank: number;
   readonly size: number;
   readonly input: unknown;
+  /** To who started the run, if this is rank 0 and it was given one. */
+  readonly port?: MessagePort | undefined;
   /**
    * Collective, once: hands in the memory whose tensors will be sent, and gives the communicator of
    * all ranks.

@@ -1,6 +1,8 @@
 /** @file What the thread of an engine is given, and starting one. */
+import { availableParallelism } from "node:os";
 import { type MessagePort, Worker } from "node:worker_threads";
 import { siblingModule } from "../../base/modules.ts";
+import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type { Engine } from "../../inference/engine/api.ts";
 import { openRemoteEngine } from "../../inference/engine/thread/remote-engine.ts";
 import { readTokenizer } from "../../training/run/checkpoint.ts";
@@ -24,6 +26,16 @@ export interface EngineOrigin {
   readonly weights?: string | undefined;
   /** Between the two engines of a split one; null: there is one. */
   readonly port: { readonly role: "prefill" | "decode"; readonly end: MessagePort } | null;
+}
+
+/** Threads that an environment gives to computing. */
+export function numThreadsIn(env: Environment): number {
+  return cpuOptionsFromEnvironment(env).numThreads ?? availableParallelism();
+}
+
+/** The same environment with so many threads, one at least. */
+export function withThreads(env: Environment, count: number): Environment {
+  return { ...env, HADAL_THREADS: `${Math.max(1, count)}` };
 }
 
 /** The engine of a checkpoint, in a thread of its own. */

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { availableMemory } from "node:process";
 import { OperationalError } from "../../base/errors.ts";
 import type { Engine } from "../../inference/engine/api.ts";
-import { countParameters } from "../../model/counts.ts";
+import { countPlaced } from "../../model/parameter-layout.ts";
 import { storedBytes } from "../../model/stored-parameters.ts";
 import { DTYPE_BYTES } from "../../tensor/dtype.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
@@ -18,16 +18,23 @@ import type { ModelLoader } from "./registry.ts";
 
 const CONFIG_BYTES_MAX = 32 * 2 ** 20;
 
-/**
- * A loader of models whose engines `openEngine` opens, each of which keeps so many `copies` of its
- * weights, in the format that `weights` notes, or as they are stored.
- */
+export interface LoaderOptions {
+  /** Of all weights and latents, that an engine keeps; 1 if left out. */
+  readonly copies?: number;
+  /** The notation of what weights are kept in; as they are stored if left out. */
+  readonly weights?: string | undefined;
+  /** Copies of routed experts in each layer beyond one of each; none if left out. */
+  readonly numRedundant?: number | undefined;
+}
+
+/** A loader of models whose engines `openEngine` opens. */
 export function modelLoader(
   openEngine: (path: string) => Promise<Engine>,
-  { copies = 1, weights }: { readonly copies?: number; readonly weights?: string | undefined } = {},
+  options: LoaderOptions = {},
 ): ModelLoader {
+  const { copies = 1 } = options;
   return {
-    estimateBytes: (path) => copies * estimateBytes(path, weights),
+    estimateBytes: (path) => copies * estimateBytes(path, options),
     availableBytes: () => availableMemory(),
     open: async ({ id, path }) => {
       const engine = await openEngine(path);
@@ -37,14 +44,15 @@ export function modelLoader(
 }
 
 /** The parameters and the latent cache; what a step needs besides is small. */
-function estimateBytes(path: string, notation: string | undefined): number {
+function estimateBytes(path: string, { weights: notation, numRedundant = 0 }: LoaderOptions) {
   const checkpoint = resolveCheckpoint(path);
   const config = readModelConfig(checkpoint);
   const { weights } = inferenceOptions(checkpoint, notation);
+  const numPlaces = config.numRoutedExperts + numRedundant;
   const parameters =
     weights === undefined
-      ? DTYPE_BYTES.f32 * countParameters(config).total
-      : storedBytes(config, weights);
+      ? DTYPE_BYTES.f32 * countPlaced(config, numPlaces)
+      : storedBytes(config, weights, numPlaces);
   return parameters + latentCacheBytes(config);
 }
 

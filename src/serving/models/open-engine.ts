@@ -3,12 +3,12 @@
  * it.
  *
  * Latents get 256 MiB, and at least what one sequence of the model's whole context takes: several
- * requests at once, and the prefixes of those before. The model's hash is over the numbers
- * themselves, so that what was cached for one model is never taken for another.
+ * requests at once, and the prefixes of those before.
  */
 import { createHash } from "node:crypto";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
-import { Decoder } from "../../inference/decoder.ts";
+import type { Device } from "../../device/device.ts";
+import { Decoder, type Followers } from "../../inference/decoder.ts";
 import type { Engine, PrefixReader } from "../../inference/engine/api.ts";
 import { LocalEngine } from "../../inference/engine/local-engine.ts";
 import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
@@ -16,12 +16,16 @@ import { probeLatents } from "../../inference/latent-probe.ts";
 import { DiskTier } from "../../inference/prefix-cache/disk/disk-tier.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
-import type { Model } from "../../model/model.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import { viewSpan } from "../../tensor/view.ts";
-import { inferenceOptions, loadCheckpoint } from "../../training/run/checkpoint.ts";
+import type { ExpertShare } from "../../model/expert-share.ts";
+import {
+  inferenceOptions,
+  loadCheckpoint,
+  readModelConfig,
+} from "../../training/run/checkpoint.ts";
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 import { type Environment, openEngineThread, type PrefixFolder } from "./engine-origin.ts";
+import { type ExpertSettings, openExpertEngine } from "./expert-engine.ts";
+import { hashOf } from "./model-hash.ts";
 import { openSplitEngine } from "./split-engine.ts";
 
 const LATENT_BYTES = 256 * 2 ** 20;
@@ -37,6 +41,8 @@ export interface EngineSettings {
   readonly role: EngineRole;
   /** The notation of what weights are kept in; as they are stored if left out. */
   readonly weights?: string | undefined;
+  /** How routed experts are divided over ranks; they are not if left out. */
+  readonly experts?: ExpertSettings | undefined;
 }
 
 const PLAIN: EngineSettings = { prefixFolder: null, role: "both" };
@@ -45,15 +51,31 @@ const PLAIN: EngineSettings = { prefixFolder: null, role: "both" };
 export async function openEngine(
   path: string,
   env: Environment,
-  { prefixFolder, role, weights }: EngineSettings = PLAIN,
+  { prefixFolder, role, weights, experts }: EngineSettings = PLAIN,
 ): Promise<Engine> {
   // What a run's last checkpoint is may change while two engines are opened.
   const folder = resolveCheckpoint(path);
   const origin = { path: folder, env, prefixFolder, weights, port: null };
+  if (experts !== undefined) return await openExpertEngine(origin, experts);
   return role === "both" ? await openEngineThread(origin) : await openSplitEngine(origin);
 }
 
-/** The engine of a checkpoint in this thread; `reader` reads prompts in its place. */
+/** What shares the experts of an engine with other ranks. */
+export interface ExpertLead {
+  readonly share: ExpertShare;
+  readonly followers: Followers;
+  /** The same device, showing with every launch that this rank lives. */
+  readonly device: Device;
+  /** Collective: a hash of what all ranks hold, from that of this one. */
+  readonly hashOfAll: (own: string) => string;
+  /** Between steps: the others end. */
+  readonly end: () => void;
+}
+
+/**
+ * The engine of a checkpoint in this thread; `reader` reads prompts in its place, `leadExperts`
+ * shares experts with other ranks.
+ */
 export async function openEngineHere(
   path: string,
   env: Environment,
@@ -61,17 +83,21 @@ export async function openEngineHere(
     prefixFolder = null,
     weights,
     reader,
+    leadExperts,
   }: Partial<Pick<EngineSettings, "prefixFolder" | "weights">> & {
     readonly reader?: PrefixReader;
+    readonly leadExperts?: (device: Device, config: ModelConfig) => Promise<ExpertLead>;
   } = {},
 ): Promise<LocalEngine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
     const checkpoint = resolveCheckpoint(path);
-    const how = inferenceOptions(checkpoint, weights);
-    const { model, tokenizer } = loadCheckpoint(device, checkpoint, how);
-    const decoder = new Decoder(device, model, cacheTokensOf(model));
-    const modelHash = hashOf(model);
+    const lead = await leadExperts?.(device, readModelConfig(checkpoint));
+    const how = { ...inferenceOptions(checkpoint, weights), experts: lead?.share };
+    const runsOn = lead?.device ?? device;
+    const { model, tokenizer } = loadCheckpoint(runsOn, checkpoint, how);
+    const decoder = new Decoder(runsOn, model, cacheTokensOf(model), lead?.followers);
+    const modelHash = lead === undefined ? hashOf(model) : lead.hashOfAll(hashOf(model));
     const disk = await openDiskTier(prefixFolder, decoder, modelHash);
     const options = {
       modelHash,
@@ -79,6 +105,7 @@ export async function openEngineHere(
       ...(reader === undefined ? {} : { reader }),
     };
     return new LocalEngine(decoder, tokenizer, options, async () => {
+      lead?.end();
       await disk?.close();
       await device[Symbol.asyncDispose]();
     });
@@ -115,15 +142,4 @@ async function openDiskTier(
   // The first request after a restart shall find what was kept.
   await disk.ready(SCAN_MS_MAX);
   return disk;
-}
-
-function hashOf({ config, parameters, gateBiases }: Model): string {
-  const hash = createHash("sha256").update(JSON.stringify(config));
-  const add = (tensor: Tensor): void => {
-    const { buffer, byteOffset, byteLength } = viewSpan(tensor);
-    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
-  };
-  for (const { stored } of parameters.list) stored.forEach(add);
-  for (const { bias } of gateBiases) add(bias);
-  return hash.digest("hex");
 }

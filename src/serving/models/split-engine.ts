@@ -11,11 +11,9 @@
  * divided between the two. In prefill, attention and experts of two micro-batches do not alternate:
  * that hides an exchange of tokens between ranks, and here experts are local.
  */
-import { availableParallelism } from "node:os";
 import { MessageChannel } from "node:worker_threads";
 import { OperationalError } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
-import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type {
   Engine,
   EngineDescription,
@@ -24,22 +22,21 @@ import type {
   EngineRequest,
 } from "../../inference/engine/api.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
-import { type EngineOrigin, openEngineThread } from "./engine-origin.ts";
+import { type EngineOrigin, numThreadsIn, openEngineThread, withThreads } from "./engine-origin.ts";
 
 /** The two engines of a checkpoint. */
 export async function openSplitEngine(origin: Omit<EngineOrigin, "port">): Promise<Engine> {
   const { path, env, prefixFolder, weights } = origin;
-  const { numThreads = availableParallelism() } = cpuOptionsFromEnvironment(env);
-  const withThreads = (count: number) => ({ ...env, HADAL_THREADS: `${Math.max(1, count)}` });
+  const numThreads = numThreadsIn(env);
   const ofPrefill = ceilDiv(numThreads, 2);
   const { port1, port2 } = new MessageChannel();
   const openings = [
     openEngineThread({
-      ...{ path, env: withThreads(ofPrefill), prefixFolder: null, weights },
+      ...{ path, env: withThreads(env, ofPrefill), prefixFolder: null, weights },
       port: { role: "prefill", end: port1 },
     }),
     openEngineThread({
-      ...{ path, env: withThreads(numThreads - ofPrefill), prefixFolder, weights },
+      ...{ path, env: withThreads(env, numThreads - ofPrefill), prefixFolder, weights },
       port: { role: "decode", end: port2 },
     }),
   ];

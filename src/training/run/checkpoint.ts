@@ -23,6 +23,7 @@ import { Model } from "../../model/model.ts";
 import type { Precision, TrainableModel } from "../../model/model-types.ts";
 import type { PrecisionRecipe } from "../../model/precision-recipe.ts";
 import { storedWeightFormat } from "../../model/quantization-config.ts";
+import { ServedExperts } from "../../model/served-experts.ts";
 import { parseWeightFormat, type WeightFormat } from "../../model/weight-format.ts";
 import { Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { writeTokenizerFiles } from "../../tokenizer/tokenizer-json.ts";
@@ -115,6 +116,19 @@ export function loadCheckpoint(
     readWeights(path, model, readStoredFormat(path));
   }
   return { model, tokenizer, path };
+}
+
+/** The experts of a checkpoint that one of the ranks holds that share them. */
+export function loadServedExperts(
+  device: Device,
+  path: string,
+  share: ExpertShare,
+  { precision = "bf16", weights }: Pick<LoadOptions, "precision" | "weights"> = {},
+): ServedExperts {
+  const options = { precision, weights };
+  const experts = new ServedExperts(device, readModelConfig(path), share, options);
+  readWeights(path, experts, readStoredFormat(path));
+  return experts;
 }
 
 /** The configuration of a checkpoint. */

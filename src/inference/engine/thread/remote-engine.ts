@@ -6,7 +6,6 @@
  * two steps. What is counted are questions without an answer, not time, so that a machine that
  * slept is not taken for one that hangs.
  */
-import type { Worker } from "node:worker_threads";
 import { errorOf } from "../../../base/failure.ts";
 import type { Tokenizer } from "../../../tokenizer/tokenizer.ts";
 import type {
@@ -19,6 +18,17 @@ import type {
 import type { FromEngine, ToEngine } from "./messages.ts";
 import { closedError, RemoteCalls } from "./remote-calls.ts";
 
+/** A thread that runs `hostEngine`, such as a `Worker`. */
+export interface EngineThread {
+  on(event: "message", listener: (message: FromEngine) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  once(event: "message", listener: (message: FromEngine) => void): unknown;
+  once(event: "error", listener: (error: Error) => void): unknown;
+  once(event: "exit", listener: () => void): unknown;
+  postMessage(message: ToEngine): void;
+  terminate(): Promise<unknown>;
+}
+
 /** How a thread that hangs is noticed; by feel: no step takes a minute. */
 export interface Watch {
   readonly pingMs: number;
@@ -27,9 +37,9 @@ export interface Watch {
 
 const WATCH: Watch = { pingMs: 5000, unansweredMax: 12 };
 
-/** The engine of `worker`, which runs `hostEngine`, once it is open. */
+/** The engine of `worker`, once it is open. */
 export async function openRemoteEngine(
-  worker: Worker,
+  worker: EngineThread,
   tokenizer: Tokenizer,
   watch: Watch = WATCH,
 ): Promise<Engine> {
@@ -52,12 +62,12 @@ export async function openRemoteEngine(
 class RemoteEngine implements Engine {
   readonly description: EngineDescription;
   readonly tokenizer: Tokenizer;
-  readonly #worker: Worker;
+  readonly #worker: EngineThread;
   readonly #calls: RemoteCalls;
   readonly #exited: Promise<void>;
   #numUnanswered = 0;
 
-  constructor(worker: Worker, tokenizer: Tokenizer, description: EngineDescription) {
+  constructor(worker: EngineThread, tokenizer: Tokenizer, description: EngineDescription) {
     this.description = description;
     this.tokenizer = tokenizer;
     this.#worker = worker;

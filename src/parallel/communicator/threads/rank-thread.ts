@@ -2,7 +2,7 @@
  * @file The body of a rank's thread: joins the others when its program asks, runs it, and tells how
  * it ended.
  */
-import { parentPort, workerData } from "node:worker_threads";
+import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { assert, defined } from "../../../base/errors.ts";
 import type { CpuMemory } from "../../../device/cpu/memory.ts";
 import type { Communicator } from "../communicator.ts";
@@ -20,6 +20,7 @@ export interface RankStart {
   readonly rings: SharedArrayBuffer;
   readonly programUrl: string;
   readonly input: unknown;
+  readonly port: MessagePort | undefined;
   readonly watchdogMs: number;
 }
 
@@ -53,8 +54,8 @@ async function join(memory: CpuMemory): Promise<Communicator> {
 
 try {
   const { runRank } = (await import(start.programUrl)) as RankProgram;
-  const { rank, size, input } = start;
-  const value = await runRank({ rank, size, input, join });
+  const { rank, size, input, port: line } = start;
+  const value = await runRank({ rank, size, input, port: line, join });
   // Nobody leaves while others may still want something of it.
   const joined = defined(world as Communicator | null, `the communicator of rank ${rank}`);
   joined.barrier().wait();

@@ -6,7 +6,7 @@
  * terminated. The error is that of the rank which failed first.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { Worker } from "node:worker_threads";
+import { type MessagePort, Worker } from "node:worker_threads";
 import { assert, InvariantError, OperationalError } from "../../../base/errors.ts";
 import { isIntegerIn } from "../../../base/integers.ts";
 import { siblingModule } from "../../../base/modules.ts";
@@ -26,6 +26,10 @@ export interface ThreadRun extends RankOptions {
   readonly program: URL;
   /** Given to every rank; plain data. */
   readonly input?: unknown;
+  /** Goes to rank 0. */
+  readonly port?: MessagePort;
+  /** Ends all ranks at once. */
+  readonly signal?: AbortSignal;
 }
 
 /** How a rank ended: with a value, or with what was thrown in its thread. */
@@ -48,11 +52,12 @@ export async function runToEnds(run: ThreadRun): Promise<{
   readonly ends: readonly RankEnd[];
   readonly failure: Failure | null;
 }> {
-  const { numRanks, program, input, watchdogMs = WATCHDOG_MS } = run;
+  const { numRanks, program, input, watchdogMs = WATCHDOG_MS, signal } = run;
   assert(isIntegerIn(numRanks, 1, MAX_RANKS), `numRanks (${numRanks}): 1 to ${MAX_RANKS}`);
   const signs = new Signs(numRanks);
   const rings = new Rings(numRanks);
   const workers = Array.from({ length: numRanks }, (_, rank) => {
+    const port = rank === 0 ? run.port : undefined;
     const start: RankStart = {
       rank,
       size: numRanks,
@@ -60,9 +65,13 @@ export async function runToEnds(run: ThreadRun): Promise<{
       rings: rings.buffer,
       programUrl: program.href,
       input,
+      port,
       watchdogMs,
     };
-    return new Worker(siblingModule("./rank-thread", import.meta.url), { workerData: start });
+    return new Worker(siblingModule("./rank-thread", import.meta.url), {
+      workerData: start,
+      transferList: port === undefined ? [] : [port],
+    });
   });
   introduce(workers);
   const ends = workers.map((worker, rank) => endOf(worker, rank, signs));
@@ -70,7 +79,8 @@ export async function runToEnds(run: ThreadRun): Promise<{
     if ((await end).ok) await new Promise(() => {});
   });
   const graceOver = Promise.race(failed).then(() => delay(GRACE_MS));
-  await Promise.race([Promise.all(ends), graceOver]);
+  const stopped = new Promise((resolve) => signal?.addEventListener("abort", resolve));
+  await Promise.race([Promise.all(ends), graceOver, stopped]);
   await Promise.all(workers.map((worker) => worker.terminate()));
   return { ends: await Promise.all(ends), failure: signs.failure() };
 }

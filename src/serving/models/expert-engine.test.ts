@@ -1,0 +1,106 @@
+/** @file An engine over ranks that share the experts says what one engine says, or why it ended. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
+import { TINY_CHAT } from "../test-support.ts";
+import { openExpertEngine } from "./expert-engine.ts";
+import { type EngineSettings, openEngine, openEngineHere } from "./open-engine.ts";
+
+const ENV = { HADAL_THREADS: "2" };
+
+function over(numRanks: number, others: Partial<EngineSettings> = {}): EngineSettings {
+  const experts = { numRanks, numRedundant: 0 };
+  return { prefixFolder: null, role: "both", experts, ...others };
+}
+
+function requestOf(engine: Engine, text: string, others: Partial<EngineRequest>): EngineRequest {
+  return {
+    prompt: Int32Array.of(engine.tokenizer.bosId, ...engine.tokenizer.encode(text)),
+    maxTokens: 24,
+    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0 },
+    adjustments: null,
+    seed: 3,
+    stopStrings: [],
+    endTokens: [],
+    topLogProbabilities: 1,
+    promptLogProbabilities: false,
+    constraint: null,
+    tenant: "",
+    deadlineMs: null,
+    draft: "off",
+    ...others,
+  };
+}
+
+/** Prompts with a common beginning, one after another and then at once, drafting and not. */
+async function collectAll(engine: Engine) {
+  const text = "The owl is green. The fox is red. The owl sees the fox. ".repeat(4);
+  const requests = [
+    requestOf(engine, text, { sampling: { temperature: 0, topK: 0, topP: 1, minP: 0 } }),
+    requestOf(engine, `${text} What colour`, { draft: "auto" }),
+    requestOf(engine, "What", { promptLogProbabilities: true }),
+  ];
+  const first = await collect(engine, requests[1]!);
+  const atOnce = await Promise.all(requests.map((request) => collect(engine, request)));
+  return [first, ...atOnce];
+}
+
+async function collect(engine: Engine, request: EngineRequest) {
+  const said: unknown[] = [];
+  let cachedTokens = 0;
+  for await (const event of engine.generate(request, new AbortController().signal)) {
+    if (event.kind === "tokens") said.push(...event.logProbabilities!);
+    if (event.kind === "prompt") said.push(event.logProbabilities);
+    if (event.kind === "finished") cachedTokens = cachedTokensOf(event);
+  }
+  return { said, cachedTokens };
+}
+
+function cachedTokensOf({ usage }: Extract<EngineEvent, { kind: "finished" }>): number {
+  return usage.cachedTokens;
+}
+
+describe("an engine over expert ranks", () => {
+  for (const weights of ["f32", undefined, "int8"]) {
+    test(`gives the tokens and probabilities of one engine: ${weights ?? "as stored"}`, async () => {
+      const one = await openEngineHere(TINY_CHAT, ENV, { weights });
+      const expected = await collectAll(one);
+      assert.ok(expected[1]!.cachedTokens >= 64);
+      const hash = one.description.modelHash;
+      await one.close();
+      const engine = await openEngine(TINY_CHAT, ENV, over(2, { weights }));
+      assert.deepEqual(await collectAll(engine), expected);
+      assert.notEqual(engine.description.modelHash, hash);
+      const loads = (await engine.metrics()).filter(
+        ({ name }) => name === "expert_load_max_over_mean",
+      );
+      assert.ok(loads.every((metric) => metric.kind === "gauge" && metric.value > 1));
+      await engine.close();
+      await assert.rejects(collect(engine, requestOf(engine, "A", {})), { code: "engine.closed" });
+    });
+  }
+
+  test("ends when a rank dies: what ran fails and what comes is told why", async () => {
+    const origin = { path: TINY_CHAT, env: ENV, prefixFolder: null };
+    const program = new URL("./mortal-rank.fixture.ts", import.meta.url);
+    const engine = await openExpertEngine(origin, { numRanks: 2, numRedundant: 0 }, program);
+    await assert.rejects(collect(engine, requestOf(engine, "What", {})), { code: "engine.closed" });
+    await engine.close();
+    await assert.rejects(collect(engine, requestOf(engine, "What", {})), {
+      code: "engine.closed",
+      message: /rank 1 failed: struck by lightning/,
+    });
+  });
+
+  test("refuses ranks that do not divide the experts, and says what would", async () => {
+    await assert.rejects(openEngine(TINY_CHAT, ENV, over(3)), {
+      code: "parallel.experts",
+      message: /do not divide over 3 expert ranks; take 1, 2, 4/,
+    });
+  });
+
+  test("that cannot be opened says why", async () => {
+    const opening = openEngine(TINY_CHAT, ENV, over(2, { weights: "int3" }));
+    await assert.rejects(opening, { code: "usage.weights" });
+  });
+});

@@ -1,0 +1,100 @@
+/**
+ * @file An engine whose routed experts are divided over ranks, on threads of this process.
+ *
+ *     request ─▶ rank 0: attention, latents, gate ─▶ rows to the ranks of their experts
+ *                        tokens ◀─ sums in the order of the choices ◀─ results
+ *
+ * Rank 0 is the engine; the others hold experts and nothing else. Tokens are those of one engine,
+ * bit for bit. A rank that fails ends them all, and what was asked fails with `engine.closed`.
+ */
+import { EventEmitter } from "node:events";
+import { MessageChannel, type MessagePort } from "node:worker_threads";
+import { OperationalError } from "../../base/errors.ts";
+import { siblingModule } from "../../base/modules.ts";
+import type { Engine } from "../../inference/engine/api.ts";
+import {
+  type EngineThread,
+  openRemoteEngine,
+} from "../../inference/engine/thread/remote-engine.ts";
+import { moeLayerIndices } from "../../model/config.ts";
+import { placesOver, type ShareOptions } from "../../model/expert-share.ts";
+import { runToEnds } from "../../parallel/communicator/threads/run-on-threads.ts";
+import { readModelConfig, readTokenizer } from "../../training/run/checkpoint.ts";
+import type { EngineOrigin } from "./engine-origin.ts";
+
+/** How the routed experts of a model are divided. */
+export interface ExpertSettings {
+  /** Two at least; they divide the experts, redundant ones included. */
+  readonly numRanks: number;
+  /** Copies beyond one of each expert. */
+  readonly numRedundant: number;
+}
+
+/** What each rank is given. */
+export interface ExpertRankInput extends Omit<EngineOrigin, "port"> {
+  readonly experts: ExpertSettings;
+}
+
+/** All ranks are threads of one process: one host. */
+export function shareOptions({ numRanks, numRedundant }: ExpertSettings): ShareOptions {
+  return { ranksPerHost: numRanks, numRedundant, byChoice: true };
+}
+
+/**
+ * The engine of a checkpoint over ranks that run `program`. Refuses a number of them that does not
+ * fit the model.
+ */
+export async function openExpertEngine(
+  { path, env, prefixFolder, weights }: Omit<EngineOrigin, "port">,
+  experts: ExpertSettings,
+  program: URL = siblingModule("./expert-rank", import.meta.url),
+): Promise<Engine> {
+  const config = readModelConfig(path);
+  const { numRanks } = experts;
+  if (moeLayerIndices(config).length === 0) {
+    throw new OperationalError(
+      "parallel.experts",
+      `${path} has no routed experts to divide over ${numRanks} ranks; serve it by one`,
+    );
+  }
+  placesOver(numRanks, config, shareOptions(experts));
+  const tokenizer = readTokenizer(path);
+  const { port1: line, port2: port } = new MessageChannel();
+  const stop = new AbortController();
+  const input: ExpertRankInput = { path, env, prefixFolder, weights, experts };
+  const run = runToEnds({ numRanks, program, input, port, signal: stop.signal });
+  try {
+    return await openRemoteEngine(threadOf(line, run, stop), tokenizer);
+  } catch (failure) {
+    stop.abort();
+    await run;
+    throw failure;
+  }
+}
+
+/** The ranks as one thread: it talks on the line to rank 0, and fails when any rank does. */
+function threadOf(
+  line: MessagePort,
+  run: ReturnType<typeof runToEnds>,
+  stop: AbortController,
+): EngineThread {
+  const events = new EventEmitter();
+  line.on("message", (message) => events.emit("message", message));
+  const ended = run.then(({ failure }) => {
+    if (failure !== null) events.emit("error", new Error(failure.message));
+    line.close();
+    events.emit("exit");
+  });
+  type Listener = (value: never) => void;
+  return {
+    on: (event: string, listener: Listener) =>
+      events.on(event, (value: unknown) => listener(value as never)),
+    once: (event: string, listener: Listener) =>
+      events.once(event, (value: unknown) => listener(value as never)),
+    postMessage: (message) => line.postMessage(message),
+    terminate: () => {
+      stop.abort();
+      return ended;
+    },
+  };
+}
