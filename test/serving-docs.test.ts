@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { openEngineHere } from "../src/serving/models/open-engine.ts";
+import { openEngine, openEngineHere } from "../src/serving/models/open-engine.ts";
 import { ROUTES } from "../src/serving/routes.ts";
 import { errorOf, post, raw, startTestServer, TINY_CHAT } from "../src/serving/test-support.ts";
 
@@ -85,4 +85,24 @@ test("every class of hostile requests has the test that is named", () => {
     const source = readFileSync(join(ROOT, "src", path!), "utf8");
     assert.ok(source.includes(`"${name}"`), `${path} has no test "${name}"`);
   }
+});
+
+test("the metrics of expert ranks are those that only an engine over ranks has", async () => {
+  const env = { HADAL_THREADS: "1" };
+  const experts = { numRanks: 2, numRedundant: 0, rebalanceTokens: 7 };
+  const engines = [
+    await openEngineHere(TINY_CHAT, env),
+    await openEngine(TINY_CHAT, env, { prefixFolder: null, role: "both", experts }),
+  ];
+  const [plain, ofRanks] = await Promise.all(
+    engines.map(async (engine) => {
+      const names = (await engine.metrics()).map(({ name }) => name);
+      await engine.close();
+      return new Set(names);
+    }),
+  );
+  const documented = tableOf("Metrics of expert ranks").flatMap(([names]) =>
+    names!.trim().split(", "),
+  );
+  assert.deepEqual(documented.sort(), [...ofRanks!].filter((name) => !plain!.has(name)).sort());
 });

@@ -36,6 +36,8 @@ export interface ServeOptions {
   /** Ranks that the routed experts are divided over; 1: they are not. */
   readonly expertRanks: number;
   readonly redundantExperts: number;
+  /** Tokens after which experts are placed anew on their ranks; 0: never. */
+  readonly rebalanceTokens: number;
   /** The user's cache folder if undefined. */
   readonly prefixCacheFolder: string | undefined;
   /** 0: none. */
@@ -58,6 +60,7 @@ export const LOCAL_SERVING = {
   role: "both",
   expertRanks: 1,
   redundantExperts: 0,
+  rebalanceTokens: 65_536,
   prefixCacheFolder: undefined,
   prefixCacheBytesMax: 4_294_967_296,
   drainSeconds: 30,
@@ -150,6 +153,7 @@ function expertSettings({
   role,
   expertRanks: numRanks,
   redundantExperts: numRedundant,
+  rebalanceTokens,
 }: ServeOptions): ExpertSettings | undefined {
   const refuse = (message: string): never => {
     throw new OperationalError("usage.expertRanks", message);
@@ -163,7 +167,7 @@ function expertSettings({
   if (role === "split") {
     return refuse(`--expert-ranks ${numRanks} goes with one engine; leave out --role split`);
   }
-  return { numRanks, numRedundant };
+  return { numRanks, numRedundant, rebalanceTokens };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

@@ -34,6 +34,7 @@ import {
   openDraft,
   rowsBefore,
 } from "./draft-pass.ts";
+import type { EngineMetric } from "./engine/api.ts";
 import { ExpertLoad } from "./expert-load.ts";
 import { blocksFor, LatentBlocks } from "./latent-blocks.ts";
 import { LatentCache } from "./latent-cache.ts";
@@ -77,8 +78,13 @@ const RECORDED_TOKENS = 64;
 
 /** Ranks that share the experts of the model: they take part in every pass. */
 export interface Followers {
-  /** Right before a pass begins: through the layers, or through the first MTP module. */
-  announce(pass: "layers" | "draft"): void;
+  /**
+   * Right before a pass begins: through the layers, or through the first MTP module. Experts may
+   * move meanwhile, as the load so far suggests.
+   */
+  announce(pass: "layers" | "draft", load: ExpertLoad): void;
+  /** What is counted of them. */
+  describe(load: ExpertLoad): readonly EngineMetric[];
 }
 
 interface PassPlaces {
@@ -141,6 +147,11 @@ export class Decoder {
     this.#weightGrads = new WeightGradQueue(device, new Arena(device.memory, "no gradients"));
   }
 
+  /** What is counted of the ranks that share the experts, if any do. */
+  describeFollowers(): readonly EngineMetric[] {
+    return this.#followers?.describe(this.expertLoad) ?? [];
+  }
+
   /** An empty cache over the decoder's blocks; `truncate(0)` gives them back. */
   openCache(): LatentCache {
     return new LatentCache(this.blocks);
@@ -183,7 +194,7 @@ export class Decoder {
     fillFrom(wantedRows, rows);
     const nextOffsets = this.expertLoad.rowsOf(offsets);
     const pass = { ...this.#openPass({ saved, scratch }, inputs, call.sequences), nextOffsets };
-    this.#followers?.announce("layers");
+    this.#followers?.announce("layers", this.expertLoad);
     const x = this.#runLayers(pass, inputs);
     this.expertLoad.count(offsets, call.tokens.length);
     const logits = this.#computeLogits(pass, this.#gather(pass, x, wantedRows));
@@ -304,7 +315,7 @@ export class Decoder {
     using _scratch = scratch.mark();
     const places = openDraft(saved, shape, { model: this.model, call });
     fillDraft(places, shape, call);
-    this.#followers?.announce("draft");
+    this.#followers?.announce("draft", this.expertLoad);
     this.#runDraft(places, { saved, scratch }, call.sequences);
     const { hidden } = places;
     const kept = this.#kept.allocate(hidden.dtype, [hidden.rows, hidden.columns]);

@@ -10,7 +10,8 @@ import { divExact } from "../base/integers.ts";
 import { type SpanName, spanNameOf } from "../model/parameter-layout.ts";
 import type { FlatSpan, OwnParameters, Parameter } from "../model/parameters.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { DTYPE_BYTES, type DType, type FloatType } from "../tensor/dtype.ts";
+import { DTYPE_BYTES, type FloatType } from "../tensor/dtype.ts";
+import { type ElementRange, flatSlice } from "../tensor/flat-slice.ts";
 import { elementCount, makeTensor, type Tensor } from "../tensor/tensor.ts";
 
 /** One value a parameter, in the layout of a `ParameterSet`. */
@@ -72,12 +73,6 @@ export function wholeOf(parameters: OwnParameters): OptimizerPart {
   });
 }
 
-/** Elements [start, end) of a span. */
-export interface ElementRange {
-  readonly start: number;
-  readonly end: number;
-}
-
 /** The part of these elements. */
 export function partOf(
   parameters: OwnParameters,
@@ -110,16 +105,6 @@ function cutSpan(span: FlatSpan, { start, end }: ElementRange): FlatSpan {
       return flatSlice(span.gradients, start, end - start);
     },
   };
-}
-
-/** Elements of a flat tensor, as one row. */
-export function flatSlice<D extends DType>(
-  tensor: Tensor<D>,
-  start: number,
-  numElements: number,
-): Tensor<D> {
-  const offset = tensor.byteOffset + start * DTYPE_BYTES[tensor.dtype];
-  return makeTensor(tensor.memory, tensor.dtype, [1, numElements], offset);
 }
 
 /** Where a parameter begins in its span. */

@@ -18,6 +18,7 @@ import { spanNameOf } from "../model/parameter-layout.ts";
 import type { ExpertExchange, LinkBytes } from "../parallel/expert/exchange/expert-exchange.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
+import { flatSlice } from "../tensor/flat-slice.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
 import { type Position, progressAt, type RunPlan, sequencesAt } from "./budget.ts";
@@ -59,7 +60,7 @@ import {
   switchedValueAt,
 } from "./schedule.ts";
 import type { TrainingSettings } from "./settings.ts";
-import { flatSlice, type OptimizerPart, type StateSpans } from "./spans.ts";
+import type { OptimizerPart, StateSpans } from "./spans.ts";
 import { meanResult } from "./step-means.ts";
 
 /** What a step was; `step` counts from 0. */

@@ -90,6 +90,14 @@ export const serve = {
       help: "with --expert-ranks: so many places more than experts, for copies of the busiest",
       default: 0,
     },
+    "rebalance-tokens": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "with --expert-ranks: tokens after which experts move to suit their load; 0: never",
+      default: 65_536,
+    },
     "prefix-cache-dir": {
       kind: "text",
       placeholder: "FOLDER",

@@ -25,6 +25,7 @@ export const run: Run<typeof serve> = async (values, context) => {
       role: values.role,
       expertRanks: values["expert-ranks"],
       redundantExperts: values["redundant-experts"],
+      rebalanceTokens: values["rebalance-tokens"],
       prefixCacheFolder: values["prefix-cache-dir"],
       prefixCacheBytesMax: values["prefix-cache-disk-bytes"],
       drainSeconds: values["drain-seconds"],

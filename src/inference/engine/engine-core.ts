@@ -126,7 +126,9 @@ export class EngineCore {
     });
     const { layerIndexes } = this.#decoder.expertLoad;
     const loads = this.#decoder.expertLoad.maxOverMean();
-    return [...counted, ...loadMetrics(layerIndexes, loads), ...this.prefixes.describe()];
+    const ofRanks = this.#decoder.describeFollowers();
+    const ofLoad = loadMetrics(layerIndexes, loads);
+    return [...counted, ...ofLoad, ...ofRanks, ...this.prefixes.describe()];
   }
 
   /** End everything with a failure. */

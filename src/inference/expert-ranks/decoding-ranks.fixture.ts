@@ -13,7 +13,8 @@ import { ServedExperts } from "../../model/served-experts.ts";
 import { TINY } from "../../model/test-support.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { view } from "../../tensor/view.ts";
-import { Decoder, type Followers } from "../decoder.ts";
+import { Decoder } from "../decoder.ts";
+import type { EngineMetric } from "../engine/api.ts";
 import { ExpertLeader } from "./expert-leader.ts";
 import { followExperts } from "./follow-experts.ts";
 
@@ -36,12 +37,15 @@ export interface DecodingCase {
   readonly ranksPerHost: number;
   /** The first experts are liked best, and the last of all get no tokens. */
   readonly isSkewed: boolean;
+  readonly rebalanceTokens: number;
 }
 
 /** All logits and drafted logits, in the order in which they came; what was counted. */
 export interface Decoded {
   readonly logits: readonly Float32Array[];
   readonly maxOverMean: readonly number[];
+  /** Of the ranks; none where there are none. */
+  readonly metrics: readonly EngineMetric[];
 }
 
 /** Each case on these ranks; null from those that have no tokens. */
@@ -52,10 +56,7 @@ export async function runRank(context: RankContext): Promise<readonly (Decoded |
     const { ranksPerHost, numRedundant, precision } = one;
     const share = new ExpertShare(world, CONFIG, { ranksPerHost, numRedundant, byChoice: true });
     if (context.rank === 0) {
-      const leader = new ExpertLeader(share, device.memory);
-      const decoded = decode(device, one, { share, leader });
-      leader.end();
-      return decoded;
+      return decode(device, one, share);
     }
     const experts = new ServedExperts(device, CONFIG, share, { precision });
     experts.parameters.initialize(SEED, CONFIG.initializerRange);
@@ -67,13 +68,14 @@ export async function runRank(context: RankContext): Promise<readonly (Decoded |
 /** The same passes, alone or as the leader. */
 export function decode(
   device: Device,
-  { precision, isSkewed }: DecodingCase,
-  ranks?: { readonly share: ExpertShare; readonly leader: Followers },
+  { precision, isSkewed, rebalanceTokens }: DecodingCase,
+  share?: ExpertShare,
 ): Decoded {
   const options = { precision, seed: SEED, gradients: false } as const;
-  const model = new Model(device, CONFIG, { ...options, experts: ranks?.share });
+  const model = new Model(device, CONFIG, { ...options, experts: share });
   moveBiases(model, isSkewed);
-  const decoder = new Decoder(device, model, 512, ranks?.leader);
+  const leads = share && new ExpertLeader(share, model, { memory: device.memory, rebalanceTokens });
+  const decoder = new Decoder(device, model, 512, leads);
   const random = new Random(SEED, "tokens");
   const caches = [0, 1, 2].map(() => decoder.openCache());
   const logits: Float32Array[] = [];
@@ -94,7 +96,9 @@ export function decode(
     });
     logits.push(...decoder.draft(hidden, drafts).logits.map((each) => each.slice()));
   }
-  return { logits, maxOverMean: decoder.expertLoad.maxOverMean() };
+  const metrics = decoder.describeFollowers();
+  leads?.end();
+  return { logits, maxOverMean: decoder.expertLoad.maxOverMean(), metrics };
 }
 
 function moveBiases({ gateBiases }: { readonly gateBiases: readonly GateBias[] }, skews: boolean) {

@@ -1,21 +1,93 @@
 /**
- * @file The rank that has the tokens, as the others see it: it tells them of every pass.
+ * @file The rank that has the tokens, as the others see it: it tells them of every pass, and every
+ * so many tokens has experts move to where their load of late is borne best.
  */
 import type { CpuMemory } from "../../device/cpu/memory.ts";
+import type { ExpertModel } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
+import { gpuLoads } from "../../parallel/expert/placement/place-experts.ts";
 import type { Followers } from "../decoder.ts";
+import type { EngineMetric } from "../engine/api.ts";
+import type { ExpertLoad } from "../expert-load.ts";
+import { ExpertMover } from "./expert-mover.ts";
 import { ExpertOrders } from "./expert-orders.ts";
 
+export interface LeaderOptions {
+  readonly memory: CpuMemory;
+  /** Tokens after which experts are placed anew; 0: never. */
+  readonly rebalanceTokens: number;
+}
+
 export class ExpertLeader implements Followers {
+  readonly #share: ExpertShare;
   readonly #orders: ExpertOrders;
+  readonly #mover: ExpertMover;
+  readonly #rebalanceTokens: number;
+  #nextAt: number;
+  #numRebalances = 0;
+  #numMoves = 0;
+  #pauseSeconds = 0;
 
   /** The other ranks are in `followExperts`. */
-  constructor(share: ExpertShare, memory: CpuMemory) {
+  constructor(share: ExpertShare, model: ExpertModel, { memory, rebalanceTokens }: LeaderOptions) {
+    this.#share = share;
     this.#orders = new ExpertOrders(share.ranks, memory);
+    this.#mover = new ExpertMover(share, model, memory);
+    this.#rebalanceTokens = rebalanceTokens;
+    this.#nextAt = rebalanceTokens === 0 ? Number.POSITIVE_INFINITY : rebalanceTokens;
   }
 
-  announce(pass: "layers" | "draft"): void {
+  announce(pass: "layers" | "draft", load: ExpertLoad): void {
+    if (pass === "layers" && load.totalTokens >= this.#nextAt) this.#rebalance(load);
     this.#orders.give(pass);
+  }
+
+  #rebalance(load: ExpertLoad): void {
+    this.#nextAt = load.totalTokens + this.#rebalanceTokens;
+    const start = performance.now();
+    this.#orders.give("rebalance");
+    const { numMoves } = this.#mover.move(load.layerIndexes.map((_, order) => load.ofLayer(order)));
+    this.#numRebalances++;
+    this.#numMoves += numMoves;
+    this.#pauseSeconds += (performance.now() - start) / 1000;
+  }
+
+  describe(load: ExpertLoad): readonly EngineMetric[] {
+    const counter = (name: string, value: number, help: string): EngineMetric => {
+      return { kind: "counter", name, help, labels: {}, value };
+    };
+    return [
+      ...load.layerIndexes.flatMap((layerIndex, order) =>
+        this.#rankLoads(layerIndex, load.ofLayer(order)),
+      ),
+      {
+        kind: "gauge",
+        name: "expert_rebalance_interval_tokens",
+        help: "Tokens after which experts are placed anew; 0: never.",
+        labels: {},
+        value: this.#rebalanceTokens,
+      },
+      counter("expert_rebalances_total", this.#numRebalances, "Times experts were placed anew."),
+      counter("expert_moves_total", this.#numMoves, "Experts copied to another place."),
+      counter(
+        "expert_rebalance_seconds_total",
+        this.#pauseSeconds,
+        "Time that steps waited while experts were placed anew.",
+      ),
+    ];
+  }
+
+  #rankLoads(layerIndex: number, load: Float64Array): EngineMetric[] {
+    const { size } = this.#share.ranks;
+    const loads = gpuLoads(this.#share.layer(layerIndex).current, load, size);
+    const total = loads.reduce((sum, each) => sum + each, 0);
+    return loads.map((each, rank) => ({
+      kind: "gauge",
+      name: "expert_rank_load_over_mean",
+      help: "What a rank bears of a layer's tokens over the mean of the ranks, of late; 1 is even.",
+      labels: { layer: String(layerIndex), rank: String(rank) },
+      value: total === 0 ? 1 : (each * size) / total,
+    }));
   }
 
   /** Between passes: the others return. */

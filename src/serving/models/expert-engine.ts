@@ -28,6 +28,8 @@ export interface ExpertSettings {
   readonly numRanks: number;
   /** Copies beyond one of each expert. */
   readonly numRedundant: number;
+  /** Tokens after which experts are placed anew by their load; 0: never. */
+  readonly rebalanceTokens: number;
 }
 
 /** What each rank is given. */

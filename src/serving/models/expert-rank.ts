@@ -32,17 +32,18 @@ export async function runRank(context: RankContext): Promise<void> {
 }
 
 async function lead(context: RankContext): Promise<void> {
-  const { path, prefixFolder, weights } = context.input as ExpertRankInput;
+  const { path, prefixFolder, weights, experts } = context.input as ExpertRankInput;
+  const { rebalanceTokens } = experts;
   const port = defined(context.port, "a line to the server");
   const closed = new Promise((resolve) => port.once("close", resolve));
   let problem: unknown;
   const leadExperts = async (device: Device, config: ModelConfig): Promise<ExpertLead> => {
     const { share, ticking } = await joinRanks(context, device, config);
-    const leader = new ExpertLeader(share, device.memory);
+    const { memory } = device;
     return {
-      ...{ share, followers: leader, device: ticking },
+      ...{ share, device: ticking },
       hashOfAll: (own) => hashOfAll(share, device, own),
-      end: () => leader.end(),
+      begin: (model) => new ExpertLeader(share, model, { memory, rebalanceTokens }),
     };
   };
   const engine = await hostEngine(port, async () => {

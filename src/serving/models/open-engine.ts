@@ -8,15 +8,17 @@
 import { createHash } from "node:crypto";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type { Device } from "../../device/device.ts";
-import { Decoder, type Followers } from "../../inference/decoder.ts";
+import { Decoder } from "../../inference/decoder.ts";
 import type { Engine, PrefixReader } from "../../inference/engine/api.ts";
 import { LocalEngine } from "../../inference/engine/local-engine.ts";
+import type { ExpertLeader } from "../../inference/expert-ranks/expert-leader.ts";
 import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
 import { probeLatents } from "../../inference/latent-probe.ts";
 import { DiskTier } from "../../inference/prefix-cache/disk/disk-tier.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
+import type { Model } from "../../model/model.ts";
 import {
   inferenceOptions,
   loadCheckpoint,
@@ -63,13 +65,12 @@ export async function openEngine(
 /** What shares the experts of an engine with other ranks. */
 export interface ExpertLead {
   readonly share: ExpertShare;
-  readonly followers: Followers;
   /** The same device, showing with every launch that this rank lives. */
   readonly device: Device;
   /** Collective: a hash of what all ranks hold, from that of this one. */
   readonly hashOfAll: (own: string) => string;
-  /** Between steps: the others end. */
-  readonly end: () => void;
+  /** Of the model that it shares, once all have read their weights. */
+  readonly begin: (model: Model) => ExpertLeader;
 }
 
 /**
@@ -96,8 +97,9 @@ export async function openEngineHere(
     const how = { ...inferenceOptions(checkpoint, weights), experts: lead?.share };
     const runsOn = lead?.device ?? device;
     const { model, tokenizer } = loadCheckpoint(runsOn, checkpoint, how);
-    const decoder = new Decoder(runsOn, model, cacheTokensOf(model), lead?.followers);
     const modelHash = lead === undefined ? hashOf(model) : lead.hashOfAll(hashOf(model));
+    const leader = lead?.begin(model);
+    const decoder = new Decoder(runsOn, model, cacheTokensOf(model), leader);
     const disk = await openDiskTier(prefixFolder, decoder, modelHash);
     const options = {
       modelHash,
@@ -105,7 +107,7 @@ export async function openEngineHere(
       ...(reader === undefined ? {} : { reader }),
     };
     return new LocalEngine(decoder, tokenizer, options, async () => {
-      lead?.end();
+      leader?.end();
       await disk?.close();
       await device[Symbol.asyncDispose]();
     });

@@ -6,6 +6,7 @@ import { smallSettings } from "../../../test/fixtures/small-run.ts";
 import { Random } from "../../base/random.ts";
 import type { Device } from "../../device/device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
+import { expertLayers } from "../../model/expert-layers.ts";
 import { ExpertShare } from "../../model/expert-share.ts";
 import { Model } from "../../model/model.ts";
 import { SPAN_NAMES } from "../../model/parameter-layout.ts";
@@ -19,7 +20,6 @@ import { BatchLoader } from "../data/batches.ts";
 import type { TokenSource } from "../data/token-source.ts";
 import type { BalanceOptions } from "../expert-balance/expert-balancer.ts";
 import { elementsOfExpert } from "../expert-balance/expert-copies.ts";
-import { expertLayers } from "../expert-balance/expert-layers.ts";
 import type { StateSpans } from "../spans.ts";
 import { type StepOutcome, Trainer } from "../trainer.ts";
 

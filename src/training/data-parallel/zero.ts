@@ -16,12 +16,12 @@ import { SPAN_NAMES, type SpanName } from "../../model/parameter-layout.ts";
 import type { OwnParameters } from "../../model/parameters.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { Arena } from "../../tensor/arena.ts";
+import type { ElementRange } from "../../tensor/flat-slice.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import type { ExpertCopies } from "../expert-balance/expert-copies.ts";
 import {
   allocateState,
-  type ElementRange,
   type OptimizerPart,
   type OptimizerPiece,
   partOf,

@@ -11,24 +11,25 @@
  */
 import { assert, defined, OperationalError } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";
+import { type ExpertLayer, type ExpertModel, expertLayers } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
+import {
+  copyElements,
+  type Divided,
+  type ElementCopy,
+} from "../../parallel/expert/placement/copy-elements.ts";
 import {
   ExpertLoadHistory,
   type HistoryKind,
 } from "../../parallel/expert/placement/load-history.ts";
-import {
-  gpuLoads,
-  imbalance,
-  placeExperts,
-} from "../../parallel/expert/placement/place-experts.ts";
-import { type ExpertMove, planMoves } from "../../parallel/expert/placement/plan-moves.ts";
+import type { ExpertMove } from "../../parallel/expert/placement/plan-moves.ts";
+import { planRebalance } from "../../parallel/expert/placement/plan-rebalance.ts";
 import type { Arena } from "../../tensor/arena.ts";
+import type { ElementRange } from "../../tensor/flat-slice.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { type ElementRange, elementOf } from "../spans.ts";
-import { copyElements, type Divided, type ElementCopy } from "./copy-elements.ts";
+import { elementOf } from "../spans.ts";
 import { elementsOfExpert } from "./expert-copies.ts";
-import { type ExpertLayer, type ExpertModel, expertLayers } from "./expert-layers.ts";
 
 export interface BalanceOptions {
   readonly everySteps: number;
@@ -105,19 +106,11 @@ export class ExpertBalancer {
     const order = this.#model.moeLayerIndices.indexOf(layerIndex);
     const load = defined(this.#histories[order], "a history").estimate();
     const live = this.#share.layer(layerIndex);
-    const loadsOf = (placement: typeof live.current): number[] =>
-      gpuLoads(placement, load, shape.numGpus);
-    const { placement, moves } = planMoves(live.current, placeExperts(load, shape), shape);
-    const [before, after] = [loadsOf(live.current), loadsOf(placement)];
-    const gain = 1 - Math.max(...after) / Math.max(...before);
-    if (!(gain >= this.#options.leastGain)) {
-      const stays = imbalance(before);
-      return { layerIndex, before: stays, after: stays, numMoves: 0 };
-    }
-    this.#apply(layer, moves, states);
+    const plan = planRebalance(live.current, load, shape, this.#options.leastGain);
+    const { placement, moves, before, after } = plan;
+    if (moves.length > 0) this.#apply(layer, moves, states);
     live.replace(placement);
-    const numMoves = moves.length;
-    return { layerIndex, before: imbalance(before), after: imbalance(after), numMoves };
+    return { layerIndex, before, after, numMoves: moves.length };
   }
 
   /** Values lie whole on every rank; of the rest each has a part. */

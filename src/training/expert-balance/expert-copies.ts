@@ -7,6 +7,7 @@
  */
 import { assert } from "../../base/errors.ts";
 import { divExact, floorDiv } from "../../base/integers.ts";
+import { type ExpertLayer, type ExpertModel, expertLayers } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import type { Parameter } from "../../model/parameters.ts";
 import { reduceVectors } from "../../parallel/communicator/reduce.ts";
@@ -14,7 +15,6 @@ import type { Arena } from "../../tensor/arena.ts";
 import { sliceRows, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
 import type { OptimizerPart, OptimizerPiece } from "../spans.ts";
-import { type ExpertLayer, type ExpertModel, expertLayers } from "./expert-layers.ts";
 
 export class ExpertCopies {
   readonly #share: ExpertShare;

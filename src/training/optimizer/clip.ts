@@ -12,7 +12,8 @@ import type { Device } from "../../device/device.ts";
 import { sumSquares } from "../../kernels/adamw/contract.ts";
 import { spanNameOf } from "../../model/parameter-layout.ts";
 import type { Arena } from "../../tensor/arena.ts";
-import { flatSlice, type OptimizerPart } from "../spans.ts";
+import { flatSlice } from "../../tensor/flat-slice.ts";
+import type { OptimizerPart } from "../spans.ts";
 
 /**
  * The squares of a part's gradients, added up for each of `names`: of the pieces that lie in the

@@ -28,11 +28,11 @@ import { castRows } from "../../kernels/cast-rows/contract.ts";
 import { type SpanName, spanNameOf } from "../../model/parameter-layout.ts";
 import type { OwnParameters, Parameter } from "../../model/parameters.ts";
 import type { Arena } from "../../tensor/arena.ts";
+import { flatSlice } from "../../tensor/flat-slice.ts";
 import { elementCount, reshape, type Tensor } from "../../tensor/tensor.ts";
 import {
   allocateState,
   elementOf,
-  flatSlice,
   type OptimizerPart,
   type OptimizerPiece,
   type StateSpans,

@@ -10,9 +10,10 @@ import type { ExpertShare } from "../../model/expert-share.ts";
 import { spanNameOf } from "../../model/parameter-layout.ts";
 import type { Parameter } from "../../model/parameters.ts";
 import type { PipelineModel } from "../../model/pipeline/pipeline-model.ts";
+import { flatSlice } from "../../tensor/flat-slice.ts";
 import { elementCount, reshape, type Tensor } from "../../tensor/tensor.ts";
 import { biasTensors } from "../run/state-tensors.ts";
-import { flatSlice, type StateSpans } from "../spans.ts";
+import type { StateSpans } from "../spans.ts";
 import type { Trainer } from "../trainer.ts";
 
 /** Elements of a tensor of the state, from `start` on. */

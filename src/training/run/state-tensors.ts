@@ -9,9 +9,9 @@ import { assert } from "../../base/errors.ts";
 import type { GateBias } from "../../model/model-types.ts";
 import { spanNameOf } from "../../model/parameter-layout.ts";
 import type { DType } from "../../tensor/dtype.ts";
+import { flatSlice } from "../../tensor/flat-slice.ts";
 import { elementCount, isContiguous, reshape, type Tensor } from "../../tensor/tensor.ts";
 import { view } from "../../tensor/view.ts";
-import { flatSlice } from "../spans.ts";
 import type { Trainer } from "../trainer.ts";
 
 /** A tensor of the state, wherever it lies. */

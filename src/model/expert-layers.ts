@@ -1,7 +1,7 @@
 /** @file The layers that have routed experts here, with the parameters these are made of. */
-import type { TrainableModel } from "../../model/model-types.ts";
-import { blockName } from "../../model/parameter-declarations.ts";
-import type { Parameter } from "../../model/parameters.ts";
+import type { TrainableModel } from "./model-types.ts";
+import { blockName } from "./parameter-declarations.ts";
+import type { Parameter } from "./parameters.ts";
 
 export interface ExpertLayer {
   /** MTP module k has index numLayers + k. */

@@ -5,11 +5,11 @@
  * rank, waits in scratch until all messages are over. All ranks make the same list of copies, and
  * each finds its own part in it.
  */
-import type { Communicator, Operation } from "../../parallel/communicator/communicator.ts";
-import type { Arena } from "../../tensor/arena.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import { view } from "../../tensor/view.ts";
-import { type ElementRange, flatSlice } from "../spans.ts";
+import type { Arena } from "../../../tensor/arena.ts";
+import { type ElementRange, flatSlice } from "../../../tensor/flat-slice.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
+import { view } from "../../../tensor/view.ts";
+import type { Communicator, Operation } from "../../communicator/communicator.ts";
 
 /** Where elements are: `owner` divides the ranks, its `parts` the elements. */
 export interface Places {
