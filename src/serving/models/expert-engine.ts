@@ -19,7 +19,7 @@ import {
 import { moeLayerIndices } from "../../model/config.ts";
 import { placesOver, type ShareOptions } from "../../model/expert-share.ts";
 import { runToEnds } from "../../parallel/communicator/threads/run-on-threads.ts";
-import { readModelConfig, readTokenizer } from "../../training/run/checkpoint.ts";
+import { inferenceOptions, readModelConfig, readTokenizer } from "../../training/run/checkpoint.ts";
 import type { EngineOrigin } from "./engine-origin.ts";
 
 /** How the routed experts of a model are divided. */
@@ -60,6 +60,8 @@ export async function openExpertEngine(
     );
   }
   placesOver(numRanks, config, shareOptions(experts));
+  // Refused here rather than by whichever rank comes first.
+  inferenceOptions(path, weights);
   const tokenizer = readTokenizer(path);
   const { port1: line, port2: port } = new MessageChannel();
   const stop = new AbortController();
