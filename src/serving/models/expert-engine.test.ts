@@ -62,7 +62,7 @@ function cachedTokensOf({ usage }: Extract<EngineEvent, { kind: "finished" }>): 
 
 describe("an engine over expert ranks", () => {
   for (const weights of ["f32", undefined, "fp8", "int4:a"]) {
-    test(`gives the tokens and probabilities of one engine: ${weights ?? "as stored"}`, async () => {
+    test(`gives tokens and probabilities of one engine: ${weights ?? "as stored"}`, async () => {
       const one = await openEngineHere(TINY_CHAT, ENV, { weights });
       const expected = await collectAll(one);
       assert.ok(expected[1]!.cachedTokens >= 64);

@@ -85,7 +85,9 @@ function threadOf(
   const events = new EventEmitter();
   line.on("message", (message) => events.emit("message", message));
   const ended = run.then(({ failure }) => {
-    if (failure !== null) events.emit("error", new Error(failure.message));
+    if (failure !== null) {
+      events.emit("error", new OperationalError(failure.code, failure.message));
+    }
     line.close();
     events.emit("exit");
   });
