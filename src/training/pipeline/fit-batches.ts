@@ -7,28 +7,35 @@
  * are settings of the run, so one process can repeat it.
  */
 import { OperationalError } from "../../base/errors.ts";
+import { roundUp } from "../../base/integers.ts";
 import { formatLayout } from "../../parallel/mesh.ts";
-import { SCHEDULES } from "../../parallel/pipeline/schedules/kinds.ts";
+import { SCHEDULE_KINDS, SCHEDULES } from "../../parallel/pipeline/schedules/kinds.ts";
 import type { BatchRamp } from "../budget.ts";
 import type { TrainingSettings } from "../settings.ts";
 import { numReplicasOf, pipelineShapeOf, type TrainingLayout } from "./training-layout.ts";
 
 /** The settings, with batches that the layout admits in every step. */
 export function fitBatches(settings: TrainingSettings, layout: TrainingLayout): TrainingSettings {
-  const { batch } = settings;
+  const batch = fit(settings.batch, layout);
+  if (batch === undefined) throw refusalOf(settings.batch, layout);
+  return { ...settings, batch };
+}
+
+function fit(batch: BatchRamp, layout: TrainingLayout): BatchRamp | undefined {
   const replicas = numReplicasOf(layout);
   const multiples = [batch.multiple, replicas, 2 * replicas, layout.mesh.pp * replicas];
   for (let microBatch = batch.microBatch; microBatch >= 1; microBatch--) {
     for (const multiple of multiples) {
       const fitted = { ...batch, microBatch, multiple };
-      if (isAdmitted(fitted, layout)) return { ...settings, batch: fitted };
+      if (isAdmitted(fitted, layout)) return fitted;
     }
   }
-  throw refusalOf(batch, layout);
+  return undefined;
 }
 
-function refusalOf({ rampFrom, sequences }: BatchRamp, layout: TrainingLayout): OperationalError {
+function refusalOf(batch: BatchRamp, layout: TrainingLayout): OperationalError {
   const { mesh, schedule } = layout;
+  const { rampFrom, sequences } = batch;
   const replicas = numReplicasOf(layout);
   const what = `batches of ${rampFrom} to ${sequences} sequences`;
   if (rampFrom % replicas !== 0 || sequences % replicas !== 0) {
@@ -44,10 +51,23 @@ function refusalOf({ rampFrom, sequences }: BatchRamp, layout: TrainingLayout): 
   return new OperationalError(
     "parallel.schedule",
     `${schedule} over ${mesh.pp} ranks${each} does not admit ${what}: ` +
-      `${refusal ?? "their micro-batches cannot be divided so"}; ` +
-      "change batch.sequences and batch.rampFrom, or take another --schedule",
+      `${refusal ?? "their micro-batches cannot be divided so"}; take ${remedyOf(batch, layout)}`,
     { schedule, mesh },
   );
+}
+
+/** What admits the batches, or which batches are admitted, as flags. */
+function remedyOf(batch: BatchRamp, layout: TrainingLayout): string {
+  const schedules = SCHEDULE_KINDS.filter((schedule) => fit(batch, { ...layout, schedule }));
+  const remedies = schedules.length === 0 ? [] : [`--schedule ${schedules.join(", ")}`];
+  const unit = numReplicasOf(layout) * layout.mesh.pp;
+  for (let factor = 1; factor <= 4; factor++) {
+    const sequences = roundUp(batch.sequences, unit) * factor;
+    if (fit({ ...batch, sequences, rampFrom: sequences }, layout) === undefined) continue;
+    remedies.push(`--set batch.sequences=${sequences} --set batch.rampFrom=${sequences}`);
+    break;
+  }
+  return remedies.length === 0 ? "another --layout" : remedies.join(", or ");
 }
 
 function isAdmitted(batch: BatchRamp, layout: TrainingLayout): boolean {

@@ -237,6 +237,27 @@ test("micro-batches are divided until the schedule admits them, and kept where i
   );
 });
 
+test("batches that a schedule does not admit are refused with flags that it admits", () => {
+  const settingsOf = (...assignments: string[]) =>
+    smallSettings("model.numLayers=4", ...assignments);
+  const layout = layoutOf("pp=2,ep=2,dp=2", "dualpipe");
+  const settings = settingsOf("batch.sequences=8", "batch.rampFrom=8");
+  let message = "";
+  assert.throws(
+    () => fitBatches(settings, layout),
+    (error) => {
+      message = error instanceof OperationalError ? error.message : "";
+      return /at least twice the ranks \(4\); take --schedule gpipe, 1f1b/.test(message);
+    },
+  );
+  const [, assignments] = /, or --set (.*)$/.exec(message)!;
+  fitBatches(settingsOf(...assignments!.split(" --set ")), layout);
+  const [, names] = /--schedule ([^-]*), or --set/.exec(message)!;
+  for (const schedule of names!.split(", ")) {
+    fitBatches(settings, { ...layout, schedule: schedule as ScheduleKind });
+  }
+});
+
 test("a layout that does not fit is refused with one that does", () => {
   const refused = (axes: string, ...assignments: string[]): string => {
     const settings = smallSettings(...assignments);
