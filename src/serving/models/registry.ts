@@ -115,9 +115,11 @@ export class ModelRegistry implements AsyncDisposable {
     if (entry.loading !== undefined) {
       throw new OperationalError("serving.loading", `the model ${id} is being loaded; come again`);
     }
-    throw new OperationalError("serving.model", `the model ${id} is not loaded`, {
-      param: "model",
-    });
+    throw new OperationalError(
+      "serving.model",
+      `the model ${id} is not loaded; POST /v1/models/load loads it`,
+      { param: "model" },
+    );
   }
 
   /** Whether a name means a model, loaded or not; the model's own name. */
