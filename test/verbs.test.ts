@@ -118,6 +118,27 @@ test("complete refuses a line beyond the file and a model that is not there", ()
   assert.doesNotMatch(missing.stderr, /at file:/);
 });
 
+test("train says in words which file, recipe or run is not there", () => {
+  const refusalOf = (...args: string[]): string => {
+    const { code, stderr } = hadal("train", "--steps", "1", "--out", "refused", ...args);
+    assert.equal(code, 1);
+    return stderr;
+  };
+  assert.match(refusalOf("--resume"), /^error: refused holds no run to resume; leave --resume/m);
+  assert.match(
+    refusalOf("--data", "gone"),
+    /^error: gone cannot be read \(there is no such file or folder\); name a file/m,
+  );
+  assert.match(
+    refusalOf("--data", "data", "--recipe", "fp9"),
+    /^error: fp9 is neither a recipe nor a file; give fp8, bf16, f32 or a JSON file$/m,
+  );
+  assert.match(
+    refusalOf("--data", "data", "--config", "gone.json"),
+    /^error: gone.json is not readable JSON: there is no such file or folder$/m,
+  );
+});
+
 test("evaluate bpb counts every byte of the files once", () => {
   const file = join(folder, "data", "part3.ts");
   const result = resultOf("evaluate", "bpb", "--model", runPath, "--data", file);
@@ -184,5 +205,5 @@ test("export does not write over a folder that holds something", () => {
 test("export refuses the other format's way of saying what weights are stored in", () => {
   const args = ["export", "--model", runPath, "--out", join(folder, "never")];
   const refused = hadal(...args, "--format", "huggingface", "--dtype", "q8_0");
-  assert.match(refused.stderr, /with --format huggingface say --weights/);
+  assert.match(refused.stderr, /--format huggingface takes --weights, not --dtype/);
 });

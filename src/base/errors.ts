@@ -49,6 +49,26 @@ export class OperationalError extends Error {
   }
 }
 
+/** What people call the errors of the system that they meet. */
+const SYSTEM_REASONS: ReadonlyMap<unknown, string> = new Map([
+  ["ENOENT", "there is no such file or folder"],
+  ["EEXIST", "there is a file of this name"],
+  ["EISDIR", "it is a folder"],
+  ["ENOTDIR", "a part of this path is a file"],
+  ["EACCES", "permission denied"],
+  ["EPERM", "the system does not permit it"],
+  ["EROFS", "the file system is read-only"],
+  ["ENOSPC", "no space is left on the disk"],
+  ["EADDRINUSE", "another program listens there"],
+  ["EADDRNOTAVAIL", "this machine has no such address"],
+]);
+
+/** Why something failed, in words that follow a path or a name; whatever was thrown. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return SYSTEM_REASONS.get((error as { code?: unknown }).code) ?? error.message;
+}
+
 /**
  * Assert a relation at the door of a function; the message is built once a call, never in a loop.
  */

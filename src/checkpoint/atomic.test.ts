@@ -58,7 +58,7 @@ test("a file that cannot be written is reported with its path", () => {
   const path = join(newDirectory(), "none", "config.json");
   assert.throws(() => writeFileAtomically(path, "text"), {
     code: "checkpoint.writeFailed",
-    message: /none.config\.json could not be written: ENOENT/,
+    message: /none.config\.json could not be written: there is no such file or folder/,
   });
 });
 

@@ -21,7 +21,7 @@ import {
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { OperationalError } from "../base/errors.ts";
+import { OperationalError, reasonOf } from "../base/errors.ts";
 
 /** A system call writes less than 2 GiB at once. */
 const WRITE_BYTES_MAX = 2 ** 30;
@@ -37,7 +37,7 @@ function writing<T>(path: string, action: () => T): T {
     return action();
   } catch (error) {
     if (!(error instanceof Error) || !("syscall" in error)) throw error;
-    const message = `${path} could not be written: ${error.message}; see to space and permissions`;
+    const message = `${path} could not be written: ${reasonOf(error)}; see to space and permissions`;
     throw new OperationalError("checkpoint.writeFailed", message, { path }, error);
   }
 }

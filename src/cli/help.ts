@@ -1,6 +1,6 @@
 /** @file The text of `hadal --help` and `hadal VERB --help`, made from the declarations. */
 import type { Declaration, Flag, Operand } from "./declaration.ts";
-import { alternatives, COMMON_FLAGS, rangeText } from "./parse.ts";
+import { alternatives, COMMON_FLAGS, operandHelp, rangeText } from "./parse.ts";
 import { columns, wrap } from "./text.ts";
 
 /** A wider column of prose is hard to read. */
@@ -42,9 +42,7 @@ export function verbHelp(declaration: Declaration, terminalColumns: number): str
     "",
     ...wrap(`Usage: hadal ${declaration.name} ${declaration.usage}`.trimEnd(), width),
     ...(operands.length === 0 ? [] : ["", "Operands:"]),
-    ...operands.flatMap(({ placeholder, help, choices }) =>
-      entry(placeholder, help + (choices === undefined ? "" : ` (${alternatives(choices)})`)),
-    ),
+    ...operands.flatMap((operand) => entry(operand.placeholder, operandHelp(operand))),
     "",
     "Flags:",
     ...flags.flatMap(([name, flag]) => entry(flagName(name, flag), flagHelp(flag))),

@@ -107,7 +107,7 @@ describe("a refusal", () => {
     [["nut", "-e", "3"], "usage.unknown-flag", /unknown flag -e/],
     [["nut", "--toString"], "usage.unknown-flag", /unknown flag --toString/],
     [["nut"], "usage.missing", /give --flour PATH, or --again: flour/],
-    [["--again"], "usage.missing", /KIND is missing: which cake/],
+    [["--again"], "usage.missing", /KIND is missing: which cake \(plain or nut\)/],
     [["cheese", "--again"], "usage.value", /KIND \(cheese\) must be plain or nut/],
     [["nut", "more", "--again"], "usage.unexpected-word", /unexpected word: more/],
     [

@@ -163,7 +163,11 @@ function operandValues(
   for (const [index, [name, operand]] of operands.entries()) {
     const text = texts[index];
     if (text === undefined) {
-      throw usage(declaration, "missing", `${operand.placeholder} is missing: ${operand.help}`);
+      throw usage(
+        declaration,
+        "missing",
+        `${operand.placeholder} is missing: ${operandHelp(operand)}`,
+      );
     }
     refuseOtherThan(declaration, operand.placeholder, operand.choices, text);
     values[name] = text;
@@ -171,6 +175,11 @@ function operandValues(
   const extra = texts[operands.length];
   if (extra === undefined) return values;
   throw usage(declaration, "unexpected-word", `unexpected word: ${extra}`);
+}
+
+/** What an operand is, and the words that it may be. */
+export function operandHelp({ help, choices }: Operand): string {
+  return choices === undefined ? help : `${help} (${alternatives(choices)})`;
 }
 
 function refuseOtherThan(

@@ -10,7 +10,7 @@
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { OperationalError } from "../base/errors.ts";
+import { OperationalError, reasonOf } from "../base/errors.ts";
 import { type Failure, failureOf, INTERNAL_FAILURE } from "./failure.ts";
 import { Admission, type Visit } from "./http/admission.ts";
 import { type Dialect, Exchange, type ExchangeOptions } from "./http/exchange.ts";
@@ -144,7 +144,7 @@ export class ApiServer implements AsyncDisposable {
     const { host, port } = this.#options;
     return new Promise((resolve, reject) => {
       this.#server.once("error", (cause) => {
-        const reason = cause instanceof Error ? cause.message : String(cause);
+        const reason = reasonOf(cause);
         const problem = `cannot listen on ${host} port ${port}: ${reason}; choose another --port`;
         reject(new OperationalError("serving.listen", problem, {}, cause));
       });

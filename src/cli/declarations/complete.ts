@@ -76,7 +76,7 @@ export const complete = {
     stop: {
       kind: "list",
       placeholder: "TEXT",
-      help: "end before this text; may be repeated",
+      help: "end before this text",
     },
     seed: {
       kind: "number",

@@ -8,7 +8,7 @@ export const serve = {
     model: {
       kind: "list",
       placeholder: "[NAME=]PATH",
-      help: "a run folder or a checkpoint, and what clients call it; may be repeated",
+      help: "a run folder or a checkpoint, and what clients call it",
       required: true,
     },
     weights: {
@@ -19,7 +19,7 @@ export const serve = {
     alias: {
       kind: "list",
       placeholder: "ALIAS=NAME",
-      help: "another name of a model; ALIAS may end in * (claude*=first); may be repeated",
+      help: "another name of a model; ALIAS may end in * (claude*=first)",
     },
     host: {
       kind: "text",
@@ -60,12 +60,12 @@ export const serve = {
     "allow-host": {
       kind: "list",
       placeholder: "NAME",
-      help: "a Host to admit beside the loopback names; may be repeated",
+      help: "a Host to admit beside the loopback names",
     },
     "allow-origin": {
       kind: "list",
       placeholder: "ORIGIN",
-      help: "an origin whose pages may use the server (CORS); may be repeated",
+      help: "an origin whose pages may use the server (CORS)",
     },
     role: {
       kind: "text",

@@ -59,7 +59,7 @@ export const train = {
       kind: "number",
       placeholder: "N",
       above: 0,
-      help: "stop when it has trained this long",
+      help: "train about this long; its first steps decide how many that is",
     },
     seed: {
       kind: "number",

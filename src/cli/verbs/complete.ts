@@ -1,6 +1,6 @@
 /** @file `hadal complete`: continue a text, or fill the gap between two. */
 import { readFileSync } from "node:fs";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
 import { type Generation, generate } from "../../inference/generate.ts";
@@ -89,8 +89,12 @@ function readText(file: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(file));
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new OperationalError("data.unreadable", `${file} cannot be read: ${reason}`, {}, cause);
+    throw new OperationalError(
+      "data.unreadable",
+      `${file} cannot be read: ${reasonOf(cause)}`,
+      {},
+      cause,
+    );
   }
 }
 

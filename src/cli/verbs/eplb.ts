@@ -1,6 +1,6 @@
 /** @file `hadal eplb`: expert placement from measured loads, layer by layer. */
 import { readFileSync } from "node:fs";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { parseLoads } from "../../parallel/expert/placement/parse-loads.ts";
 import {
   gpuLoads,
@@ -44,8 +44,12 @@ function readText(path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new OperationalError("parallel.loads", `${path}: ${reason}`, { path }, cause);
+    throw new OperationalError(
+      "parallel.loads",
+      `${path} cannot be read: ${reasonOf(cause)}`,
+      { path },
+      cause,
+    );
   }
 }
 

@@ -26,10 +26,10 @@ export const run: Run<typeof exportModel> = async (values, { output, env }) => {
 
 /** Each format has its own way of saying how weights are stored. */
 function refuseForeignFlag({ format, dtype, weights }: Values<typeof exportModel>): void {
-  const [foreign, own] =
-    format === "gguf" ? ([weights, "dtype"] as const) : ([dtype, "weights"] as const);
-  if (foreign === undefined) return;
-  throw new OperationalError("usage.flags", `with --format ${format} say --${own}`);
+  const isGguf = format === "gguf";
+  if ((isGguf ? weights : dtype) === undefined) return;
+  const [own, foreign] = isGguf ? ["dtype", "weights"] : ["weights", "dtype"];
+  throw new OperationalError("usage.flags", `--format ${format} takes --${own}, not --${foreign}`);
 }
 
 /** A checkpoint replaces what is in its place: an empty folder at most. */

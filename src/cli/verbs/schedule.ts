@@ -1,6 +1,6 @@
 /** @file `hadal schedule`: a pipeline schedule in text, CSV, JSON or as a picture. */
 import { readFileSync } from "node:fs";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { drawSvg } from "../../parallel/pipeline/draw-svg.ts";
 import { formatCsv, formatText } from "../../parallel/pipeline/notation.ts";
@@ -72,7 +72,11 @@ function readText(path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new OperationalError("parallel.trace", `${path}: ${reason}`, { path }, cause);
+    throw new OperationalError(
+      "parallel.trace",
+      `${path} cannot be read: ${reasonOf(cause)}`,
+      { path },
+      cause,
+    );
   }
 }

@@ -8,7 +8,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { IncomingHttpHeaders } from "node:http";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 
 export interface ApiKey {
   readonly name: string;
@@ -24,8 +24,12 @@ export function readKeyFile(path: string): readonly ApiKey[] {
   try {
     text = readFileSync(path, "utf8");
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new OperationalError("serving.keys", `${path} cannot be read: ${reason}`, {}, cause);
+    throw new OperationalError(
+      "serving.keys",
+      `${path} cannot be read: ${reasonOf(cause)}`,
+      {},
+      cause,
+    );
   }
   const keys = text
     .split(/\r?\n/)

@@ -10,7 +10,7 @@
 import { lstatSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import ignore from "ignore";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 
 /** One file of a corpus. */
 export interface CorpusFile {
@@ -47,7 +47,7 @@ export function walkFiles(roots: readonly string[]): FileWalk {
     try {
       statSync(path);
     } catch (error) {
-      const message = `${root} cannot be read (${error}); name a file or folder that exists`;
+      const message = `${root} cannot be read (${reasonOf(error)}); name a file or folder that exists`;
       throw new OperationalError("data.missing", message, { path }, error);
     }
     walker.visit(path, { name: basename(path), parts: [], levels: [] });

@@ -12,7 +12,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { replaceDirectory, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { writeCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
 import type { Device } from "../../device/device.ts";
@@ -167,10 +167,9 @@ function readText(path: string, name: string): string {
   try {
     return readFileSync(join(path, name), "utf8");
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
     throw new OperationalError(
       "checkpoint.missing",
-      `${join(path, name)} cannot be read (${reason}); a checkpoint is a folder with ` +
+      `${join(path, name)} cannot be read (${reasonOf(error)}); a checkpoint is a folder with ` +
         "config.json, tokenizer.json and safetensors",
       { path },
       error,
@@ -183,9 +182,12 @@ function readJson(path: string, name: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new OperationalError("checkpoint.json", `${join(path, name)} is not JSON: ${reason}`, {
-      path,
-    });
+    throw new OperationalError(
+      "checkpoint.json",
+      `${join(path, name)} is not JSON: ${reasonOf(error)}`,
+      {
+        path,
+      },
+    );
   }
 }

@@ -25,7 +25,7 @@ import {
   statSync,
 } from "node:fs";
 import { join } from "node:path";
-import { defined, type ErrorCode, OperationalError } from "../../base/errors.ts";
+import { defined, type ErrorCode, OperationalError, reasonOf } from "../../base/errors.ts";
 import {
   makeDirectories,
   removeStaleTemporaries,
@@ -91,8 +91,9 @@ export function resolveCheckpoint(path: string): string {
   );
 }
 
-/** The settings a run was started with, not yet checked. */
+/** The settings a run was started with, not yet checked; refuses a folder without a run. */
 export function readRunConfig(folder: string): unknown {
+  refuseNoRun(folder);
   return readJson(join(folder, CONFIG_FILE), "run.unreadable");
 }
 
@@ -131,13 +132,7 @@ export class RunFolder implements Disposable {
 
   /** Open a run to carry it on. */
   static open(path: string): RunFolder {
-    if (!isRunFolder(path)) {
-      throw new OperationalError(
-        "run.missing",
-        `${path} holds no run to resume; leave --resume away to begin one`,
-        { path },
-      );
-    }
+    refuseNoRun(path);
     return RunFolder.#openLocked(path, () => {});
   }
 
@@ -145,7 +140,7 @@ export class RunFolder implements Disposable {
     try {
       makeDirectories(join(path, CHECKPOINTS));
     } catch (error) {
-      throw new OperationalError("run.folder", `${path} cannot be made: ${String(error)}`, {
+      throw new OperationalError("run.folder", `${path} cannot be made: ${reasonOf(error)}`, {
         path,
       });
     }
@@ -265,16 +260,21 @@ function stepOfLine(line: string): number | undefined {
   }
 }
 
+function refuseNoRun(path: string): void {
+  if (isRunFolder(path)) return;
+  throw new OperationalError(
+    "run.missing",
+    `${path} holds no run to resume; leave --resume away to begin one`,
+    { path },
+  );
+}
+
 function readJson(path: string, code: ErrorCode): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    throw new OperationalError(
-      code,
-      `${path} is not readable JSON: ${error instanceof Error ? error.message : String(error)}`,
-      { path },
-      error,
-    );
+    const message = `${path} is not readable JSON: ${reasonOf(error)}`;
+    throw new OperationalError(code, message, { path }, error);
   }
 }
 
@@ -283,10 +283,9 @@ function append(path: string, content: string | Uint8Array): void {
   try {
     appendFileSync(path, content);
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
     throw new OperationalError(
       "run.unwritable",
-      `${path} cannot be written: ${reason}; see to space and permissions, then --resume`,
+      `${path} cannot be written: ${reasonOf(cause)}; see to space and permissions, then --resume`,
       { path },
       cause,
     );

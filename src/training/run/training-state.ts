@@ -13,7 +13,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { OperationalError } from "../../base/errors.ts";
+import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { makeDirectories, writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
 import type { ModelConfig } from "../../model/config.ts";
@@ -136,8 +136,7 @@ function readState(path: string): RunState {
   try {
     content = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw refuse(`cannot be read (${reason})`, error);
+    throw refuse(`cannot be read (${reasonOf(error)})`, error);
   }
   // Before the fields: another version has others.
   const version = (content as { formatVersion?: unknown } | null)?.formatVersion;
