@@ -136,8 +136,10 @@ test("unloading closes the engine, and the model can be loaded again", async () 
 
 test("two models of one name, an alias of none and a name that is a path are refused", () => {
   const loader = loaderOf(() => 1);
-  assert.throws(() => new ModelRegistry(loader, [MODELS[0]!, MODELS[0]!], new Map()), /two models/);
-  assert.throws(() => new ModelRegistry(loader, MODELS, new Map([["x", "none"]])), /no model none/);
+  const refused = (models: typeof MODELS, aliases: [string, string][], message: RegExp): void =>
+    assert.throws(() => new ModelRegistry(loader, models, new Map(aliases)), message);
+  refused([MODELS[0]!, MODELS[0]!], [], /two models are named a; .*--model NAME=PATH$/);
+  refused(MODELS, [["x", "none"]], /alias x: there is no model none; there is a, b$/);
   for (const id of ["", "../x", "a b", ".x", "x".repeat(200)]) {
     assert.throws(() => new ModelRegistry(loader, [{ id, path: "1" }], new Map()), /name/, id);
   }

@@ -76,7 +76,9 @@ export class ModelRegistry implements AsyncDisposable {
     for (const declaration of models) {
       checkName(declaration.id);
       if (this.#entries.has(declaration.id)) {
-        throw new OperationalError("serving.model", `two models are named ${declaration.id}`);
+        const { id } = declaration;
+        const message = `two models are named ${id}; name one of them: --model NAME=PATH`;
+        throw new OperationalError("serving.model", message);
       }
       const estimatedBytes = loader.estimateBytes(declaration.path);
       const state = { loading: undefined, model: undefined, hasFailed: false, deaths: [] };
@@ -85,7 +87,9 @@ export class ModelRegistry implements AsyncDisposable {
     for (const [alias, id] of aliases) {
       checkName(alias.replace(/\*$/, "") || "*");
       if (this.#entries.has(id)) continue;
-      throw new OperationalError("serving.model", `alias ${alias}: there is no model ${id}`);
+      const named = [...this.#entries.keys()].join(", ");
+      const message = `alias ${alias}: there is no model ${id}; there is ${named}`;
+      throw new OperationalError("serving.model", message);
     }
     this.#aliases = aliases;
   }
