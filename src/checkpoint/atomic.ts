@@ -37,7 +37,8 @@ function writing<T>(path: string, action: () => T): T {
     return action();
   } catch (error) {
     if (!(error instanceof Error) || !("syscall" in error)) throw error;
-    const message = `${path} could not be written: ${reasonOf(error)}; see to space and permissions`;
+    const reason = reasonOf(error);
+    const message = `${path} could not be written: ${reason}; see to space and permissions`;
     throw new OperationalError("checkpoint.writeFailed", message, { path }, error);
   }
 }

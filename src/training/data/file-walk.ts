@@ -47,7 +47,8 @@ export function walkFiles(roots: readonly string[]): FileWalk {
     try {
       statSync(path);
     } catch (error) {
-      const message = `${root} cannot be read (${reasonOf(error)}); name a file or folder that exists`;
+      const reason = reasonOf(error);
+      const message = `${root} cannot be read (${reason}); name a file or folder that exists`;
       throw new OperationalError("data.missing", message, { path }, error);
     }
     walker.visit(path, { name: basename(path), parts: [], levels: [] });

@@ -10,10 +10,9 @@ import { readSettingsFile } from "./run-folder.ts";
 export function readRecipe(nameOrFile: string): PrecisionRecipe {
   const isName = (RECIPE_NAMES as readonly string[]).includes(nameOrFile);
   if (!isName && !existsSync(nameOrFile)) {
-    throw new OperationalError(
-      "config.recipe",
-      `${nameOrFile} is neither a recipe nor a file; give ${RECIPE_NAMES.join(", ")} or a JSON file`,
-    );
+    const names = RECIPE_NAMES.join(", ");
+    const message = `${nameOrFile} is neither a recipe nor a file; give ${names} or a JSON file`;
+    throw new OperationalError("config.recipe", message);
   }
   return recipeFrom(isName ? nameOrFile : readSettingsFile(nameOrFile), nameOrFile);
 }
