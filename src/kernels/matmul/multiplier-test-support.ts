@@ -74,6 +74,13 @@ const SHAPES: readonly Shape[] = [
     [12, 16, 513],
     [40, 33, 96],
   ],
+  // Whole panels of rows and of depth, which some cores read where they stand.
+  ...[
+    [64, 65, 128],
+    [37, 300, 64],
+    [33, 20, 2080],
+    [800, 17, 32],
+  ],
 ].map(([m = 0, n = 0, k = 0]) => ({ m, n, k }));
 
 const bytesOf = (dtype: InputDType): number => (dtype === "f32" ? 4 : 2);
@@ -292,7 +299,7 @@ function testResults(test: RegisterTest): void {
 function testOrder(test: RegisterTest, name: string): void {
   test("sums in an order that depends on the depth alone", (multiply, bench) => {
     const { random } = bench;
-    for (const k of [3, 64, 513, 2051]) {
+    for (const k of [3, 64, 513, 2051, 2080]) {
       const p = bench.product({ m: 61, n: 75, k });
       bench.poisonOut();
       bench.run(multiply, p, false);
@@ -332,7 +339,7 @@ function testFewRows(test: RegisterTest, name: string): void {
 
 function testBounds(test: RegisterTest, name: string): void {
   test("reads nothing beyond its operands, even at the end of memory", (multiply, bench) => {
-    for (const shape of SHAPES.slice(0, 12)) {
+    for (const shape of [...SHAPES.slice(0, 12), ...SHAPES.slice(-4)]) {
       for (const last of ["a", "b"] as const) {
         const p = bench.product(shape, last);
         bench.poisonOut();
