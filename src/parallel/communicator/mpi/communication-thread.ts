@@ -137,7 +137,9 @@ class CommunicationLoop {
     if (!this.#isBeatDue(now)) return;
     this.#lastBeat = now;
     this.#lookAtRank(now);
-    const life = failure !== null ? FAILED : this.#desk.closes ? CLOSED : this.#life;
+    // A counter that has gone round is not to be taken for a word: those are negative.
+    const counted = this.#life & 0x7fffffff;
+    const life = failure !== null ? FAILED : this.#desk.closes ? CLOSED : counted;
     const text = failure === null ? "" : `${failure.code} ${failure.message}`;
     for (const peer of this.#peers) {
       if (this.#desk.has(peer, "beating") || this.#desk.has(peer, "toldClosed")) continue;

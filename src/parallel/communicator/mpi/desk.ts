@@ -137,9 +137,10 @@ export class Desk {
       [KINDS.indexOf(kind), peer, ticket, byteLength],
       HEADER_WORDS + OWNER_WORDS * slot,
     );
-    this.#words[NUM_OWNERS] = slot + 1;
     if (kind === "send" || kind === "beatSent") mpi.isend(this.#requests, slot, message);
     else mpi.irecv(this.#requests, slot, message);
+    // What MPI has refused is not under way: its handle would be that of another request.
+    this.#words[NUM_OWNERS] = slot + 1;
   }
 
   /** Those that have come to their end, which are then forgotten. */

@@ -6,7 +6,8 @@
  *   vitals     what is known of all ranks: beats heard, signs of life, milliseconds held up
  *
  * The rank writes commands and reads what is finished; whoever holds the desk's lock (desk.ts) does
- * the opposite. There are no more tickets than places in a ring, so neither ring can overflow.
+ * the opposite. There are fewer tickets than places in a ring, so neither ring can overflow. Places
+ * are counted, from the first again after the last: of messages there are more than 2³¹ in days.
  */
 export const TICKETS = 1024;
 
@@ -24,9 +25,10 @@ export interface Command {
 
 const COMMAND_WORDS = 6;
 const PLACES = TICKETS + 1;
-const NUM_COMMANDS = 0;
-const NUM_FINISHED = 1;
-const NUM_TAKEN = 2;
+/** The places that come next: of commands posted, of tickets finished, of commands taken. */
+const NEXT_COMMAND = 0;
+const NEXT_FINISHED = 1;
+const NEXT_TAKEN = 2;
 const HEADER_WORDS = 16;
 const FINISHED_OFFSET = HEADER_WORDS + PLACES * COMMAND_WORDS;
 const VITALS_OFFSET = FINISHED_OFFSET + PLACES;
@@ -36,8 +38,8 @@ export class Mailbox {
   readonly buffer: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #unsigned: Uint32Array;
-  /** Of what is finished, by the rank. */
-  #numRead = 0;
+  /** The place of what is finished that the rank reads next. */
+  #nextRead = 0;
 
   constructor(numRanks: number, buffer?: SharedArrayBuffer) {
     this.buffer = buffer ?? new SharedArrayBuffer((VITALS_OFFSET + VITALS_WORDS * numRanks) * 4);
@@ -47,23 +49,23 @@ export class Mailbox {
 
   /** Rank's side. */
   post({ kind, ticket, peer, tag, byteOffset, byteLength }: Command): void {
-    const posted = Atomics.load(this.#words, NUM_COMMANDS);
-    const word = HEADER_WORDS + (posted % PLACES) * COMMAND_WORDS;
+    const place = Atomics.load(this.#words, NEXT_COMMAND);
+    const word = HEADER_WORDS + place * COMMAND_WORDS;
     this.#words[word] = COMMANDS.indexOf(kind);
     this.#words[word + 1] = ticket;
     this.#words[word + 2] = peer;
     this.#words[word + 3] = tag;
     this.#unsigned[word + 4] = byteOffset;
     this.#unsigned[word + 5] = byteLength;
-    Atomics.store(this.#words, NUM_COMMANDS, posted + 1);
+    Atomics.store(this.#words, NEXT_COMMAND, (place + 1) % PLACES);
   }
 
   /** Under the lock: the next command, if there is one. */
   take(): Command | null {
-    const taken = Atomics.load(this.#words, NUM_TAKEN);
-    if (taken === Atomics.load(this.#words, NUM_COMMANDS)) return null;
-    const word = HEADER_WORDS + (taken % PLACES) * COMMAND_WORDS;
-    Atomics.store(this.#words, NUM_TAKEN, taken + 1);
+    const place = Atomics.load(this.#words, NEXT_TAKEN);
+    if (place === Atomics.load(this.#words, NEXT_COMMAND)) return null;
+    const word = HEADER_WORDS + place * COMMAND_WORDS;
+    Atomics.store(this.#words, NEXT_TAKEN, (place + 1) % PLACES);
     return {
       kind: COMMANDS[this.#words[word]!]!,
       ticket: this.#words[word + 1]!,
@@ -76,16 +78,16 @@ export class Mailbox {
 
   /** Under the lock. */
   finish(ticket: number): void {
-    const finished = Atomics.load(this.#words, NUM_FINISHED);
-    this.#words[FINISHED_OFFSET + (finished % PLACES)] = ticket;
-    Atomics.store(this.#words, NUM_FINISHED, finished + 1);
+    const place = Atomics.load(this.#words, NEXT_FINISHED);
+    this.#words[FINISHED_OFFSET + place] = ticket;
+    Atomics.store(this.#words, NEXT_FINISHED, (place + 1) % PLACES);
   }
 
   /** Rank's side: the next finished ticket, if there is one. */
   takeFinished(): number | null {
-    if (this.#numRead === Atomics.load(this.#words, NUM_FINISHED)) return null;
-    const ticket = this.#words[FINISHED_OFFSET + (this.#numRead % PLACES)]!;
-    this.#numRead++;
+    if (this.#nextRead === Atomics.load(this.#words, NEXT_FINISHED)) return null;
+    const ticket = this.#words[FINISHED_OFFSET + this.#nextRead]!;
+    this.#nextRead = (this.#nextRead + 1) % PLACES;
     return ticket;
   }
 

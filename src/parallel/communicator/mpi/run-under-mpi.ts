@@ -47,8 +47,9 @@ export async function runUnderMpi(runRank: RunRank, run: MpiRun = {}): Promise<u
     const beats = new SharedArrayBuffer(beatBytes(size));
     const parts = { memory: memory.wasm, beats };
     const told: CommunicationJoin = { ...parts, mailbox: mailbox.buffer, desk: desk.buffers };
-    worker.postMessage(told);
+    // Both call MPI, one at a time: the other thread begins when this one is done.
     const courier = new Courier({ ...parts, mpi: attachMpi(), signs, mailbox, desk });
+    worker.postMessage(told);
     const options = { rank, size, memory, mailbox, signs, desk, courier, watchdogMs };
     world = worldOf(new MpiTransport(options));
     return world;
