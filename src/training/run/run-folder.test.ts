@@ -108,6 +108,12 @@ test("a run without a checkpoint cannot be used as a model, and says so", () => 
   assert.throws(() => resolveCheckpoint(run), failsWith("run.empty"));
 });
 
+test("a file is no model, and a GGUF file is told to be for other programs", () => {
+  const file = join(base, "model.gguf");
+  assert.throws(() => resolveCheckpoint(file), /gguf is no folder; .* for other programs\)$/);
+  assert.throws(() => resolveCheckpoint(import.meta.filename), /is no folder; .*config\.json$/);
+});
+
 test("a second trainer is refused while the first one lives", () => {
   begin(1);
   using _folder = RunFolder.open(run);

@@ -75,9 +75,10 @@ export function listCheckpoints(folder: string): readonly CheckpointPlace[] {
  */
 export function resolveCheckpoint(path: string): string {
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+    const gguf = path.endsWith(".gguf") ? " (GGUF files are for other programs)" : "";
     throw new OperationalError(
       "run.missing",
-      `${path} is no folder; name a run folder, or a checkpoint folder with its config.json`,
+      `${path} is no folder; name a run folder, or a checkpoint folder with its config.json${gguf}`,
       { path },
     );
   }
