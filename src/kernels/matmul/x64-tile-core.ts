@@ -7,7 +7,8 @@
  * Four tiles hold 32×32 sums, two hold rows of A, two hold columns of B. Panels are padded with
  * zeros to 16 words of depth, so that every tile is whole. The sums leave through a 4 KiB buffer,
  * from which existing rows and columns are written to the output under masks. Each element is
- * summed from zero upwards in steps of one word of depth, wherever it stands.
+ * summed alike wherever it stands: of 16 words of depth the even and the odd elements apart, from
+ * zero upwards, then the two sums together, then that to the sum so far.
  *
  * `tdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal
  * results; NaN and infinities propagate. Tiles are configured first and released last: nothing else

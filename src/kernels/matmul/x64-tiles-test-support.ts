@@ -1,5 +1,6 @@
 /**
- * @file The AMX instructions, emitted as AVX-512 code that does the same to tiles in memory.
+ * @file The AMX instructions, emitted as AVX-512 code that does the same to tiles in memory, but
+ * for the order of sums: word by word, where AMX sums the even and odd elements of 16 words apart.
  *
  * With it the whole AMX kernel (packing, loops, addresses, ragged edges) runs and is tested on a
  * processor that has AVX512_BF16 and no tiles. The state is 8 tiles of 1024
