@@ -14,9 +14,10 @@
  * nothing), one float32 division for the scale, with `powerOfTwo` the smallest power of two not
  * below it, one float32 division and one rounding a code (nearest even, E4M3 saturating), one
  * float32 product back (then one rounding for bf16). A NaN makes its own code NaN; an infinity
- * makes its tile's scale infinite and so every value of the tile NaN. Rows that belong to no group
- * are neither read nor written. Re-tiling from power-of-two scales to power-of-two scales rounds
- * nothing of a code that stays a normal number of its format: its significand does not change.
+ * makes its tile's scale infinite and so every value of the tile NaN. Its own code is a NaN too, of
+ * either sign: ∞ ÷ ∞ has none of its own. Rows that belong to no group are neither read nor
+ * written. Re-tiling from power-of-two scales to power-of-two scales rounds nothing of a code that
+ * stays a normal number of its format: its significand does not change.
  *
  * The unused half byte after an odd last E5M6 code is zero: written so, and relied upon.
  *
