@@ -148,4 +148,9 @@ describe("the policy of drafts", () => {
     for (let request = 0; request < 64; request++) machine.request(100);
     assert.equal(machine.policy.loses(1), false);
   });
+
+  it("answers where no stream runs, as while a preempted one is read again", () => {
+    const policy = new DraftPolicy();
+    assert.equal(policy.loses(0), policy.loses(1));
+  });
 });

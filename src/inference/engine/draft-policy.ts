@@ -109,8 +109,9 @@ export class DraftPolicy {
     return this.#acceptance[index]?.[how] ?? this.#acceptanceOf(index - 1, how);
   }
 
+  /** Where none runs, as where a preempted one is read again, of the one that will. */
   #costsOf(numStreams: number): StepCosts {
-    const index = Math.ceil(Math.log2(numStreams));
+    const index = Math.ceil(Math.log2(Math.max(1, numStreams)));
     for (let next = this.#costs.length; next <= index; next++) this.#costs.push(new StepCosts());
     return this.#costs[index]!;
   }
