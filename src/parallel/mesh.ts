@@ -43,10 +43,9 @@ export function parseLayout(text: string): MeshShape {
     const length = Number(digits);
     if (axis === undefined || shape[axis] !== undefined || !isIntegerIn(length, 1, RANKS_MAX)) {
       throw new OperationalError(
-        "parallel.mesh",
-        `layout ${text}: ${part === "" ? "nothing" : part} is not one more axis and its ranks; ` +
-          `name pp, ep and dp at most once each, with 1 to ${RANKS_MAX} ranks, ` +
-          "such as pp=2,ep=2,dp=2",
+        "usage.layout",
+        `layout ${text}: "${part}" is not an axis with its ranks; the axes are pp, ep and dp, ` +
+          `each at most once, with 1 to ${RANKS_MAX} ranks, such as pp=2,ep=2,dp=2`,
       );
     }
     shape[axis] = length;

@@ -126,7 +126,7 @@ test("what ranks there are is said once, and a schedule is of ranks", () => {
       ["--ranks", "4", "--layout", "ep=2"],
       /^error: --layout ep=2 is of 2 .* are 4; give --ranks 2, or take --layout ep=2,dp=2$/m,
     ],
-    [["--ranks", "2", "--layout", "tp=2"], /^error: layout tp=2: tp=2 is not one more axis/m],
+    [["--ranks", "2", "--layout", "tp=2"], /^error: layout tp=2: "tp=2" is not an axis/m],
   ] as const) {
     assert.match(hadal(...train("odd"), ...words).stderr, refusal);
   }
