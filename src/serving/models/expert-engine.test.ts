@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/api.ts";
 import { TINY_CHAT } from "../test-support.ts";
+import { requestOf } from "./engine-request.fixture.ts";
 import { openExpertEngine } from "./expert-engine.ts";
 import { type EngineSettings, openEngine, openEngineHere } from "./open-engine.ts";
 
@@ -11,25 +12,6 @@ const ENV = { HADAL_THREADS: "2" };
 function over(numRanks: number, others: Partial<EngineSettings> = {}): EngineSettings {
   const experts = { numRanks, numRedundant: 4, rebalanceTokens: 100 };
   return { prefixFolder: null, role: "both", experts, ...others };
-}
-
-function requestOf(engine: Engine, text: string, others: Partial<EngineRequest>): EngineRequest {
-  return {
-    prompt: Int32Array.of(engine.tokenizer.bosId, ...engine.tokenizer.encode(text)),
-    maxTokens: 24,
-    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0 },
-    adjustments: null,
-    seed: 3,
-    stopStrings: [],
-    endTokens: [],
-    topLogProbabilities: 1,
-    promptLogProbabilities: false,
-    constraint: null,
-    tenant: "",
-    deadlineMs: null,
-    draft: "off",
-    ...others,
-  };
 }
 
 /** Prompts with a common beginning, one after another and then at once, drafting and not. */
@@ -79,7 +61,7 @@ describe("an engine over expert ranks", () => {
       assert.ok(Math.min(...valuesOf("expert_load_max_over_mean")) > 1);
       assert.ok(valuesOf("expert_moves_total")[0]! > 0);
       await engine.close();
-      await assert.rejects(collect(engine, requestOf(engine, "A", {})), { code: "engine.closed" });
+      await assert.rejects(collect(engine, requestOf(engine, "A")), { code: "engine.closed" });
     });
   }
 
@@ -91,7 +73,7 @@ describe("an engine over expert ranks", () => {
       { numRanks: 2, numRedundant: 0, rebalanceTokens: 0 },
       program,
     );
-    await assert.rejects(collect(engine, requestOf(engine, "What", {})), { code: "engine.closed" });
+    await assert.rejects(collect(engine, requestOf(engine, "What")), { code: "engine.closed" });
     const message = /rank 1 failed: struck by lightning/;
     await assert.rejects(engine.metrics(), { code: "engine.closed", message });
     await engine.close();

@@ -5,6 +5,7 @@ import type { Engine, EngineEvent, EngineRequest } from "../../inference/engine/
 import { latentBytesPerToken } from "../../inference/latent-blocks.ts";
 import { readModelConfig } from "../../training/run/checkpoint.ts";
 import { TINY_CHAT } from "../test-support.ts";
+import { requestOf } from "./engine-request.fixture.ts";
 import { modelLoader } from "./loader.ts";
 import { latentCacheBytes, openEngine, openEngineHere } from "./open-engine.ts";
 
@@ -19,29 +20,11 @@ async function collect(engine: Engine, request: EngineRequest, signal = NEVER) {
   return events;
 }
 
-function requestOf(engine: Engine, text: string): EngineRequest {
-  return {
-    prompt: Int32Array.of(engine.tokenizer.bosId, ...engine.tokenizer.encode(text)),
-    maxTokens: 40,
-    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0 },
-    adjustments: null,
-    seed: 3,
-    stopStrings: [],
-    endTokens: [],
-    topLogProbabilities: 1,
-    promptLogProbabilities: false,
-    constraint: null,
-    tenant: "",
-    deadlineMs: null,
-    draft: "off",
-  };
-}
-
 describe("an engine in its own thread", () => {
   test("gives what one in this thread gives, and refuses what that refuses", async () => {
     const [here, apart] = [await openEngineHere(TINY_CHAT, ENV), await openEngine(TINY_CHAT, ENV)];
     assert.deepEqual(apart.description, here.description);
-    const request = requestOf(here, "The owl is green.");
+    const request = requestOf(here, "The owl is green.", { maxTokens: 40 });
     assert.deepEqual(await collect(apart, request), await collect(here, request));
     const tokens = request.prompt;
     assert.deepEqual(await apart.embed(tokens, "", NEVER), await here.embed(tokens, "", NEVER));
@@ -73,7 +56,7 @@ describe("an engine in its own thread", () => {
     const coded = await openEngine(TINY_CHAT, ENV, settings);
     const plain = await openEngineHere(TINY_CHAT, ENV);
     assert.notEqual(coded.description.modelHash, plain.description.modelHash);
-    const events = await collect(coded, requestOf(coded, "The owl is green."));
+    const events = await collect(coded, requestOf(coded, "The owl is green.", { maxTokens: 40 }));
     assert.equal(events.at(-1)?.kind, "finished");
     const estimateOf = (weights?: string): number =>
       modelLoader(openEngineHere as never, { weights }).estimateBytes(TINY_CHAT);
@@ -84,7 +67,7 @@ describe("an engine in its own thread", () => {
 
   test("drafts of a trained module stand, and change no token", async () => {
     const engine = await openEngineHere(TINY_CHAT, ENV);
-    const request = requestOf(engine, "The owl is green. What colour");
+    const request = requestOf(engine, "The owl is green. What colour", { maxTokens: 40 });
     const greedy = { ...request, sampling: { ...request.sampling, temperature: 0 } };
     const tokensOf = (events: readonly EngineEvent[]): number[] =>
       events.flatMap((event) => (event.kind === "tokens" ? event.tokens : []));
@@ -98,7 +81,7 @@ describe("an engine in its own thread", () => {
 
   test("ends what runs when it is closed, and is closed for what comes after", async () => {
     const engine = await openEngine(TINY_CHAT, ENV);
-    const request = { ...requestOf(engine, "A"), maxTokens: 1500 };
+    const request = requestOf(engine, "A", { maxTokens: 1500 });
     const controller = new AbortController();
     const aborted = collect(engine, request, controller.signal);
     const running = collect(engine, { ...request, seed: 4 });
