@@ -17,6 +17,7 @@ import { tryingCurl } from "./curl-line.ts";
 import type { Context } from "./verb.ts";
 
 const BODY_BYTES_MAX = 32 * 2 ** 20;
+const REBALANCE_TOKENS = 65_536;
 
 export interface ServeOptions {
   readonly models: readonly string[];
@@ -35,9 +36,13 @@ export interface ServeOptions {
   readonly role: EngineRole;
   /** Ranks that the routed experts are divided over; 1: they are not. */
   readonly expertRanks: number;
-  readonly redundantExperts: number;
-  /** Tokens after which experts are placed anew on their ranks; 0: never. */
-  readonly rebalanceTokens: number;
+  /** Of expert ranks alone; none if undefined. */
+  readonly redundantExperts: number | undefined;
+  /**
+   * Of expert ranks alone: tokens after which experts are placed anew; 0: never. REBALANCE_TOKENS
+   * if undefined.
+   */
+  readonly rebalanceTokens: number | undefined;
   /** The user's cache folder if undefined. */
   readonly prefixCacheFolder: string | undefined;
   /** 0: none. */
@@ -59,8 +64,8 @@ export const LOCAL_SERVING = {
   allowedOrigins: [],
   role: "both",
   expertRanks: 1,
-  redundantExperts: 0,
-  rebalanceTokens: 65_536,
+  redundantExperts: undefined,
+  rebalanceTokens: undefined,
   prefixCacheFolder: undefined,
   prefixCacheBytesMax: 4_294_967_296,
   drainSeconds: 30,
@@ -152,22 +157,28 @@ function engineSettings(options: ServeOptions, env: Context["env"]): EngineSetti
 function expertSettings({
   role,
   expertRanks: numRanks,
-  redundantExperts: numRedundant,
+  redundantExperts,
   rebalanceTokens,
 }: ServeOptions): ExpertSettings | undefined {
   const refuse = (message: string): never => {
     throw new OperationalError("usage.expertRanks", message);
   };
   if (numRanks === 1) {
-    if (numRedundant === 0) return undefined;
-    return refuse(
-      `--redundant-experts ${numRedundant} are copies on other ranks; give --expert-ranks`,
-    );
+    if (redundantExperts !== undefined) {
+      const given = `--redundant-experts ${redundantExperts}`;
+      return refuse(`${given} is of copies on other ranks; give --expert-ranks, 2 or more`);
+    }
+    if (rebalanceTokens !== undefined) {
+      const given = `--rebalance-tokens ${rebalanceTokens}`;
+      return refuse(`${given} is of experts on ranks; give --expert-ranks, 2 or more`);
+    }
+    return undefined;
   }
   if (role === "split") {
     return refuse(`--expert-ranks ${numRanks} goes with one engine; leave out --role split`);
   }
-  return { numRanks, numRedundant, rebalanceTokens };
+  const [numRedundant, rebalance] = [redundantExperts ?? 0, rebalanceTokens ?? REBALANCE_TOKENS];
+  return { numRanks, numRedundant, rebalanceTokens: rebalance };
 }
 
 /** A server of one model for this process alone: a free port, a key that nobody else knows. */

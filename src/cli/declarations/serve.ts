@@ -88,15 +88,13 @@ export const serve = {
       whole: true,
       least: 0,
       help: "with --expert-ranks: so many places more than experts, for copies of the busiest",
-      default: 0,
     },
     "rebalance-tokens": {
       kind: "number",
       placeholder: "N",
       whole: true,
       least: 0,
-      help: "with --expert-ranks: tokens after which experts move to suit their load; 0: never",
-      default: 65_536,
+      help: "with --expert-ranks: experts move to suit their load after so many (65536); 0: never",
     },
     "prefix-cache-dir": {
       kind: "text",
