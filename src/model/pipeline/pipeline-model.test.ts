@@ -31,6 +31,8 @@ const PROGRAM = new URL("./pipeline-ranks.fixture.ts", import.meta.url);
 const MODULE: ModelConfig = { ...TINY, numLayers: 4, numMtpModules: 1, initializerRange: 0.1 };
 const TIED: ModelConfig = { ...MODULE, tieWordEmbeddings: true, numMtpModules: 2 };
 const PLAIN: ModelConfig = { ...MODULE, numMtpModules: 0 };
+/** Its embedding and its head cross in more pieces than are under way at once. */
+const WIDE: ModelConfig = { ...MODULE, vocabSize: 30_001 };
 const DENSE: ModelConfig = { ...PLAIN, numRoutedExperts: 0, tieWordEmbeddings: true };
 
 type Row = readonly [kind: ScheduleKind, config: ModelConfig, recipe: RecipeName];
@@ -45,6 +47,7 @@ const ROWS: Readonly<Record<number, readonly Row[]>> = {
     ["interleaved", MODULE, "bf16"],
     ["zb1p", PLAIN, "fp8"],
     ["dualpipe", MODULE, "fp8"],
+    ["dualpipe", WIDE, "f32"],
     ["dualpipe", TIED, "f32"],
     ["dualpipe", PLAIN, "bf16"],
     ["dualpipev", MODULE, "f32"],

@@ -3,15 +3,24 @@
  * and their new values given back.
  *
  * The sum of two does not depend on their order, so both ways of asking give the same bits. Both
- * ranks go through what they share in one order.
+ * ranks go through what they share in one order. Gradients cross in pieces, each added up while it
+ * is in the cache: memory is what a long sum waits for.
  */
 import { assert } from "../../base/errors.ts";
+import { ceilDiv, floorDiv } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import { accumulate } from "../../kernels/accumulate/contract.ts";
-import type { Communicator, Operation } from "../../parallel/communicator/communicator.ts";
+import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import { Arena } from "../../tensor/arena.ts";
+import type { FloatType } from "../../tensor/dtype.ts";
+import { flatSlice } from "../../tensor/flat-slice.ts";
+import { elementCount, reshape, sliceRows, type Tensor } from "../../tensor/tensor.ts";
 import type { Parameter, ParameterSet } from "../parameters.ts";
 import type { RankLayout } from "./rank-layout.ts";
+
+/** A quarter of a megabyte of f32: one piece is added while the next one arrives. */
+const PIECE_ELEMENTS = 64 * 1024;
+const PIECES_UNDER_WAY = 2;
 
 interface Shared {
   readonly parameter: Parameter;
@@ -45,18 +54,32 @@ export class SharedParameters {
 
   /** Owners get the sums; what copies hold afterwards is of no use. */
   sumGradients(): void {
-    const sends: Operation[] = [];
-    for (const { parameter, isOwner, other } of this.#shared) {
-      const { gradient, shape } = parameter;
-      if (!isOwner) {
-        sends.push(this.#pipeline.send(gradient, other));
-        continue;
-      }
-      using _mark = this.#scratch.mark();
-      const received = this.#scratch.allocate(gradient.dtype, shape);
-      this.#pipeline.receive(received, other).wait();
-      accumulate(this.#device, { x: received, scale: 1, out: gradient });
+    const pieces = this.#shared.flatMap(({ parameter: { gradient }, ...shared }) =>
+      piecesOf(gradient).map((piece) => ({ piece, ...shared })),
+    );
+    const [first] = pieces;
+    if (first === undefined) return;
+    const longest = Math.max(...pieces.map(({ piece }) => elementCount(piece)));
+    using _mark = this.#scratch.mark();
+    const places = Array.from({ length: PIECES_UNDER_WAY }, () =>
+      this.#scratch.allocate(first.piece.dtype, [1, longest]),
+    );
+    // First, or each rank would wait while the other one adds up.
+    const sends = pieces
+      .filter(({ isOwner }) => !isOwner)
+      .map(({ piece, other }) => this.#pipeline.send(piece, other));
+    const arriving: (() => void)[] = [];
+    for (const [index, { piece, other }] of pieces.filter(({ isOwner }) => isOwner).entries()) {
+      if (arriving.length === PIECES_UNDER_WAY) arriving.shift()!();
+      const place = flatSlice(places[index % PIECES_UNDER_WAY]!, 0, elementCount(piece));
+      const x = reshape(place, piece.shape);
+      const operation = this.#pipeline.receive(x, other);
+      arriving.push(() => {
+        operation.wait();
+        accumulate(this.#device, { x, scale: 1, out: piece });
+      });
     }
+    for (const addUp of arriving) addUp();
     for (const send of sends) send.wait();
   }
 
@@ -67,4 +90,13 @@ export class SharedParameters {
     );
     for (const operation of operations) operation.wait();
   }
+}
+
+/** Whole rows of a matrix, as many as make a piece. */
+function piecesOf<D extends FloatType>(matrix: Tensor<D>): readonly Tensor<D>[] {
+  const { rows, columns } = matrix;
+  const step = Math.max(1, floorDiv(PIECE_ELEMENTS, columns));
+  return Array.from({ length: ceilDiv(rows, step) }, (_, index) =>
+    sliceRows(matrix, index * step, Math.min(rows, (index + 1) * step)),
+  );
 }

@@ -2,11 +2,13 @@
  * @file Two ranks of one thread each that take training steps together, and the first one alone:
  * turn by turn, so that whatever else the machine does falls on both.
  *
- *     step      a whole step of the trainer, optimizer included: one rank, then two by DualPipe
+ *     step      a whole step of the trainer, optimizer included: one rank, two by DualPipe, both
+ *               at once but each by itself, which is what the machine can give
  *     executor  gradients alone on one rank: micro-batches in a row, then through a schedule
  *
- * The batch is the same, in the same micro-batches. The moving average is left out: it has a thread
- * of its own, which one rank would not have to share the machine with.
+ * The batch is the one that training over two ranks begins with, in the same micro-batches. The
+ * moving average is left out: it has a thread of its own, which one rank would not have to share
+ * the machine with.
  */
 import { defined } from "../../../base/errors.ts";
 import { Random } from "../../../base/random.ts";
@@ -17,14 +19,21 @@ import { PipelineModel } from "../../../model/pipeline/pipeline-model.ts";
 import type { Communicator } from "../../../parallel/communicator/communicator.ts";
 import type { RankContext } from "../../../parallel/communicator/rank-program.ts";
 import { wholeShare } from "../../../training/model-share.ts";
+import { fitBatches } from "../../../training/pipeline/fit-batches.ts";
 import { RankTrainer } from "../../../training/pipeline/rank-trainer.ts";
 import { tickingDevice } from "../../../training/pipeline/ticking-device.ts";
+import type { TrainingLayout } from "../../../training/pipeline/training-layout.ts";
 import { PRECISION_RECIPES, type RecipeName } from "../../../training/recipe/recipes.ts";
 import { resolveSettings, type TrainingSettings } from "../../../training/settings.ts";
 import { type BatchSource, Trainer } from "../../../training/trainer.ts";
 import { SEED, VOCAB_SIZE } from "../model-cases.ts";
 
 const ROUNDS = 5;
+const LAYOUT: TrainingLayout = {
+  mesh: { pp: 2, ep: 1, dp: 1 },
+  schedule: "dualpipe",
+  ranksPerHost: 2,
+};
 
 export interface ParallelCase {
   readonly preset: "tiny" | "small";
@@ -36,6 +45,7 @@ export interface ParallelTimes {
   readonly tokensPerStep: number;
   readonly shape: string;
   readonly alone: readonly number[];
+  readonly both: readonly number[];
   readonly together: readonly number[];
   readonly bare: readonly number[];
   readonly executed: readonly number[];
@@ -49,11 +59,12 @@ export async function runRank(context: RankContext): Promise<ParallelTimes> {
   const own = defined(world.split(world.rank, 0, "alone") ?? undefined, "a rank by itself");
   const step = await makeSteps(device, world, settings);
   const pass = makePasses(device, own, settings);
-  const times = { alone: [], together: [], bare: [], executed: [] };
+  const times = { alone: [], both: [], together: [], bare: [], executed: [] };
   const rounds: Record<keyof typeof times, number[]> = times;
   for (let round = 0; round <= ROUNDS; round++) {
     for (const [name, work, isShared] of [
       ["alone", step.alone, false],
+      ["both", step.alone, true],
       ["together", step.together, true],
       ["bare", pass.bare, false],
       ["executed", pass.executed, false],
@@ -61,6 +72,7 @@ export async function runRank(context: RankContext): Promise<ParallelTimes> {
       world.barrier().wait();
       const start = performance.now();
       if (isShared || world.rank === 0) work();
+      if (isShared) world.barrier().wait();
       // The first round generates kernels and touches memory.
       if (round > 0) rounds[name].push((performance.now() - start) / 1000);
     }
@@ -75,20 +87,13 @@ export async function runRank(context: RankContext): Promise<ParallelTimes> {
   };
 }
 
-/** The preset's step on 8 sequences of 256, in four micro-batches. */
+/** Of the preset's first steps, before its batches grow. */
 function settingsOf({ preset, recipe }: ParallelCase): TrainingSettings {
-  return resolveSettings({
-    preset,
-    recipe: PRECISION_RECIPES[recipe],
-    assignments: [
-      "batch.sequences=8",
-      "batch.rampFrom=8",
-      "batch.rampTokens=0",
-      "batch.microBatch=2",
-      "data.sequenceLength=256",
-      "average.decay=0",
-    ],
-  });
+  const resolve = (assignments: readonly string[]): TrainingSettings =>
+    resolveSettings({ preset, recipe: PRECISION_RECIPES[recipe], assignments });
+  const { rampFrom } = resolve([]).batch;
+  const first = [`batch.sequences=${rampFrom}`, "batch.rampTokens=0", "average.decay=0"];
+  return fitBatches(resolve(first), LAYOUT);
 }
 
 /** Always the same tokens. */
@@ -117,7 +122,7 @@ async function makeSteps(device: Device, world: Communicator, settings: Training
     world,
     settings,
     loader,
-    layout: { mesh: { pp: world.size, ep: 1, dp: 1 }, schedule: "dualpipe", ranksPerHost: 2 },
+    layout: LAYOUT,
     suspect: () => null,
   });
   return { alone: () => alone.step(), together: () => rank.trainer.step() };

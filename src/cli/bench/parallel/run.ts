@@ -61,7 +61,7 @@ function overlapRows({ preset, recipe }: OverlapCase, times: OverlapTimes): Benc
 }
 
 function rowsOf({ preset, recipe }: ParallelCase, times: ParallelTimes): BenchRow[] {
-  const { alone, together, bare, executed, tokensPerStep } = times;
+  const { alone, both, together, bare, executed, tokensPerStep } = times;
   const shape = `${preset}, ${times.shape}`;
   const row = (name: string, implementation: string, seconds: readonly number[]): BenchRow => ({
     name,
@@ -71,6 +71,15 @@ function rowsOf({ preset, recipe }: ParallelCase, times: ParallelTimes): BenchRo
   });
   return [
     row("train step", "1 rank", alone),
+    {
+      ...row(
+        "train step",
+        "each of 2 by itself",
+        both.map((seconds) => seconds / 2),
+      ),
+      against: "1 rank",
+      ratio: median(alone.map((seconds, round) => (2 * seconds) / both[round]!)),
+    },
     {
       ...row("train step", "2 ranks", together),
       against: "1 rank",
