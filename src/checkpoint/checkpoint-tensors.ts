@@ -105,6 +105,10 @@ class ShardedTensors implements TensorReader {
     return shard;
   }
 
+  fileOf(name: string): string {
+    return this.#shardWith(name).path;
+  }
+
   read(name: string): Uint8Array<ArrayBuffer> {
     return this.#shardWith(name).read(name);
   }

@@ -48,6 +48,10 @@ export class SafetensorsFile implements TensorReader {
     return this.#header.tensors;
   }
 
+  fileOf(_name: string): string {
+    return this.path;
+  }
+
   read(name: string): Uint8Array<ArrayBuffer> {
     const { begin, end } = this.#find(name);
     const bytes = new Uint8Array(end - begin);

@@ -39,6 +39,8 @@ export interface TensorSource extends TensorInfo {
 /** Tensors to read: what there is, and the bytes of those asked for. */
 export interface TensorReader extends Disposable {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** The path of the file that a tensor is in. */
+  fileOf(name: string): string;
   /** A copy of a tensor's bytes. */
   read(name: string): Uint8Array<ArrayBuffer>;
   /** Fill `target`, which must be exactly as long as the tensor. */

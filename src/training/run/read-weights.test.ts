@@ -1,9 +1,11 @@
 /** @file A model that only infers keeps its weights once, and computes what they say. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
+import { defined } from "../../base/errors.ts";
+import { openSafetensors } from "../../checkpoint/safetensors.ts";
 import { Decoder } from "../../inference/decoder.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { type ModelConfig, moeLayerIndices } from "../../model/config.ts";
@@ -160,6 +162,45 @@ describe("a model that only infers", () => {
     assertNear(logits!, expected!, 0.01);
   });
 });
+
+/** Codes that are not finite, in tensors of each form that weights are stored in. */
+const NOT_FINITE = [
+  ["f32", "mlp.gate.e_score_correction_bias", [0, 0, 0x80, 0xff], "-Infinity"],
+  ["f32", "self_attn.o_proj.weight", [0, 0, 0x80, 0x7f], "Infinity"],
+  ["bf16", "self_attn.o_proj.weight", [0xc0, 0x7f], "NaN"],
+  ["fp8", "self_attn.o_proj.weight", [0x7f], "NaN"],
+  ["fp8", "self_attn.o_proj.weight_scale_inv", [0, 0, 0x80, 0x7f], "Infinity", 0],
+  ["int8", "self_attn.o_proj.weight_scale", [0x80, 0x7f], "Infinity"],
+] as const;
+
+describe("weights that are not finite", () => {
+  for (const [index, [notation, tensor, code, value, at = 2]] of NOT_FINITE.entries()) {
+    it(`are refused with tensor and file: ${notation}, ${tensor}`, async () => {
+      await using device = await openCpuDevice({ numThreads: 1 });
+      const path = join(folder, `not finite ${index}`);
+      const model = new Model(device, CONFIG, { precision: "f32", seed: 5 });
+      writeModel(path, { model, tokenizer, dtype: parseWeightFormat(notation) });
+      const file = join(path, "model.safetensors");
+      const name = `model.layers.1.${tensor}`;
+      overwrite(file, name, at * code.length, code);
+      assert.throws(() => loadCheckpoint(device, path, inferenceOptions(path, undefined)), {
+        code: "checkpoint.nonfinite",
+        message: new RegExp(
+          `^${file}: ${name} holds ${value} at element ${at}, and weights must be`,
+        ),
+      });
+    });
+  }
+});
+
+/** Put other bytes into a tensor of a file, `at` bytes from its beginning. */
+function overwrite(file: string, name: string, at: number, bytes: readonly number[]): void {
+  using tensors = openSafetensors(file);
+  const stored = defined(tensors.tensors.get(name), name);
+  const content = readFileSync(file);
+  content.set(bytes, stored.begin + at);
+  writeFileSync(file, content);
+}
 
 /**
  * Elements are off by no more than this share of the largest, in the mean: a rounded gate may

@@ -2,14 +2,16 @@
  * @file Filling a model with a checkpoint's weights: master values, or what a model that is only to
  * infer keeps instead of them.
  *
- * Every name and shape is checked before anything is filled, and copies of shared tensors that
- * differ from their original are refused. One tensor of the checkpoint is in memory at a time.
+ * Every name and shape is checked before anything is filled. Copies of shared tensors that differ
+ * from their original are refused, and values that are not finite. One tensor of the checkpoint is
+ * in memory at a time.
  * What the model does not hold, as a rank that shares the experts with others, is left out.
  * Codes go from a checkpoint into a model of the same format as they are; everything else goes
  * through values.
  */
 import { defined, OperationalError } from "../../base/errors.ts";
 import { openCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
+import { finiteTensors } from "../../checkpoint/finite-tensors.ts";
 import { readFp8Weight, readWeightInto, scaleName } from "../../checkpoint/fp8-weights.ts";
 import { packedNames, readPackedRows } from "../../checkpoint/packed-integers.ts";
 import type { TensorReader } from "../../checkpoint/tensors.ts";
@@ -26,7 +28,7 @@ export type FilledModel = Pick<Model, "config" | "weights" | "parameters" | "gat
 
 /** Fill a model with the published weights of a checkpoint of its configuration. */
 export function readWeights(path: string, model: FilledModel, stored: WeightFormat): void {
-  using reader = openCheckpointTensors(path);
+  using reader = finiteTensors(openCheckpointTensors(path));
   const source = { path, reader, stored };
   const tensors = huggingFaceTensors(model.config);
   checkTensorNames(model.config, storedNames(reader, tensors));

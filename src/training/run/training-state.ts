@@ -15,6 +15,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { makeDirectories, writeFileAtomically } from "../../checkpoint/atomic.ts";
+import { finiteTensors } from "../../checkpoint/finite-tensors.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import type { TrainableModel } from "../../model/model-types.ts";
@@ -169,7 +170,7 @@ function fillTensors(
   wanted: readonly StateTensor[],
   options: { readonly allowOthers: boolean } = { allowOthers: false },
 ): void {
-  using file = openSafetensors(path);
+  using file = finiteTensors(openSafetensors(path));
   const refuse = (problem: string): OperationalError =>
     new OperationalError(
       "checkpoint.trainingState",
