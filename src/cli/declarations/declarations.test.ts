@@ -7,6 +7,8 @@ import { verbHelp } from "../help.ts";
 import { COMMON_FLAGS, parseLine } from "../parse.ts";
 import { VERBS } from "../verbs.ts";
 import { DECLARATIONS } from "./all.ts";
+import { quickstart } from "./quickstart.ts";
+import { train } from "./train.ts";
 
 /** The words of an example, without the environment before `hadal` and with quotes taken off. */
 function wordsOf(command: string): string[] {
@@ -48,6 +50,12 @@ for (const declaration of DECLARATIONS) {
     });
   });
 }
+
+test("verbs that train for minutes say what is not counted", () => {
+  for (const verb of [train, quickstart]) {
+    assert.match(verb.flags.minutes.help, /data, last evaluation not counted/);
+  }
+});
 
 describe("the table of verbs", () => {
   test("holds declared verbs only, in the declared order", () => {

@@ -9,7 +9,7 @@ export const quickstart = {
     minutes: {
       kind: "number",
       placeholder: "N",
-      help: "how long to train",
+      help: "steps for about this long at the first ones' speed; data, last evaluation not counted",
       above: 0,
       default: 2,
     },
@@ -35,6 +35,12 @@ export const quickstart = {
       kind: "text",
       placeholder: "AXES",
       help: "pp=2,ep=2,dp=2: ranks of a pipeline, that share experts, that share the batch",
+    },
+    schedule: {
+      kind: "text",
+      placeholder: "NAME",
+      choices: ["gpipe", "1f1b", "interleaved", "zb1p", "dualpipe", "dualpipev"],
+      help: "the order of work in a pipeline; dualpipe if nothing says otherwise",
     },
     "no-serve": {
       kind: "switch",

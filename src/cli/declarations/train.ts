@@ -59,7 +59,7 @@ export const train = {
       kind: "number",
       placeholder: "N",
       above: 0,
-      help: "train about this long; its first steps decide how many that is",
+      help: "steps for about this long at the first ones' speed; data, last evaluation not counted",
     },
     seed: {
       kind: "number",

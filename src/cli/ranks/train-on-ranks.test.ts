@@ -115,6 +115,16 @@ test("under MPI a run computes the bits of threads, and one rank speaks", { skip
   assert.deepEqual(losses("mpi"), losses("threads"));
 });
 
+test("what the quickstart advises of ranks are flags that it has", () => {
+  const words = ["quickstart", "--no-serve", "--out", join(base, "quick"), "--data", base];
+  const odd = hadal(...words, "--ranks", "3");
+  assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*; 1f1b, zb1p and dualpipev take any$/m);
+  for (const schedule of ["1f1b", "dualpipev"]) {
+    const refused = hadal(...words, "--ranks", "9", "--schedule", schedule);
+    assert.match(refused.stderr, /^error: a model of \d layers has at most \d+ stages/m);
+  }
+});
+
 test("what ranks there are is said once, and a schedule is of ranks", () => {
   const odd = hadal(...train("odd"), "--ranks", "3");
   assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*: the number of ranks must be even/m);

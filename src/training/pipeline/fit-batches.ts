@@ -41,8 +41,8 @@ function refusalOf(batch: BatchRamp, layout: TrainingLayout): OperationalError {
   if (rampFrom % replicas !== 0 || sequences % replicas !== 0) {
     return new OperationalError(
       "parallel.schedule",
-      `layout ${formatLayout(mesh)}: ${what} do not divide over ${replicas} pipelines; take a ` +
-        `batch.sequences and a batch.rampFrom that are multiples of ${replicas}`,
+      `layout ${formatLayout(mesh)}: ${what} do not divide over ${replicas} pipelines; ` +
+        `hadal train with a batch.sequences and a batch.rampFrom that are multiples of ${replicas}`,
       { mesh },
     );
   }
@@ -64,7 +64,9 @@ function remedyOf(batch: BatchRamp, layout: TrainingLayout): string {
   for (let factor = 1; factor <= 4; factor++) {
     const sequences = roundUp(batch.sequences, unit) * factor;
     if (fit({ ...batch, sequences, rampFrom: sequences }, layout) === undefined) continue;
-    remedies.push(`--set batch.sequences=${sequences} --set batch.rampFrom=${sequences}`);
+    const flags = `--set batch.sequences=${sequences} --set batch.rampFrom=${sequences}`;
+    // Named, because not every verb that trains has the flag.
+    remedies.push(`hadal train with ${flags}`);
     break;
   }
   return remedies.length === 0 ? "another --layout" : remedies.join(", or ");

@@ -250,9 +250,9 @@ test("batches that a schedule does not admit are refused with flags that it admi
       return /at least twice the ranks \(4\); take --schedule gpipe, 1f1b/.test(message);
     },
   );
-  const [, assignments] = /, or --set (.*)$/.exec(message)!;
+  const [, assignments] = /, or hadal train with --set (.*)$/.exec(message)!;
   fitBatches(settingsOf(...assignments!.split(" --set ")), layout);
-  const [, names] = /--schedule ([^-]*), or --set/.exec(message)!;
+  const [, names] = /--schedule ([^-]*), or hadal train with --set/.exec(message)!;
   for (const schedule of names!.split(", ")) {
     fitBatches(settings, { ...layout, schedule: schedule as ScheduleKind });
   }
