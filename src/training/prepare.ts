@@ -17,14 +17,18 @@ import { checkSettings, type TrainingSettings } from "./settings.ts";
 export const PREPARE_STAGES = ["reading", "learning the tokenizer", "tokenizing"] as const;
 export type PrepareStage = (typeof PREPARE_STAGES)[number];
 
+type OnProgress = (stage: PrepareStage, share: number) => void;
+
 export interface PrepareOptions {
   readonly settings: TrainingSettings;
+  /** What `openTrainingText` gave for the settings. */
+  readonly corpus: Corpus;
   /** Where token stores are kept; may be shared by runs. */
   readonly storeFolder: string;
   /** A resumed run's; learned if left out. */
   readonly tokenizer?: Tokenizer;
   /** `share` of the stage, from 0 to 1. */
-  readonly onProgress?: (stage: PrepareStage, share: number) => void;
+  readonly onProgress?: OnProgress;
 }
 
 export interface PreparedData extends Disposable {
@@ -36,19 +40,25 @@ export interface PreparedData extends Disposable {
   readonly heldOut: TokenStore;
 }
 
-/** Read the corpus of the settings and make it ready. */
-export async function prepareData(options: PrepareOptions): Promise<PreparedData> {
-  const { settings, storeFolder } = options;
-  const { data } = settings;
+/** Read all that the settings name; refuses settings without a text. Writes nothing. */
+export async function openTrainingText(
+  { data }: TrainingSettings,
+  report: OnProgress = (): void => {},
+): Promise<Corpus> {
   if (data.paths.length === 0) {
     throw new OperationalError(
       "data.missing",
       "there is nothing to train on; name files or folders with --data",
     );
   }
-  const report = options.onProgress ?? ((): void => {});
   report("reading", 0);
-  const corpus = await openCorpus({ paths: data.paths, heldOutFraction: data.heldOutFraction });
+  return await openCorpus({ paths: data.paths, heldOutFraction: data.heldOutFraction });
+}
+
+/** Make a corpus ready for training. */
+export async function prepareData(options: PrepareOptions): Promise<PreparedData> {
+  const { settings, corpus, storeFolder } = options;
+  const report = options.onProgress ?? ((): void => {});
   const tokenizer = options.tokenizer ?? (await learnTokenizer(corpus, settings, report));
   const bytes = Math.max(1, corpus.report.bytes);
   let bytesBefore = 0;
@@ -101,7 +111,7 @@ export function makeLoader(data: PreparedData): BatchLoader {
 async function learnTokenizer(
   corpus: Corpus,
   settings: TrainingSettings,
-  report: (stage: PrepareStage, share: number) => void,
+  report: OnProgress,
 ): Promise<Tokenizer> {
   const bytesMax = settings.data.tokenizerBytesMax;
   const merges = trainBpe(await corpus.sampleTexts(bytesMax), {

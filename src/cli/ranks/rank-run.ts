@@ -7,10 +7,10 @@
  */
 import { OperationalError } from "../../base/errors.ts";
 import type { CpuDeviceOptions } from "../../device/cpu/cpu-device.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { isOrderly } from "../../training/pipeline/leading.ts";
-import { tickingDevice } from "../../training/pipeline/ticking-device.ts";
 import type { TrainingLayout } from "../../training/pipeline/training-layout.ts";
 import {
   followRun,
@@ -57,7 +57,7 @@ export async function runOneRank(
     return { kind: "followed" };
   }
   await using wholeDevice = await openCpuDevice(devices.whole);
-  const ticking = tickingDevice(wholeDevice, { tick: () => world.tick() });
+  const ticking = tickingDevice(wholeDevice, () => world.tick());
   const samples = run.hasSamples ? { writeSamples: sampleWriter(ticking) } : {};
   try {
     const summary = await leadRun({ ...run, ...samples, device, wholeDevice, world });

@@ -4,7 +4,8 @@ import { defined } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type { Device } from "../../device/device.ts";
-import { hostEngine } from "../../inference/engine/thread/engine-host.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
+import { hostEngine, signsOfLife } from "../../inference/engine/thread/engine-host.ts";
 import { ExpertLeader } from "../../inference/expert-ranks/expert-leader.ts";
 import { LEADER } from "../../inference/expert-ranks/expert-orders.ts";
 import { followExperts } from "../../inference/expert-ranks/follow-experts.ts";
@@ -14,7 +15,6 @@ import { ExpertShare } from "../../model/expert-share.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { view } from "../../tensor/view.ts";
-import { tickingDevice } from "../../training/pipeline/ticking-device.ts";
 import {
   inferenceOptions,
   loadServedExperts,
@@ -48,7 +48,7 @@ async function lead(context: RankContext): Promise<void> {
   };
   const engine = await hostEngine(port, async () => {
     try {
-      const settings = { prefixFolder, weights, leadExperts };
+      const settings = { prefixFolder, weights, leadExperts, onLaunch: signsOfLife(port) };
       return await openEngineHere(path, environmentOf(context), settings);
     } catch (error) {
       problem = error;
@@ -77,7 +77,7 @@ async function joinRanks(
 ): Promise<{ readonly share: ExpertShare; readonly ticking: Device }> {
   const world = await join(device.memory);
   const share = new ExpertShare(world, config, shareOptions((input as ExpertRankInput).experts));
-  return { share, ticking: tickingDevice(device, { tick: () => world.tick() }) };
+  return { share, ticking: tickingDevice(device, () => world.tick()) };
 }
 
 /** Collective, however long others take to read their weights: one hash of those of all ranks. */

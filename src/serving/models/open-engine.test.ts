@@ -39,6 +39,18 @@ describe("an engine in its own thread", () => {
     await apart.close();
   });
 
+  test("shows that it lives with every launch of a step", async () => {
+    let numLaunches = 0;
+    const onLaunch = (): void => void numLaunches++;
+    const engine = await openEngineHere(TINY_CHAT, ENV, { onLaunch });
+    const before = numLaunches;
+    await collect(engine, requestOf(engine, "The owl is green.", { maxTokens: 0 }));
+    const { numLayers } = readModelConfig(TINY_CHAT);
+    const inOneStep = numLaunches - before;
+    assert.ok(inOneStep > 10 * numLayers, `${inOneStep} launches over ${numLayers} layers`);
+    await engine.close();
+  });
+
   test("takes the memory for latents that its estimate has", async () => {
     const engine = await openEngineHere(TINY_CHAT, ENV);
     const config = readModelConfig(TINY_CHAT);

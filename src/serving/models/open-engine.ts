@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type { Device } from "../../device/device.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
 import type { Engine, PrefixReader } from "../../inference/engine/api.ts";
 import { LocalEngine } from "../../inference/engine/local-engine.ts";
@@ -75,7 +76,7 @@ export interface ExpertLead {
 
 /**
  * The engine of a checkpoint in this thread; `reader` reads prompts in its place, `leadExperts`
- * shares experts with other ranks.
+ * shares experts with other ranks, `onLaunch` is called with every launch.
  */
 export async function openEngineHere(
   path: string,
@@ -85,17 +86,20 @@ export async function openEngineHere(
     weights,
     reader,
     leadExperts,
+    onLaunch = (): void => {},
   }: Partial<Pick<EngineSettings, "prefixFolder" | "weights">> & {
     readonly reader?: PrefixReader;
     readonly leadExperts?: (device: Device, config: ModelConfig) => Promise<ExpertLead>;
+    readonly onLaunch?: () => void;
   } = {},
 ): Promise<LocalEngine> {
   const device = await openCpuDevice(cpuOptionsFromEnvironment(env));
   try {
     const checkpoint = resolveCheckpoint(path);
-    const lead = await leadExperts?.(device, readModelConfig(checkpoint));
+    const telling = tickingDevice(device, onLaunch);
+    const lead = await leadExperts?.(telling, readModelConfig(checkpoint));
     const how = { ...inferenceOptions(checkpoint, weights), experts: lead?.share };
-    const runsOn = lead?.device ?? device;
+    const runsOn = lead?.device ?? telling;
     const { model, tokenizer } = loadCheckpoint(runsOn, checkpoint, how);
     const modelHash = lead === undefined ? hashOf(model) : lead.hashOfAll(hashOf(model));
     const leader = lead?.begin(model);

@@ -4,6 +4,7 @@
  */
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
 import { ExpertShare } from "../../model/expert-share.ts";
 import { PipelineModel, type PipelineStep } from "../../model/pipeline/pipeline-model.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
@@ -17,7 +18,6 @@ import type { TrainingSettings } from "../settings.ts";
 import { type BatchSource, Trainer } from "../trainer.ts";
 import { HeldState } from "./held-state.ts";
 import { rankReplicas } from "./rank-replicas.ts";
-import { tickingDevice } from "./ticking-device.ts";
 import { expertRanksPerHost, pipelineShapeOf, type TrainingLayout } from "./training-layout.ts";
 
 export interface RankTrainerOptions {
@@ -47,7 +47,7 @@ export class RankTrainer implements AsyncDisposable {
   /** Collective. */
   static async start(options: RankTrainerOptions): Promise<RankTrainer> {
     const { world, settings, loader, layout } = options;
-    const device = tickingDevice(options.device, { tick: () => world.tick() });
+    const device = tickingDevice(options.device, () => world.tick());
     const { model: config, recipe: precision, seed } = settings;
     const mesh = openMesh(world, layout.mesh);
     const ranksPerHost = expertRanksPerHost(layout);

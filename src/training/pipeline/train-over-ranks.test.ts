@@ -11,6 +11,7 @@ import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
 import { smallSettings } from "../../../test/fixtures/small-run.ts";
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { Model } from "../../model/model.ts";
 import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
@@ -20,7 +21,6 @@ import { parseTrace } from "../../parallel/pipeline/trace.ts";
 import type { StepRecord } from "../metrics/record.ts";
 import { trainRun } from "../run/train-run.ts";
 import { fitBatches } from "./fit-batches.ts";
-import { tickingDevice } from "./ticking-device.ts";
 import type { RankRunInput, RankRunReport } from "./train-ranks.fixture.ts";
 import { checkLayout, type TrainingLayout } from "./training-layout.ts";
 
@@ -215,7 +215,7 @@ test("of ranks that share the batch all learn of a loss that is not finite", asy
 
 test("every launch of a rank is a sign of life", () => {
   let numSigns = 0;
-  const ticking = tickingDevice(device, { tick: () => numSigns++ });
+  const ticking = tickingDevice(device, () => numSigns++);
   const options = { precision: "bf16", seed: 1 } as const;
   const { parameters } = new Model(ticking, smallSettings().model, options);
   const before = numSigns;

@@ -119,13 +119,7 @@ export class RunFolder implements Disposable {
    */
   static create(path: string, config: unknown): RunFolder {
     return RunFolder.#openLocked(path, (folder) => {
-      if (listCheckpoints(path).length > 0) {
-        throw new OperationalError(
-          "run.exists",
-          `${path} already holds a run; carry on with --resume, or choose another --out`,
-          { path },
-        );
-      }
+      refuseBegunRun(path);
       rmSync(join(path, PLAN_FILE), { force: true });
       folder.writeConfig(config);
     });
@@ -259,6 +253,16 @@ function stepOfLine(line: string): number | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Refuse a folder whose run has begun: there is a checkpoint. */
+export function refuseBegunRun(path: string): void {
+  if (listCheckpoints(path).length === 0) return;
+  throw new OperationalError(
+    "run.exists",
+    `${path} already holds a run; carry on with --resume, or choose another --out`,
+    { path },
+  );
 }
 
 function refuseNoRun(path: string): void {

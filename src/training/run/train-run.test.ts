@@ -76,6 +76,16 @@ test("a run leaves config, metrics, events, summary and its last checkpoints", a
   assert.equal(existsSync(join(run, "lock.json")), false);
 });
 
+test("a text that is missing or empty is refused before there is a folder", async () => {
+  const missing = settings(`data.paths=["${join(base, "corpsu")}"]`);
+  await assert.rejects(train({ settings: missing }), failsWith("data.missing"));
+  const empty = join(base, "empty.txt");
+  writeFileSync(empty, "");
+  const ofEmpty = settings(`data.paths=["${empty}"]`);
+  await assert.rejects(train({ settings: ofEmpty }), failsWith("data.empty"));
+  assert.equal(existsSync(run), false);
+});
+
 test("its config.json repeats the run to the bit in another folder", async () => {
   await train();
   const changes = { value: readRunConfig(run), origin: "config.json" };

@@ -6,6 +6,7 @@
  */
 import { OperationalError } from "../../base/errors.ts";
 import type { Device } from "../../device/device.ts";
+import { tickingDevice } from "../../device/ticking-device.ts";
 import { Model } from "../../model/model.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { Tokenizer } from "../../tokenizer/tokenizer.ts";
@@ -13,9 +14,8 @@ import type { BatchLoader } from "../data/batches.ts";
 import { fitBatches } from "../pipeline/fit-batches.ts";
 import { follow } from "../pipeline/following.ts";
 import { LedTraining, leading } from "../pipeline/leading.ts";
-import { tickingDevice } from "../pipeline/ticking-device.ts";
 import { checkLayout, type TrainingLayout } from "../pipeline/training-layout.ts";
-import { makeLoader, type PreparedData, prepareData } from "../prepare.ts";
+import { makeLoader, openTrainingText, type PreparedData, prepareData } from "../prepare.ts";
 import { budgetOf, resolveSettings, type TrainingSettings } from "../settings.ts";
 import { Trainer } from "../trainer.ts";
 import type { ValidationResult } from "../validation.ts";
@@ -23,7 +23,7 @@ import { readTokenizer } from "./checkpoint.ts";
 import { readingNewest } from "./damaged-checkpoint.ts";
 import type { TrainingObserver } from "./observer.ts";
 import { releaseHeap } from "./release-heap.ts";
-import { listCheckpoints, RunFolder, readRunConfig } from "./run-folder.ts";
+import { listCheckpoints, RunFolder, readRunConfig, refuseBegunRun } from "./run-folder.ts";
 import { Session } from "./session.ts";
 import { LocalTraining, type Training } from "./training.ts";
 
@@ -104,7 +104,7 @@ export interface RankRun {
 /** Begin or resume a run over ranks; the others are in `followRun`. */
 export async function leadRun(options: LeadRunOptions): Promise<TrainRunSummary> {
   const { device, world, layout } = options;
-  const wholeDevice = tickingDevice(options.wholeDevice, { tick: () => world.tick() });
+  const wholeDevice = tickingDevice(options.wholeDevice, () => world.tick());
   return await leading(device, world, async (channel) => {
     checkLayout(options.settings, layout);
     const settings = fitBatches(options.settings, layout);
@@ -130,16 +130,21 @@ async function runSession(
       "the run has no end; give it --steps, --tokens or --minutes",
     );
   }
-  using folder = resume ? RunFolder.open(out) : RunFolder.create(out, settings);
   if (resume) refuseOtherRun(out, settings);
+  else refuseBegunRun(out);
+  const onProgress: TrainingObserver["onPrepare"] = (...told) => observer?.onPrepare?.(...told);
+  // Before there is a folder: a path that was mistyped leaves nothing behind.
+  const corpus = await openTrainingText(settings, onProgress);
+  using folder = resume ? RunFolder.open(out) : RunFolder.create(out, settings);
   const checkpoint = listCheckpoints(out).at(-1)?.path;
   using data = await prepareData({
     settings,
+    corpus,
     storeFolder: folder.storePath,
     ...(checkpoint === undefined
       ? {}
       : { tokenizer: readingNewest(out, () => readTokenizer(checkpoint)) }),
-    onProgress: (stage, share) => observer?.onPrepare?.(stage, share),
+    onProgress,
   });
   releaseHeap();
   await using training = await start(data, makeLoader(data));

@@ -12,6 +12,7 @@
 import { defined } from "../../../base/errors.ts";
 import { Random } from "../../../base/random.ts";
 import type { Device } from "../../../device/device.ts";
+import { tickingDevice } from "../../../device/ticking-device.ts";
 import { openCpuDevice } from "../../../kernels/cpu.ts";
 import { ExpertShare } from "../../../model/expert-share.ts";
 import { PartModel } from "../../../model/pipeline/part-model.ts";
@@ -22,7 +23,6 @@ import { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
 import { tuneExchange } from "../../../training/data-parallel/tune-exchange.ts";
-import { tickingDevice } from "../../../training/pipeline/ticking-device.ts";
 import { PRECISION_RECIPES, type RecipeName } from "../../../training/recipe/recipes.ts";
 import { resolveSettings, type TrainingSettings } from "../../../training/settings.ts";
 import { SEED } from "../model-cases.ts";
@@ -54,7 +54,7 @@ export async function runRank(context: RankContext): Promise<OverlapTimes> {
   const settings = settingsOf(context.input as OverlapCase);
   await using opened = await openCpuDevice({ numThreads: 1 });
   const world = await context.join(opened.memory);
-  const device = tickingDevice(opened, { tick: () => world.tick() });
+  const device = tickingDevice(opened, () => world.tick());
   const link: SlowLink = { msPerByte: 0, numBytes: 0 };
   const { apart, pair } = makeWork(device, new DelayedCommunicator(world, link), settings);
   const time = (work: () => void): number => {

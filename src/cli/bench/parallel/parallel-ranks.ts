@@ -13,6 +13,7 @@
 import { defined } from "../../../base/errors.ts";
 import { Random } from "../../../base/random.ts";
 import type { Device } from "../../../device/device.ts";
+import { tickingDevice } from "../../../device/ticking-device.ts";
 import { openCpuDevice } from "../../../kernels/cpu.ts";
 import { Model } from "../../../model/model.ts";
 import { PipelineModel } from "../../../model/pipeline/pipeline-model.ts";
@@ -21,7 +22,6 @@ import type { RankContext } from "../../../parallel/communicator/rank-program.ts
 import { wholeShare } from "../../../training/model-share.ts";
 import { fitBatches } from "../../../training/pipeline/fit-batches.ts";
 import { RankTrainer } from "../../../training/pipeline/rank-trainer.ts";
-import { tickingDevice } from "../../../training/pipeline/ticking-device.ts";
 import type { TrainingLayout } from "../../../training/pipeline/training-layout.ts";
 import { PRECISION_RECIPES, type RecipeName } from "../../../training/recipe/recipes.ts";
 import { resolveSettings, type TrainingSettings } from "../../../training/settings.ts";
@@ -55,7 +55,7 @@ export async function runRank(context: RankContext): Promise<ParallelTimes> {
   const settings = settingsOf(context.input as ParallelCase);
   await using opened = await openCpuDevice({ numThreads: 1 });
   const world = await context.join(opened.memory);
-  const device = tickingDevice(opened, { tick: () => world.tick() });
+  const device = tickingDevice(opened, () => world.tick());
   const own = defined(world.split(world.rank, 0, "alone") ?? undefined, "a rank by itself");
   const step = await makeSteps(device, world, settings);
   const pass = makePasses(device, own, settings);

@@ -28,6 +28,20 @@ export async function hostEngine(
   return engine;
 }
 
+/** By feel: far more often than anyone asks. */
+const SIGN_MS = 1000;
+
+/** To be called again and again while a step runs: tells on `port` now and then that it does. */
+export function signsOfLife(port: MessagePort, everyMs: number = SIGN_MS): () => void {
+  let lastMs = 0;
+  return () => {
+    const now = performance.now();
+    if (now - lastMs < everyMs) return;
+    lastMs = now;
+    port.postMessage({ kind: "pong" } satisfies FromEngine);
+  };
+}
+
 /** Answer for an open engine on a port. */
 export function answerOn(port: MessagePort, engine: Hosted): void {
   const post: Post = (message, transfer = []) => port.postMessage(message, [...transfer]);

@@ -29,6 +29,7 @@ export type FromEngine =
   | { readonly kind: "open"; readonly description: EngineDescription }
   | { readonly kind: "notOpened"; readonly failure: Failure }
   | { readonly kind: "event"; readonly id: number; readonly event: EngineEvent }
+  /** A sign of life: the answer to a ping, or given in the middle of a step. */
   | { readonly kind: "pong" }
   | { readonly kind: "end"; readonly id: number }
   | { readonly kind: "failed"; readonly id: number; readonly failure: Failure }

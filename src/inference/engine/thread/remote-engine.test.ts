@@ -5,7 +5,7 @@ import { Worker } from "node:worker_threads";
 import { siblingModule } from "../../../base/modules.ts";
 import type { Tokenizer } from "../../../tokenizer/tokenizer.ts";
 import type { Engine, EngineRequest } from "../api.ts";
-import { DIE, HANG } from "./mortal-engine.fixture.ts";
+import { DIE, HANG, TAKE_LONG } from "./mortal-engine.fixture.ts";
 import { openRemoteEngine } from "./remote-engine.ts";
 
 const NO_TOKENIZER = null as unknown as Tokenizer;
@@ -32,6 +32,12 @@ describe("an engine in a thread", () => {
     await assert.rejects(ask(engine, DIE), { code: "engine.closed" });
     await other;
     await assert.rejects(ask(engine, 0), { code: "engine.closed", message: /a bug/ });
+    await engine.close();
+  });
+
+  it("whose step takes longer than it is waited for is not taken for one that hangs", async () => {
+    const engine = await open();
+    assert.equal(await ask(engine, TAKE_LONG), "finished");
     await engine.close();
   });
 

@@ -2,8 +2,9 @@
  * @file An engine in a thread of its own, as its user sees it: HTTP stays responsive while a step
  * runs. When the thread dies, what it was doing and what comes after fail with `engine.closed`.
  *
- * A thread that hangs is ended: it is asked for a sign of life now and then, and answers between
- * two steps. What is counted are questions without an answer, not time, so that a machine that
+ * A thread that hangs is ended: it is asked for a sign of life now and then, answers between two
+ * steps, and gives signs by itself in the course of a step (`signsOfLife`), which may take long on
+ * slow kernels. What is counted are questions without a sign, not time, so that a machine that
  * slept is not taken for one that hangs.
  */
 import { errorOf } from "../../../base/failure.ts";
@@ -22,14 +23,13 @@ import { closedError, RemoteCalls } from "./remote-calls.ts";
 export interface EngineThread {
   on(event: "message", listener: (message: FromEngine) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
-  once(event: "message", listener: (message: FromEngine) => void): unknown;
   once(event: "error", listener: (error: Error) => void): unknown;
   once(event: "exit", listener: () => void): unknown;
   postMessage(message: ToEngine): void;
   terminate(): Promise<unknown>;
 }
 
-/** How a thread that hangs is noticed; by feel: no step takes a minute. */
+/** How a thread that hangs is noticed; by feel: no launch takes a minute. */
 export interface Watch {
   readonly pingMs: number;
   readonly unansweredMax: number;
@@ -44,7 +44,7 @@ export async function openRemoteEngine(
   watch: Watch = WATCH,
 ): Promise<Engine> {
   const { promise, resolve, reject } = Promise.withResolvers<Engine>();
-  const first = (message: FromEngine): void => {
+  const opened = (message: FromEngine): void => {
     if (message.kind === "open") {
       const engine = new RemoteEngine(worker, tokenizer, message.description);
       engine.watch(watch);
@@ -53,7 +53,7 @@ export async function openRemoteEngine(
       reject(errorOf(message.failure));
     }
   };
-  worker.once("message", first);
+  worker.on("message", opened);
   worker.once("error", reject);
   worker.once("exit", () => reject(closedError("its thread ended before it was open")));
   return promise;

@@ -1,14 +1,13 @@
 /**
- * @file A device that shows with every launch that its rank lives.
+ * @file A device that shows with every launch that whoever uses it lives.
  *
- * A chunk of a large model, or an optimizer step, may take longer than others wait for a sign of
- * life; no single launch does.
+ * A chunk of a large model, an optimizer step, or a step of an engine on slow kernels may take
+ * longer than others wait for a sign of life; no single launch does.
  */
-import type { Device, LaunchList } from "../../device/device.ts";
-import type { Communicator } from "../../parallel/communicator/communicator.ts";
+import type { Device, LaunchList } from "./device.ts";
 
 /** `device` itself but for the signs; disposing of it is the owner's. */
-export function tickingDevice(device: Device, { tick }: { tick: Communicator["tick"] }): Device {
+export function tickingDevice(device: Device, tick: () => void): Device {
   return {
     kind: device.kind,
     memory: device.memory,
