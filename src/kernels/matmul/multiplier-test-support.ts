@@ -194,6 +194,38 @@ class Bench {
     );
   }
 
+  /** Run all rows of the product, so many at a time. */
+  runInParts(
+    multiply: BlockMultiplier,
+    p: Product,
+    accumulate: boolean,
+    counts: readonly number[],
+  ): void {
+    let row = 0;
+    for (const m of counts) {
+      this.run(multiply, p, accumulate, { row, column: 0, m, n: p.n });
+      row += m;
+    }
+  }
+
+  /** Make some elements of both operands subnormal, huge, infinite or NaN. */
+  makeUneven(p: Product): void {
+    const { random } = this;
+    for (const matrix of [p.a, p.b]) {
+      for (let row = 0; row < matrix.rows; row++) {
+        for (let column = 0; column < matrix.columns; column++) {
+          const value = random.uniform() * 2 - 1;
+          const kind = random.below(100);
+          if (kind < 10) this.write(matrix, row, column, value * 1e-38);
+          else if (kind < 20) this.write(matrix, row, column, value * 1e16);
+        }
+      }
+    }
+    this.setA(p, 1, 0, Number.POSITIVE_INFINITY);
+    this.setA(p, 5, p.k - 1, Number.NaN);
+    this.setB(p, 7, 40, Number.NEGATIVE_INFINITY);
+  }
+
   poisonOut(): void {
     this.#case.memory.i32.fill(
       POISON,
@@ -210,6 +242,11 @@ class Bench {
   /** Every word of the output's block. */
   outWords(): Int32Array {
     return this.#case.memory.i32.slice(this.#blocks.out / 4, (this.#blocks.out + BLOCK_BYTES) / 4);
+  }
+
+  /** The same as numbers; all NaN are alike. */
+  outNumbers(): number[] {
+    return Array.from(new Float32Array(this.outWords().buffer));
   }
 
   /** The output is `before` plus the plain sum, and nothing around it was written. */
@@ -320,19 +357,34 @@ function testOrder(test: RegisterTest, name: string): void {
 }
 
 function testFewRows(test: RegisterTest, name: string): void {
-  test("gives one to thirteen rows the bits that they have among many", (multiply, bench) => {
+  const counts = [...Array.from({ length: 13 }, (_, index) => index + 1), 16, 17, 32, 33];
+  const m = counts.reduce((sum, count) => sum + count, 0);
+  test("gives few rows the bits that they have among many", (multiply, bench) => {
     for (const k of [1, 31, 1024, 2049]) {
       for (const adds of [false, true]) {
-        const p = bench.product({ m: 91, n: 81, k });
+        const p = bench.product({ m, n: 81, k });
         bench.fillOut(0.75);
         bench.run(multiply, p, adds);
         const whole = bench.outWords();
         bench.fillOut(0.75);
-        for (let row = 0, m = 1; row < p.m; row += m, m++) {
-          bench.run(multiply, p, adds, { row, column: 0, m, n: p.n });
-        }
+        bench.runInParts(multiply, p, adds, counts);
         assert.deepEqual(bench.outWords(), whole, `${name}, depth ${k}, adds ${adds}`);
       }
+    }
+  });
+
+  test("does so with subnormal, huge and infinite operands and NaN", (multiply, bench) => {
+    for (const k of [33, 2100]) {
+      const p = bench.product({ m, n: 49, k });
+      bench.makeUneven(p);
+      bench.fillOut(0);
+      bench.run(multiply, p, false);
+      const whole = bench.outNumbers();
+      assert.ok(whole.some(Number.isNaN));
+      assert.ok(whole.includes(Number.POSITIVE_INFINITY));
+      bench.fillOut(0);
+      bench.runInParts(multiply, p, false, counts);
+      assert.deepEqual(bench.outNumbers(), whole, `${name}, depth ${k}`);
     }
   });
 }

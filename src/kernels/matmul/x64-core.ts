@@ -13,6 +13,7 @@
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { Gp, Memory } from "../../codegen/x64/operands.ts";
 import type { BlockSlot } from "./x64-block.ts";
+import { emitFewRows, FEW_ROWS, windowColumns } from "./x64-few-rows.ts";
 import type { PanelFormat, X64InputDType } from "./x64-pack.ts";
 import {
   emitRowsCore,
@@ -22,6 +23,7 @@ import {
   type TileFrame,
   type TileUnit,
 } from "./x64-tile-core.ts";
+import { emitFewRowsOfTiles, FEW_TILE_ROWS, GROUP_COLUMNS } from "./x64-tile-few-rows.ts";
 import { emitVectorCore, TILE_COLUMNS, TILE_ROWS } from "./x64-vector-core.ts";
 
 /** Slots and local variables that a core may look at. */
@@ -44,6 +46,15 @@ export interface X64Core {
   emit(a: X64, frame: CoreFrame): void;
   /** The same with A where it stands, if the core can; its depth is contiguous. */
   readonly rows?: RowsCore;
+  /** Products of few rows with B where it stands (nt), of the same bits; by rising rows. */
+  readonly fewRows?: readonly FewRowsCore[];
+}
+
+/** A product of at most `rows` rows, packed at once, with at least so many columns. */
+export interface FewRowsCore {
+  readonly rows: number;
+  readonly leastColumns: number;
+  emit(): Uint8Array;
 }
 
 /** A core that reads rows of A unpacked; the first one's address is in place of the panels'. */
@@ -58,7 +69,7 @@ const VECTOR_DEPTH_WORDS = 512;
 
 /** A core that multiplies `dtype`, over operands of `source`. */
 function vectorCore(name: string, source: X64InputDType, dtype = source): X64Core {
-  return {
+  const core: X64Core = {
     name,
     aFormat: { width: TILE_ROWS, dtype, source, depthUnit: 1, layout: "words" },
     bFormat: { width: TILE_COLUMNS, dtype, source, depthUnit: 1, layout: "words" },
@@ -66,12 +77,20 @@ function vectorCore(name: string, source: X64InputDType, dtype = source): X64Cor
     maxRows: 1536,
     numLocals: 0,
     emit: (a, { slotAt }) => emitVectorCore(a, dtype, slotAt("accumulate")),
+    fewRows: FEW_ROWS.map((rows) => ({
+      rows,
+      leastColumns: windowColumns(rows),
+      emit: () => emitFewRows(core, rows),
+    })),
   };
+  return core;
 }
 
 export const F32_CORE: X64Core = vectorCore("avx512", "f32");
 export const BF16_CORE: X64Core = vectorCore("avx512Bf16", "bf16");
 export const WIDENING_CORE: X64Core = vectorCore("avx512Widening", "bf16", "f32");
+
+const TILE_DEPTH_WORDS = 1024;
 
 const BF16 = { dtype: "bf16", source: "bf16" } as const;
 
@@ -81,9 +100,10 @@ const BF16 = { dtype: "bf16", source: "bf16" } as const;
  * half of it on a Granite Rapids Xeon).
  */
 export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
+  const tilesOf = (a: X64): TileUnit => (unit === null ? a : unit(a));
   const tileFrame = (a: X64, { slotAt, ...frame }: CoreFrame): TileFrame => ({
     ...frame,
-    tiles: unit === null ? a : unit(a),
+    tiles: tilesOf(a),
     accumulate: slotAt("accumulate"),
     columns: slotAt("columns"),
   });
@@ -91,7 +111,7 @@ export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
     name: "amxBf16",
     aFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "tiles" },
     bFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "words" },
-    depthBlockWords: 1024,
+    depthBlockWords: TILE_DEPTH_WORDS,
     maxRows: 768,
     numLocals: TILE_CORE_LOCALS,
     emit: (a, frame) => emitTileCore(a, tileFrame(a, frame)),
@@ -99,6 +119,11 @@ export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
       unit: TILE_BLOCK,
       emit: (a, frame) => emitRowsCore(a, tileFrame(a, frame), frame.slotAt("aStrideBytes")),
     },
+    fewRows: FEW_TILE_ROWS.map((rows) => ({
+      rows,
+      leastColumns: GROUP_COLUMNS,
+      emit: () => emitFewRowsOfTiles(tilesOf, rows, TILE_DEPTH_WORDS),
+    })),
   };
 }
 

@@ -64,11 +64,17 @@ const AT = TILE_AT;
 export const TILE_CONFIGURATION_WORDS = 8;
 
 /**
- * Palette 1, eight tiles of 16 rows of 64 bytes (SDM volume 1, section 18.3), by way of 64 bytes of
- * memory at `configuration`; clobbers rax.
+ * Palette 1, eight tiles of 16 rows (SDM volume 1, section 18.3), by way of 64 bytes of memory at
+ * `configuration`; clobbers rax. Rows have 64 bytes, or `otherBytes` in tiles other than 4 and 5.
  */
-export function emitTileConfiguration(a: X64, tiles: TileUnit, configuration: Memory): void {
-  const words = [1, 0, 0, 0, 0x400040, 0x400040, 0x400040, 0x400040];
+export function emitTileConfiguration(
+  a: X64,
+  tiles: TileUnit,
+  configuration: Memory,
+  otherBytes = 64,
+): void {
+  const others = otherBytes * 0x10001;
+  const words = [1, 0, 0, 0, others, others, 0x400040, others];
   words.push(0, 0, 0, 0, 0x10101010, 0x10101010, 0, 0);
   for (const [index, word] of words.entries()) {
     const { base, displacement } = configuration;

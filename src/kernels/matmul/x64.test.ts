@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { Random } from "../../base/random.ts";
 import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
@@ -46,16 +47,13 @@ const EMULATED_CORE = tileCore((a) => emulatedTiles(a, memory.baseAddress + tile
 
 const features = runtime?.features;
 const noBf16 = features?.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
+const noTiles = features?.amxBf16 ? "" : reason || "this processor has no AMX";
 const CORES: readonly { core: X64Core; name: string; refusal: string }[] = [
   { core: F32_CORE, name: "f32", refusal: reason },
   { core: WIDENING_CORE, name: "bf16 widened to f32", refusal: reason },
   { core: BF16_CORE, name: "bf16 by vdpbf16ps", refusal: noBf16 },
-  {
-    core: AMX_CORE,
-    name: "bf16 by AMX",
-    refusal: features?.amxBf16 ? "" : reason || "this processor has no AMX",
-  },
-  { core: EMULATED_CORE, name: "bf16 by emulated AMX", refusal: noBf16 },
+  { core: AMX_CORE, name: "bf16 by AMX", refusal: noTiles },
+  { core: EMULATED_CORE, name: "bf16 by emulated AMX", refusal: reason },
 ];
 
 /** What an earlier kernel may have left in the scratch: here, NaN everywhere. */
@@ -106,7 +104,7 @@ describe("the x64 multiplier", () => {
   });
 
   it("configures eight whole tiles and releases them after each block", {
-    skip: noBf16 || false,
+    skip: reason || false,
   }, () => {
     const multiply = createMultiplierOver(EMULATED_CORE, "nt", context, context.scratch);
     const [a, b, out] = [memory.reserve(4096), memory.reserve(4096), memory.reserve(4096)];
@@ -114,6 +112,8 @@ describe("the x64 multiplier", () => {
     const before = releases();
     multiply(a, 16, b, 16, out, 16, 5, 7, 16, false);
     assert.equal(releases(), before + 1);
+    multiply(a, 16, b, 16, out, 16, 5, 16, 16, false);
+    assert.equal(releases(), before + 2);
     const expected = new Uint8Array(64);
     expected[0] = 1;
     for (let tile = 0; tile < 8; tile++) {
@@ -122,6 +122,48 @@ describe("the x64 multiplier", () => {
     }
     const at = tileState + EMULATION_CONFIGURATION;
     assert.deepEqual(memory.u8.slice(at, at + 64), expected);
+  });
+
+  it("has the bits of tiles where they are emulated, whatever the operands' bits", {
+    skip: noTiles || false,
+  }, () => {
+    const [m, n, k] = [37, 65, 2100];
+    const random = new Random(3, "bits of bf16");
+    const [a, b, out] = [m * k * 2, n * k * 2, m * n * 4].map((bytes) => memory.reserve(bytes)) as [
+      number,
+      number,
+      number,
+    ];
+    // A sign, an exponent of `least` or a little more (seldom: any), a fraction.
+    const fill = (at: number, count: number, least: number): void => {
+      for (let i = 0; i < count; i++) {
+        const exponent = random.below(500) === 0 ? random.below(256) : least + random.below(8);
+        memory.u16[at / 2 + i] =
+          random.below(2) * 2 ** 15 + exponent * 2 ** 7 + random.below(2 ** 7);
+      }
+    };
+    // Numbers, so that all NaN are alike.
+    const outOf = (core: X64Core): number[] => {
+      createMultiplierOver(core, "nt", context, context.scratch)(
+        a,
+        k,
+        b,
+        k,
+        out,
+        n,
+        m,
+        n,
+        k,
+        false,
+      );
+      return Array.from(memory.f32.subarray(out / 4, out / 4 + m * n));
+    };
+    // Products near one, and near the least normal number.
+    for (const least of [120, 60]) {
+      fill(a, m * k, least);
+      fill(b, n * k, least);
+      assert.deepEqual(outOf(EMULATED_CORE), outOf(AMX_CORE), `exponents from ${least}`);
+    }
   });
 
   it("needs its scratch", { skip: reason || false }, () => {

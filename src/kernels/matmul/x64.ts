@@ -20,9 +20,7 @@ import {
   zeroBlock,
 } from "./x64-blocks.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, WIDENING_CORE, type X64Core } from "./x64-core.ts";
-import { emitFewRows, FEW_ROWS, windowColumns } from "./x64-few-rows.ts";
 import type { X64InputDType } from "./x64-pack.ts";
-import { TILE_ROWS } from "./x64-vector-core.ts";
 
 /** The core for a dtype on a processor; null if there is none for the dtype. */
 export function chooseCore(dtype: string, features: CpuFeatures): X64Core | null {
@@ -124,31 +122,28 @@ function wholeRowsOver(
   };
 }
 
-/**
- * Products of few rows over the same scratch, for cores that sum in the order of vectors; returns
- * whether it took the product at `at`.
- */
+/** Products of few rows over the same scratch; returns whether it took the product at `at`. */
 function fewRowsOver(
   core: X64Core,
   blocks: PreparedBlocks,
   context: ThreadContext,
-): ((at: BlockPart, m: number, n: number, k: number, accumulate: boolean) => boolean) | null {
-  if (core.aFormat.layout !== "words") return null;
+): (at: BlockPart, m: number, n: number, k: number, accumulate: boolean) => boolean {
   const { slots, depthBlock } = blocks;
-  const kernels = FEW_ROWS.map((): (() => void) | undefined => undefined);
+  const codes = core.fewRows ?? [];
+  const kernels = codes.map((): (() => void) | undefined => undefined);
   // All of a few rows' depth is packed into the room for a block of many.
-  const depthMost = floorDiv(core.maxRows, TILE_ROWS) * depthBlock;
+  const depthMost = floorDiv(core.maxRows, core.aFormat.width) * depthBlock;
   return (at, m, n, k, accumulate) => {
-    const index = FEW_ROWS.findIndex((rows) => rows >= m);
-    const rows = FEW_ROWS[index];
-    if (rows === undefined || n < windowColumns(rows) || k === 0 || k > depthMost) return false;
+    const index = codes.findIndex(({ rows }) => rows >= m);
+    const code = codes[index];
+    if (code === undefined || n < code.leastColumns || k === 0 || k > depthMost) return false;
     at(0, 0, 0);
     slots[AT.rows] = m;
     slots[AT.columns] = n;
     slots[AT.depth] = k;
     slots[AT.accumulate] = accumulate ? 1 : 0;
     slots[AT.packsA] = 1;
-    const run = kernels[index] ?? loadCode(emitFewRows(core, rows), context);
+    const run = kernels[index] ?? loadCode(code.emit(), context);
     kernels[index] = run;
     run();
     return true;

@@ -47,7 +47,7 @@ const CORES: readonly {
   { name: "tiles", refusal: noTiles, coreOf: (format) => scaledTileCore(format, format, null) },
   {
     name: "emulated tiles",
-    refusal: noBf16,
+    refusal: reason,
     coreOf: (format) => scaledTileCore(format, format, emulated),
   },
 ];
