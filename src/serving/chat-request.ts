@@ -116,7 +116,7 @@ export function readMaxTokens(fields: Fields, ...names: readonly string[]): numb
   return given.find((value) => value !== undefined) ?? null;
 }
 
-/** The caller's share of caches and queue, narrowed by the end user it names. */
+/** The caller, an account of the engine, and the end user that it names. */
 export function tenantOf(caller: string, user: string | undefined): string {
   return user === undefined ? caller : `${caller}/${user}`;
 }

@@ -65,8 +65,9 @@ export interface EngineRequest {
    */
   readonly healing?: Healing | null;
   /**
-   * Who asks. Cached prefixes are shared within a tenant, never between two; tenants that wait
-   * share the engine evenly, however many requests each has.
+   * Who asks: `ACCOUNT` or `ACCOUNT/USER`. Cached prefixes are shared within a tenant, never
+   * between two. Accounts that wait share the engine evenly, however many requests and users each
+   * has; the users of an account share what it gets.
    */
   readonly tenant: string;
   /** Milliseconds from now; null: as long as it takes. */

@@ -14,6 +14,7 @@ import type { DraftFeed } from "../draft-pass.ts";
 import type { DiskTier } from "../prefix-cache/disk/disk-tier.ts";
 import type { EngineMetric, FinishReason, PrefixReader } from "./api.ts";
 import { DRAFTS_MAX, type DraftPolicy } from "./draft-policy.ts";
+import { FairShares } from "./fair-shares.ts";
 import { KeptPrefixes } from "./kept-prefixes.ts";
 import { EngineCounts, loadMetrics } from "./metrics.ts";
 import { PrefillPace } from "./prefill-pace.ts";
@@ -76,7 +77,7 @@ export class EngineCore {
   readonly #pace = new PrefillPace();
   readonly prefixes: KeptPrefixes;
   readonly #counts = new EngineCounts();
-  readonly #served = new Map<string, number>();
+  readonly #shares = new FairShares();
   #sequences: Sequence[] = [];
   #nextAdmission = 0;
 
@@ -109,11 +110,7 @@ export class EngineCore {
 
   /** Queue a sequence. */
   enter(sequence: Sequence): void {
-    if (!this.#served.has(sequence.tenant)) {
-      // Who comes new is not owed the time before.
-      const least = Math.min(...this.#served.values());
-      this.#served.set(sequence.tenant, Number.isFinite(least) ? least : 0);
-    }
+    this.#shares.enter(sequence.tenant);
     this.#sequences.push(sequence);
   }
 
@@ -203,7 +200,7 @@ export class EngineCore {
       stepTokens: Math.min(stepTokens, most),
       runningMax: this.#options.runningMax ?? RUNNING_MAX,
       freeBlocks: blocks.numFree,
-      served: this.#served,
+      shares: this.#shares,
     });
   }
 
@@ -246,7 +243,7 @@ export class EngineCore {
       const tokens = sequence.pendingTokens(count);
       const run = { sequence, firstRow, position: cache.length, tokens, logits };
       firstRow += count;
-      this.#served.set(sequence.tenant, (this.#served.get(sequence.tenant) ?? 0) + count);
+      this.#shares.give(sequence.tenant, count);
       return run;
     });
   }
@@ -407,9 +404,8 @@ export class EngineCore {
   }
 
   #remove(sequence: Sequence): void {
-    const { tenant } = sequence;
     this.#sequences = this.#sequences.filter((each) => each !== sequence);
-    if (!this.#sequences.some((each) => each.tenant === tenant)) this.#served.delete(tenant);
+    this.#shares.leave(sequence.tenant);
   }
 
   /** A request's own failure ends it alone. */

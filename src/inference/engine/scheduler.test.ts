@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
+import { FairShares } from "./fair-shares.ts";
 import { planStep, type SchedulableSequence, type ScheduleLimits } from "./scheduler.ts";
 
 const SEED = 31;
@@ -50,7 +51,7 @@ class Simulated implements SchedulableSequence {
 
 interface Simulation {
   readonly numBlocks: number;
-  readonly limits: Omit<ScheduleLimits, "freeBlocks" | "served">;
+  readonly limits: Omit<ScheduleLimits, "freeBlocks" | "shares">;
   readonly sequences: Simulated[];
   /** After each step. */
   readonly observe?: (run: readonly { id: number; numTokens: number }[]) => void;
@@ -59,13 +60,14 @@ interface Simulation {
 /** Run to the end; returns the order in which sequences ended. */
 function simulate({ numBlocks, limits, sequences, observe }: Simulation): Simulated[] {
   const ended: Simulated[] = [];
-  const served = new Map<string, number>();
+  const shares = new FairShares();
+  for (const { tenant } of sequences) shares.enter(tenant);
   let open = [...sequences];
   let free = numBlocks;
   let admissions = 0;
   for (let step = 0; open.length > 0; step++) {
     assert.ok(step < 20_000, `seed ${SEED}: the workload never ends`);
-    const plan = planStep(open, { ...limits, freeBlocks: free, served });
+    const plan = planStep(open, { ...limits, freeBlocks: free, shares });
     const byId = (id: number): Simulated => open.find((each) => each.id === id)!;
     for (const id of plan.preempt) {
       const sequence = byId(id);
@@ -92,10 +94,11 @@ function simulate({ numBlocks, limits, sequences, observe }: Simulation): Simula
       sequence.blocks += missing;
       assert.ok(free >= 0, `seed ${SEED}, step ${step}: blocks that are not there`);
       sequence.cached += numTokens;
-      served.set(sequence.tenant, (served.get(sequence.tenant) ?? 0) + numTokens);
+      shares.give(sequence.tenant, numTokens);
       if (sequence.numPending === 0) sequence.generated++;
       if (sequence.generated < sequence.wanted) continue;
       free += sequence.blocks;
+      shares.leave(sequence.tenant);
       ended.push(sequence);
       open = open.filter((each) => each !== sequence);
     }
@@ -133,14 +136,26 @@ describe("scheduler", () => {
     assert.deepEqual(chunks.slice(0, 4), [90, 99, 99, 99]);
   });
 
+  /** Where the last of these tenants ends, asking after all the others. */
+  const placeOf = (last: string, ...others: string[]): number => {
+    const sequences = [...others, last].map((tenant, id) => new Simulated(id, tenant, 100, 5));
+    const limits = { stepTokens: 100, runningMax: 2 };
+    const ended = simulate({ numBlocks: 40, limits, sequences });
+    return ended.findIndex(({ tenant }) => tenant === last);
+  };
+  const TWENTY = Array.from({ length: 20 }, (_, index) => index);
+
   it("lets a tenant with one request pass one with many", () => {
-    const sequences = Array.from({ length: 20 }, (_, id) => new Simulated(id, "many", 100, 5));
-    sequences.push(new Simulated(20, "one", 100, 5));
-    const ended = simulate({
-      numBlocks: 40,
-      limits: { stepTokens: 100, runningMax: 2 },
-      sequences,
-    });
-    assert.ok(ended.findIndex(({ tenant }) => tenant === "one") < 4);
+    assert.ok(placeOf("one", ...TWENTY.map(() => "many")) < 4);
+    assert.ok(placeOf("key/one", ...TWENTY.map(() => "key/many")) < 4);
+  });
+
+  it("gives an account no more for naming many users, and these share what it gets", () => {
+    const invented = TWENTY.map((index) => `many/user ${index}`);
+    assert.ok(placeOf("one", ...invented) < 4);
+    assert.ok(placeOf("one/user", ...invented) < 4);
+    // A user is of its account: one more of them has no claim on what others get.
+    assert.equal(placeOf("many/last", ...invented), 20);
+    assert.ok(placeOf("many/last", ...TWENTY.map(() => "many"), "one", "one") < 6);
   });
 });

@@ -7,12 +7,14 @@
  *   2. What is left of the step's token budget goes to prompts that are being read, in chunks, and
  *   3. to waiting sequences, as far as slots and blocks last.
  *
- * Between prompts the tenant served least comes first, then the one who asked first; so a tenant
- * with many requests cannot crowd out one with few. When blocks run out, the sequence admitted last
- * gives its own back and waits (it is read anew later): the one admitted first always goes on, so
- * some sequence always ends. Nobody is admitted in a step that preempts.
+ * Between prompts the account served least comes first, within it the tenant served least, then
+ * the one who asked first; so who has many requests, or many users, cannot crowd out who has few.
+ * When blocks run out, the sequence admitted last gives its own back and waits (it is read anew
+ * later): the one admitted first always goes on, so some sequence always ends. Nobody is admitted
+ * in a step that preempts.
  */
 import { assert } from "../../base/errors.ts";
+import type { FairShares } from "./fair-shares.ts";
 
 export interface SchedulableSequence {
   readonly id: number;
@@ -38,8 +40,8 @@ export interface ScheduleLimits {
   readonly runningMax: number;
   /** Blocks free now. */
   readonly freeBlocks: number;
-  /** Tokens that each tenant was given so far. */
-  readonly served: ReadonlyMap<string, number>;
+  /** What all tenants were given so far. */
+  readonly shares: FairShares;
 }
 
 export interface PlannedRun {
@@ -70,7 +72,7 @@ class StepPlan {
   readonly #preempt: number[] = [];
   readonly #admit: number[] = [];
   readonly #run: PlannedRun[] = [];
-  readonly #given: Map<string, number>;
+  readonly #shares: FairShares;
   #tokensLeft: number;
   #blocksLeft: number;
 
@@ -81,7 +83,7 @@ class StepPlan {
     this.#running = sequences
       .filter(({ admission }) => admission !== null)
       .sort((a, b) => a.admission! - b.admission!);
-    this.#given = new Map(limits.served);
+    this.#shares = limits.shares.copy();
     this.#tokensLeft = limits.stepTokens;
     this.#blocksLeft = limits.freeBlocks;
   }
@@ -125,12 +127,12 @@ class StepPlan {
     }
   }
 
-  /** One after another, each time the first of the tenant served least. */
+  /** One after another, each time the first of whose turn it is. */
   *#inTurn(sequences: readonly SchedulableSequence[]): Generator<SchedulableSequence> {
     const left = [...sequences].sort((a, b) => a.arrival - b.arrival);
     while (left.length > 0) {
-      const served = left.map(({ tenant }) => this.#given.get(tenant) ?? 0);
-      const [next] = left.splice(served.indexOf(Math.min(...served)), 1);
+      const index = this.#shares.nextOf(left.map(({ tenant }) => tenant));
+      const [next] = left.splice(index, 1);
       yield next!;
     }
   }
@@ -158,7 +160,7 @@ class StepPlan {
     this.#run.push({ id, numTokens });
     this.#tokensLeft -= numTokens;
     this.#blocksLeft -= sequence.countMissing(numTokens);
-    this.#given.set(tenant, (this.#given.get(tenant) ?? 0) + numTokens);
+    this.#shares.give(tenant, numTokens);
   }
 
   /** Take a planned run back. */
