@@ -132,7 +132,8 @@ function openSide(device: Device, mesh: Mesh, { recipe, numRedundant }: BalanceI
   const history = { kind: "window", numCounts: 1 } as const;
   const balance = { everySteps: 1, leastGain: 0.01, history };
   const places = { ...mesh, parts: replicas.expertParts };
-  const balancer = new ExpertBalancer(experts, model, balance, { places, scratch });
+  const balancing = { places, scratch, spreadValues: () => {} };
+  const balancer = new ExpertBalancer(experts, model, balance, balancing);
   const batch = randomBatch(CONFIG, { ...BATCH, seed: rank });
   let load: readonly Int32Array[] = [];
   let numSteps = 0;

@@ -11,15 +11,26 @@ export interface ExpertLayer {
 
 export type ExpertModel = Pick<TrainableModel, "config" | "moeLayerIndices" | "parameters">;
 
-/** In the order of the forward pass. */
+/** In the order of the forward pass; of some parameters of a model, those layers that have some. */
 export function expertLayers({
   config,
   moeLayerIndices,
   parameters,
-}: ExpertModel): readonly ExpertLayer[] {
+}: Pick<ExpertModel, "config" | "moeLayerIndices"> & {
+  readonly parameters: { readonly list: readonly Parameter[] };
+}): readonly ExpertLayer[] {
   return moeLayerIndices.flatMap((layerIndex) => {
     const prefix = `${blockName(config, layerIndex)}.moe.experts.`;
     const held = parameters.list.filter(({ name }) => name.startsWith(prefix));
     return held.length === 0 ? [] : [{ layerIndex, parameters: held }];
   });
+}
+
+/** Those of which this rank moves parameters, with these. */
+export function ownExpertLayers({
+  config,
+  moeLayerIndices,
+  parameters,
+}: ExpertModel): readonly ExpertLayer[] {
+  return expertLayers({ config, moeLayerIndices, parameters: parameters.own });
 }

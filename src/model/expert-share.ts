@@ -13,6 +13,7 @@ import {
   type Placement,
   type PlacementShape,
   placeExperts,
+  placementFrom,
   refuseShape,
 } from "../parallel/expert/placement/place-experts.ts";
 import type { ModelConfig } from "./config.ts";
@@ -49,7 +50,7 @@ export class ExpertShare {
     this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost });
     this.#first =
       numRedundant === 0
-        ? inOrder(numRoutedExperts)
+        ? placementFrom(Array.from({ length: numRoutedExperts }, (_, expert) => [expert]))
         : placeExperts(new Float64Array(numRoutedExperts).fill(1), this.shape);
   }
 
@@ -108,13 +109,4 @@ function divisorsOf(count: number): number[] {
   return Array.from({ length: count }, (_, index) => index + 1).filter(
     (divisor) => count % divisor === 0,
   );
-}
-
-function inOrder(numExperts: number): Placement {
-  const experts = Array.from({ length: numExperts }, (_, expert) => expert);
-  return {
-    physicalToLogical: experts,
-    logicalToPhysical: experts.map((expert) => [expert]),
-    replicaCounts: experts.map(() => 1),
-  };
 }

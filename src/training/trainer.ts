@@ -31,6 +31,7 @@ import {
   type BalanceOptions,
   checkMoments,
   ExpertBalancer,
+  type ExpertsState,
   type LayerBalance,
 } from "./expert-balance/expert-balancer.ts";
 import { ExpertCopies } from "./expert-balance/expert-copies.ts";
@@ -96,6 +97,8 @@ export interface TrainerState {
   readonly trend: LossTrend;
   /** Mean load of each expert over recent steps, per MoE layer. */
   readonly recentLoads: readonly (readonly number[])[];
+  /** Only where experts follow their load. */
+  readonly experts?: ExpertsState;
 }
 
 /** Where micro-batches come from; a `BatchLoader` is one. */
@@ -223,6 +226,7 @@ export class Trainer implements AsyncDisposable {
       loader: this.#loader.state,
       trend: this.#trend,
       recentLoads: this.#recentLoads,
+      ...(this.#balancer === undefined ? {} : { experts: this.#balancer.state }),
     };
   }
 
@@ -263,12 +267,13 @@ export class Trainer implements AsyncDisposable {
       : [...this.optimizer.state, this.average.state];
   }
 
-  /** Go on from `state`; the tensors were filled by the caller. */
+  /** Go on from `state`; the tensors were filled by the caller. Collective over ranks. */
   restore(state: TrainerState): void {
     this.#loader.restore(state.loader);
     this.#position = { step: state.step, tokens: state.tokens };
     this.#trend = state.trend;
     this.#recentLoads = state.recentLoads;
+    if (state.experts !== undefined) this.#balancer?.restore(state.experts, this.#ofExperts);
     this.model.parameters.refreshCompute();
   }
 
@@ -329,9 +334,11 @@ export class Trainer implements AsyncDisposable {
 
   /** Collective: experts move to where their load is expected, if it is time. */
   #followLoad(step: number, expertLoad: readonly Int32Array[]): readonly LayerBalance[] {
-    const states = () => this.#states().map(({ experts }) => experts);
-    return this.#balancer?.follow(step, expertLoad, states) ?? [];
+    return this.#balancer?.follow(step, expertLoad, this.#ofExperts) ?? [];
   }
+
+  /** Moments and average of this rank's part of the experts. */
+  readonly #ofExperts = (): readonly Tensor[] => this.#states().map(({ experts }) => experts);
 
   /** The global gradient norm, which is finite. */
   #checkedNorm(loss: number): number {
@@ -437,12 +444,13 @@ function openTogether(
   const own = model.parameters.own;
   if (ranks === undefined) return { replicas: alone(own) };
   const nearestCut = cutRuleOf(settings.optimizer.name, own);
-  if (experts !== undefined) checkMoments(experts.share, settings.recipe.stochasticRounding);
   const hasCopies = experts?.share.hasCopies === true;
+  if (hasCopies) checkMoments(settings);
   const copies = hasCopies ? new ExpertCopies(experts.share, model, scratch) : null;
   const replicas = new ShardedReplicas(ranks, own, { nearestCut, scratch, copies });
   if (experts?.balance === undefined) return { replicas };
   const places = { ...ranks, parts: replicas.expertParts };
   const { share, balance } = experts;
-  return { replicas, balancer: new ExpertBalancer(share, model, balance, { places, scratch }) };
+  const balancing = { places, scratch, spreadValues: () => {} };
+  return { replicas, balancer: new ExpertBalancer(share, model, balance, balancing) };
 }

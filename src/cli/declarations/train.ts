@@ -87,6 +87,20 @@ export const train = {
       choices: ["gpipe", "1f1b", "interleaved", "zb1p", "dualpipe", "dualpipev"],
       help: "the order of work in a pipeline; dualpipe if nothing says otherwise",
     },
+    "redundant-experts": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "with ep ranks: so many places more than experts, for copies of the busiest",
+    },
+    "rebalance-steps": {
+      kind: "number",
+      placeholder: "N",
+      whole: true,
+      least: 0,
+      help: "with ep ranks: experts move to suit their load after so many; 0: never",
+    },
     device: {
       kind: "text",
       placeholder: "NAME",
@@ -121,6 +135,10 @@ export const train = {
     {
       command: "hadal train --data ./src --out runs/ep --steps 500 --ranks 2 --layout ep=2",
       does: "each rank with half of every layer's experts, and half of each batch",
+    },
+    {
+      command: "hadal train --data src --out runs/ep --ranks 2 --layout ep=2 --redundant-experts 2",
+      does: "the same with copies of the busiest experts, which follow the load",
     },
     {
       command: "hadal train --out runs/first --resume --minutes 10",

@@ -10,7 +10,12 @@ export interface RankFlags {
   readonly ranks?: number | undefined;
   readonly layout?: string | undefined;
   readonly schedule?: ScheduleKind | undefined;
+  readonly "redundant-experts"?: number | undefined;
+  readonly "rebalance-steps"?: number | undefined;
 }
+
+/** Where experts have copies and nothing else is said; by feel. */
+const REBALANCE_STEPS = 100;
 
 /**
  * Null without ranks. One pipeline over all of them where no layout is given, by DualPipe; where
@@ -28,12 +33,30 @@ export function layoutAsked(flags: RankFlags, env: Context["env"]): TrainingLayo
   const mesh =
     flags.layout === undefined ? { pp: numRanks, ep: 1, dp: 1 } : parseLayout(flags.layout);
   if (numRanksOf(mesh) !== numRanks) throw refusalOf(mesh, numRanks, launched !== undefined);
+  const experts = followingExperts(flags, mesh);
   if (numRanks === 1) {
     if (flags.schedule === undefined) return null;
     throw new OperationalError("usage.schedule", "--schedule is of ranks; give --ranks N too");
   }
   const schedule = flags.schedule ?? (mesh.pp === 1 ? "1f1b" : "dualpipe");
-  return { mesh, schedule, ranksPerHost: ranksOfThisHost(env) ?? numRanks };
+  const ranksPerHost = ranksOfThisHost(env) ?? numRanks;
+  return { mesh, schedule, ranksPerHost, ...(experts === undefined ? {} : { experts }) };
+}
+
+/** Experts stay where they begin unless a flag is given. */
+function followingExperts(flags: RankFlags, { ep }: TrainingLayout["mesh"]) {
+  const names = ["redundant-experts", "rebalance-steps"] as const;
+  const given = names.find((name) => flags[name] !== undefined);
+  if (given === undefined) return undefined;
+  if (ep === 1) {
+    throw new OperationalError(
+      "usage.layout",
+      `--${given} ${flags[given]} is of ranks that share experts; give --ranks N and a --layout ` +
+        "with them, such as --ranks 2 --layout ep=2",
+    );
+  }
+  const numRedundant = flags["redundant-experts"] ?? 0;
+  return { numRedundant, rebalanceSteps: flags["rebalance-steps"] ?? REBALANCE_STEPS };
 }
 
 function refusalOf(mesh: TrainingLayout["mesh"], numRanks: number, isLaunched: boolean) {

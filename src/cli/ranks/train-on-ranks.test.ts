@@ -55,7 +55,8 @@ const losses = (out: string): number[] =>
     .split("\n")
     .map((line) => (JSON.parse(line) as { loss: number }).loss);
 
-const ALL_AXES = ["--schedule", "zb1p", "--layout", "pp=2,ep=2"];
+const COPIES = ["--redundant-experts", "2", "--rebalance-steps", "2"];
+const ALL_AXES = ["--schedule", "zb1p", "--layout", "pp=2,ep=2", ...COPIES];
 
 test("on threads a run says, writes and samples what it does in one process", () => {
   const { status, stdout, stderr } = hadal(...train("threads"), "--ranks", "2");
@@ -80,7 +81,9 @@ test("over a layout a run computes the same under MPI and on threads, and tells 
   for (const [step, loss] of losses("layout").entries()) {
     assert.ok(Math.abs(loss / losses("threads")[step]! - 1) < 1e-3, `step ${step}: ${loss}`);
   }
-  assert.match(readFileSync(join(base, "layout", "metrics.jsonl"), "utf8"), /"withinHost":\d+/);
+  const metrics = readFileSync(join(base, "layout", "metrics.jsonl"), "utf8");
+  assert.match(metrics, /"withinHost":\d+/);
+  assert.match(metrics, /"rebalance":\{"numMoves":\d/);
   if (skip !== false) return;
   const words = ["launch", "--ranks", "4", "--", "hadal"];
   const launched = hadal(...words, ...train("layout-mpi"), ...ALL_AXES);
@@ -89,7 +92,8 @@ test("over a layout a run computes the same under MPI and on threads, and tells 
 });
 
 test("a run over a layout that is killed goes on where it was", async () => {
-  const words = ["--ranks", "2", "--layout", "ep=2", "--set", "checkpoint.everySteps=3"];
+  const saved = ["--set", "checkpoint.everySteps=3"];
+  const words = ["--ranks", "2", "--layout", "ep=2", ...COPIES, ...saved];
   const whole = hadal(...train("whole"), ...words, "--steps", "40");
   assert.equal(whole.status, 0, whole.stderr);
   const killed = spawn(process.execPath, [
@@ -136,6 +140,11 @@ test("what ranks there are is said once, and a schedule is of ranks", () => {
       ["--ranks", "4", "--layout", "ep=2"],
       /^error: --layout ep=2 is of 2 .* are 4; give --ranks 2, or take --layout ep=2,dp=2$/m,
     ],
+    [
+      ["--ranks", "2", ...COPIES],
+      /^error: --redundant-experts 2 is of ranks that share experts; give .* --layout ep=2$/m,
+    ],
+    [["--rebalance-steps", "5"], /^error: --rebalance-steps 5 is of ranks that share experts/m],
     [["--ranks", "2", "--layout", "tp=2"], /^error: layout tp=2: "tp=2" is not an axis/m],
   ] as const) {
     assert.match(hadal(...train("odd"), ...words).stderr, refusal);

@@ -8,6 +8,7 @@
  */
 import { SPAN_NAMES } from "../../model/parameter-layout.ts";
 import type { OwnParameters } from "../../model/parameters.ts";
+import type { ElementRange } from "../../tensor/flat-slice.ts";
 import { view } from "../../tensor/view.ts";
 import { type OptimizerPart, type OptimizerPiece, type StateSpans, wholeOf } from "../spans.ts";
 
@@ -21,6 +22,8 @@ export interface Replicas {
   readonly inStep: boolean;
   /** What this rank's optimizer moves. */
   readonly part: OptimizerPart;
+  /** The part of the experts' span that each rank with the same experts moves. */
+  readonly expertParts: readonly ElementRange[];
   /** What of it counts in the gradient's norm: of every expert one copy. */
   countedPieces(): readonly OptimizerPiece[];
   /**
@@ -56,6 +59,7 @@ export function alone(parameters: OwnParameters): Replicas {
     size: 1,
     inStep: false,
     part,
+    expertParts: [{ start: 0, end: parameters.experts.values.columns }],
     countedPieces: () => part.pieces,
     sumGradients: () => {},
     gatherValues: () => {},

@@ -54,7 +54,6 @@ export class ShardedReplicas implements Replicas {
   readonly size: number;
   readonly inStep: boolean;
   readonly part: OptimizerPart;
-  /** The part of the experts' span that each rank of `dp` moves. */
   readonly expertParts: readonly ElementRange[];
   readonly #groups: ReplicaGroups;
   readonly #parameters: OwnParameters;

@@ -6,12 +6,13 @@
  *
  * It changes where an expert is computed and nothing else, so losses stay what they were but for
  * the order of sums. All ranks see the same loads and come to the same plan. A layer whose busiest
- * rank would gain less than `leastGain` stays as it is. The step waits for the copies alone.
+ * rank would gain less than `leastGain` stays as it is. The step waits for the copies alone. In a
+ * pipeline every rank makes the plans of all layers, and moves what it moves by its optimizer.
  * Source: DeepSeek-V3 report §3.4.
  */
 import { assert, defined, OperationalError } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";
-import { type ExpertLayer, type ExpertModel, expertLayers } from "../../model/expert-layers.ts";
+import { type ExpertLayer, type ExpertModel, ownExpertLayers } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import {
@@ -23,11 +24,13 @@ import {
   ExpertLoadHistory,
   type HistoryKind,
 } from "../../parallel/expert/placement/load-history.ts";
-import type { ExpertMove } from "../../parallel/expert/placement/plan-moves.ts";
+import { type Placement, placementFrom } from "../../parallel/expert/placement/place-experts.ts";
+import { type ExpertMove, movesBetween } from "../../parallel/expert/placement/plan-moves.ts";
 import { planRebalance } from "../../parallel/expert/placement/plan-rebalance.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import type { ElementRange } from "../../tensor/flat-slice.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import type { TrainingSettings } from "../settings.ts";
 import { elementOf } from "../spans.ts";
 import { elementsOfExpert } from "./expert-copies.ts";
 
@@ -46,6 +49,16 @@ export interface LayerBalance {
   readonly numMoves: number;
 }
 
+/** What has to be kept of it, to go on to the same bits; plain JSON, MoE layer by MoE layer. */
+export interface ExpertsState {
+  /** That share the experts. */
+  readonly numRanks: number;
+  /** What is remembered of the loads, the oldest first. */
+  readonly loads: readonly (readonly (readonly number[])[])[];
+  /** The places of each expert. */
+  readonly places: readonly (readonly (readonly number[])[])[];
+}
+
 /** How moments and average lie over ranks, beside values that are whole on each. */
 export interface StatePlaces {
   /** All ranks with the model's stage. */
@@ -56,12 +69,19 @@ export interface StatePlaces {
   readonly parts: readonly ElementRange[];
 }
 
+export interface BalancerParts {
+  readonly places: StatePlaces;
+  readonly scratch: Arena;
+  /** Collective: gives values that have moved to ranks that have copies of them. */
+  spreadValues(): void;
+}
+
 export class ExpertBalancer {
   readonly #share: ExpertShare;
   readonly #model: ExpertModel;
   readonly #options: BalanceOptions;
-  readonly #places: StatePlaces;
-  readonly #scratch: Arena;
+  readonly #parts: BalancerParts;
+  /** What this rank moves. */
   readonly #layers: readonly ExpertLayer[];
   readonly #histories: readonly ExpertLoadHistory[];
 
@@ -69,17 +89,45 @@ export class ExpertBalancer {
     share: ExpertShare,
     model: ExpertModel,
     options: BalanceOptions,
-    { places, scratch }: { readonly places: StatePlaces; readonly scratch: Arena },
+    parts: BalancerParts,
   ) {
     this.#share = share;
     this.#model = model;
     this.#options = options;
-    this.#places = places;
-    this.#scratch = scratch;
-    this.#layers = expertLayers(model);
+    this.#parts = parts;
+    this.#layers = ownExpertLayers(model);
     this.#histories = model.moeLayerIndices.map(
       () => new ExpertLoadHistory(model.config.numRoutedExperts, options.history),
     );
+  }
+
+  get state(): ExpertsState {
+    return {
+      numRanks: this.#share.ranks.size,
+      loads: this.#histories.map(({ remembered }) => remembered.map((load) => [...load])),
+      places: this.#model.moeLayerIndices.map(
+        (layerIndex) => this.#share.layer(layerIndex).current.logicalToPhysical,
+      ),
+    };
+  }
+
+  /**
+   * Collective: loads are remembered, and experts move to where they were, if that was over as many
+   * ranks and places as there are; `states` as in `follow`.
+   */
+  restore({ numRanks, loads, places }: ExpertsState, states: () => readonly Tensor[]): void {
+    for (const [order, history] of this.#histories.entries()) history.recall(loads[order]!);
+    const { ranks, shape } = this.#share;
+    if (numRanks !== ranks.size || places[0]?.flat().length !== shape.numPhysicalExperts) return;
+    const tensors = states();
+    const numMoves = this.#model.moeLayerIndices.map((layerIndex, order) => {
+      const placement = placementFrom(places[order]!);
+      const { current } = this.#share.layer(layerIndex);
+      const moves = movesBetween(current, placement.physicalToLogical, shape);
+      this.#move(layerIndex, { placement, moves }, tensors);
+      return moves.length;
+    });
+    if (numMoves.some((count) => count > 0)) this.#afterMoves();
   }
 
   /**
@@ -95,22 +143,31 @@ export class ExpertBalancer {
     for (const [order, load] of expertLoad.entries()) this.#histories[order]!.record(load);
     if ((step + 1) % this.#options.everySteps !== 0) return [];
     const tensors = states();
-    const balances = this.#layers.map((layer) => this.#rebalanceLayer(layer, tensors));
-    if (balances.some(({ numMoves }) => numMoves > 0)) this.#model.parameters.refreshCompute();
+    const balances = this.#model.moeLayerIndices.map((layerIndex, order): LayerBalance => {
+      const load = defined(this.#histories[order], "a history").estimate();
+      const { current } = this.#share.layer(layerIndex);
+      const plan = planRebalance(current, load, this.#share.shape, this.#options.leastGain);
+      this.#move(layerIndex, plan, tensors);
+      const { before, after, moves } = plan;
+      return { layerIndex, before, after, numMoves: moves.length };
+    });
+    if (balances.some(({ numMoves }) => numMoves > 0)) this.#afterMoves();
     return balances;
   }
 
-  #rebalanceLayer(layer: ExpertLayer, states: readonly Tensor[]): LayerBalance {
-    const { shape } = this.#share;
-    const { layerIndex } = layer;
-    const order = this.#model.moeLayerIndices.indexOf(layerIndex);
-    const load = defined(this.#histories[order], "a history").estimate();
-    const live = this.#share.layer(layerIndex);
-    const plan = planRebalance(live.current, load, shape, this.#options.leastGain);
-    const { placement, moves, before, after } = plan;
-    if (moves.length > 0) this.#apply(layer, moves, states);
-    live.replace(placement);
-    return { layerIndex, before, after, numMoves: moves.length };
+  #move(
+    layerIndex: number,
+    { placement, moves }: { readonly placement: Placement; readonly moves: readonly ExpertMove[] },
+    states: readonly Tensor[],
+  ): void {
+    const layer = this.#layers.find((own) => own.layerIndex === layerIndex);
+    if (layer !== undefined && moves.length > 0) this.#apply(layer, moves, states);
+    this.#share.layer(layerIndex).replace(placement);
+  }
+
+  #afterMoves(): void {
+    this.#parts.spreadValues();
+    this.#model.parameters.refreshCompute();
   }
 
   /** Values lie whole on every rank; of the rest each has a part. */
@@ -125,11 +182,12 @@ export class ExpertBalancer {
       mine: values,
       part: 0,
     };
-    copyElements(whole, copies, this.#scratch);
-    const { replicas: communicator, dp, parts } = this.#places;
+    const { places, scratch } = this.#parts;
+    copyElements(whole, copies, scratch);
+    const { replicas: communicator, dp, parts } = places;
     const rankOf = (index: number, owner: number): number => index * ranks.size + owner;
     for (const mine of states) {
-      copyElements({ communicator, parts, rankOf, mine, part: dp.rank }, copies, this.#scratch);
+      copyElements({ communicator, parts, rankOf, mine, part: dp.rank }, copies, scratch);
     }
   }
 
@@ -147,9 +205,16 @@ export class ExpertBalancer {
   }
 }
 
-/** Refuse moments whose rounding depends on where they stand: copies of an expert would part. */
-export function checkMoments(share: ExpertShare, isStochastic: boolean): void {
-  if (!isStochastic || !share.hasCopies) return;
+/**
+ * Refuse moments whose rounding depends on where they stand: copies of an expert would part. Muon
+ * rounds those of experts to the nearest.
+ */
+export function checkMoments({
+  recipe,
+  optimizer,
+}: Pick<TrainingSettings, "recipe" | "optimizer">): void {
+  const isRounded = recipe.tensors.moment.format === "bf16";
+  if (optimizer.name === "muon" || !isRounded || !recipe.stochasticRounding) return;
   throw new OperationalError(
     "config.value",
     "moments that are rounded at random would make the copies of redundant experts differ; " +

@@ -7,7 +7,7 @@
  */
 import { assert } from "../../base/errors.ts";
 import { divExact, floorDiv } from "../../base/integers.ts";
-import { type ExpertLayer, type ExpertModel, expertLayers } from "../../model/expert-layers.ts";
+import { type ExpertLayer, type ExpertModel, ownExpertLayers } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import type { Parameter } from "../../model/parameters.ts";
 import { reduceVectors } from "../../parallel/communicator/reduce.ts";
@@ -23,7 +23,7 @@ export class ExpertCopies {
 
   constructor(share: ExpertShare, model: ExpertModel, scratch: Arena) {
     this.#share = share;
-    this.#layers = expertLayers(model);
+    this.#layers = ownExpertLayers(model);
     this.#scratch = scratch;
   }
 

@@ -25,6 +25,15 @@ export interface StepRecord {
    * Sent by all ranks to others' experts and back, by kind of link; only where ranks share them.
    */
   readonly exchangedBytes?: { readonly acrossHosts: number; readonly withinHost: number };
+  /**
+   * Only where experts were placed anew after this step: copies that were made, and what the
+   * busiest rank of the worst layer bears over the mean, before and after.
+   */
+  readonly rebalance?: {
+    readonly numMoves: number;
+    readonly before: number;
+    readonly after: number;
+  };
   readonly tokensPerSecond: number;
   /** Model FLOPs over the measured peak; null where no peak was measured. */
   readonly mfu: number | null;
@@ -52,6 +61,11 @@ export function toScalars(record: StepRecord, moeLayerIndices: readonly number[]
   if (record.exchangedBytes !== undefined) {
     scalars["exchange/bytesAcrossHosts"] = record.exchangedBytes.acrossHosts;
     scalars["exchange/bytesWithinHost"] = record.exchangedBytes.withinHost;
+  }
+  if (record.rebalance !== undefined) {
+    scalars["rebalance/moves"] = record.rebalance.numMoves;
+    scalars["rebalance/busiestBefore"] = record.rebalance.before;
+    scalars["rebalance/busiestAfter"] = record.rebalance.after;
   }
   if (record.mfu !== null) scalars["speed/mfu"] = record.mfu;
   if (record.validationBitsPerByte !== undefined) {

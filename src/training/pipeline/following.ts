@@ -72,6 +72,10 @@ function obey(rank: RankTrainer, channel: RankChannel, { command, argument }: Or
     case "put":
       channel.receive(held.tensor(argument), LEADER);
       return;
+    case "held":
+      held.refresh();
+      channel.sendData(held.pieces, LEADER);
+      return;
     case "restore":
       trainer.restore((channel.receiveData(LEADER) as Restored).state);
       return;

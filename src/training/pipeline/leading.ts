@@ -47,7 +47,9 @@ interface LedParts {
   readonly channel: RankChannel;
   readonly whole: Model;
   readonly layout: TrainingLayout;
-  readonly table: readonly PlacedTensor[];
+  readonly settings: TrainingSettings;
+  /** What each rank holds. */
+  readonly held: readonly (readonly HeldPiece[])[];
 }
 
 export class LedTraining implements Training {
@@ -55,17 +57,19 @@ export class LedTraining implements Training {
   readonly #channel: RankChannel;
   readonly #whole: Model;
   readonly #layout: TrainingLayout;
-  readonly #table: readonly PlacedTensor[];
+  readonly #settings: TrainingSettings;
   readonly #scratch: Arena;
+  #table: readonly PlacedTensor[];
   /** Whether the whole model is that of the ranks. */
   #isCurrent = false;
 
-  private constructor({ rank, channel, whole, layout, table }: LedParts, scratch: Arena) {
+  private constructor({ rank, channel, whole, layout, settings, held }: LedParts, scratch: Arena) {
     this.#rank = rank;
     this.#channel = channel;
     this.#whole = whole;
     this.#layout = layout;
-    this.#table = table;
+    this.#settings = settings;
+    this.#table = placeState(settings.model, statesOf(rank.trainer), held);
     this.#scratch = scratch;
   }
 
@@ -97,8 +101,7 @@ export class LedTraining implements Training {
       await channel.untilReady(follower);
       held.push(channel.receiveData(follower) as readonly HeldPiece[]);
     }
-    const table = placeState(settings.model, statesOf(rank.trainer), held);
-    const parts = { rank, channel, whole, layout, table };
+    const parts = { rank, channel, whole, layout, settings, held };
     training = new LedTraining(parts, new Arena(device.memory, "gathering"));
     return training;
   }
@@ -146,6 +149,7 @@ export class LedTraining implements Training {
     try {
       const outcome = this.#trainer.step();
       this.#channel.isInStep = false;
+      if (outcome.balances.some(({ numMoves }) => numMoves > 0)) this.#learnPlaces();
       return outcome;
     } catch (error) {
       // All ranks have found out the same, and wait for orders.
@@ -192,6 +196,7 @@ export class LedTraining implements Training {
     }
     this.#trainer.restore(state);
     this.#trainer.plan = plan;
+    if (state.experts !== undefined) this.#learnPlaces();
     this.#isCurrent = false;
   }
 
@@ -205,6 +210,18 @@ export class LedTraining implements Training {
       this.#channel.order(rank, "timed");
       return this.#channel.receiveData(rank) as readonly TimedAction[];
     });
+  }
+
+  /** After experts have moved. */
+  #learnPlaces(): void {
+    const { held, trainer } = this.#rank;
+    held.refresh();
+    const all: (readonly HeldPiece[])[] = [held.pieces];
+    for (const rank of this.#channel.followers) {
+      this.#channel.order(rank, "held");
+      all.push(this.#channel.receiveData(rank) as readonly HeldPiece[]);
+    }
+    this.#table = placeState(this.#settings.model, statesOf(trainer), all);
   }
 
   #fillWhole(kind: "master" | "average"): void {

@@ -18,7 +18,16 @@ import { view } from "../../tensor/view.ts";
 
 export const LEADER = 0;
 
-export const COMMANDS = ["begin", "step", "fetch", "put", "restore", "timed", "end"] as const;
+export const COMMANDS = [
+  "begin",
+  "step",
+  "fetch",
+  "put",
+  "held",
+  "restore",
+  "timed",
+  "end",
+] as const;
 export type Command = (typeof COMMANDS)[number];
 
 export interface Order {

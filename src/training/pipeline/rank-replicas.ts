@@ -13,12 +13,13 @@ import { ShardedReplicas, type ShardingOptions } from "../data-parallel/zero.ts"
 export function rankReplicas(model: PipelineModel, mesh: Mesh, options: ShardingOptions): Replicas {
   const { own } = model.part.parameters;
   const inStage = mesh.replicas.size === 1 ? alone(own) : new ShardedReplicas(mesh, own, options);
-  const { rank, size, inStep, part } = inStage;
+  const { rank, size, inStep, part, expertParts } = inStage;
   return {
     rank,
     size,
     inStep,
     part,
+    expertParts,
     countedPieces: () => inStage.countedPieces(),
     // The model has added up what two ranks hold: `PipelineModel.forwardBackward`.
     sumGradients: () => inStage.sumGradients(),

@@ -199,6 +199,55 @@ test("a run goes on over any other layout from what one has written", async () =
   assertNear(join(base, "part"), whole, 1e-4);
 });
 
+/** Experts with copies, placed anew every other step. */
+const following = (axes: string, schedule?: ScheduleKind): TrainingLayout => ({
+  ...layoutOf(axes, schedule),
+  experts: { numRedundant: 2, rebalanceSteps: 2 },
+});
+
+test("experts with copies follow their load, and the run goes on to the bit", async () => {
+  const settings = [...PLAIN, ...ALIKE, "average.decay=0.9", "evaluation.everySteps=2"];
+  const alone = await trainAlone({ name: "alone", steps: 9, settings });
+  const { out: whole } = await trainOver(following("ep=2"), { name: "whole", steps: 9, settings });
+  const movesOf = (of: string) => records(of).map(({ rebalance }) => rebalance?.numMoves);
+  assert.deepEqual(
+    movesOf(whole).map((moves) => moves !== undefined),
+    [false, true, false, true, false, true, false, true, false],
+  );
+  assert.ok(movesOf(whole).some((moves) => (moves ?? 0) > 0));
+  for (const { rebalance } of records(whole)) {
+    if (rebalance !== undefined) assert.ok(rebalance.after <= rebalance.before);
+  }
+  assertNear(whole, alone, 1e-5);
+  const validated = (of: string) => records(of).map((one) => one.validationBitsPerByte ?? 0);
+  for (const [step, bits] of validated(whole).entries()) {
+    assert.ok(Math.abs(bits - validated(alone)[step]!) < 1e-5, `step ${step}`);
+  }
+  for (const steps of [3, 6, 9]) {
+    const resume = steps > 3;
+    await trainOver(following("ep=2"), { name: "part", steps, settings, resume });
+  }
+  const part = join(base, "part");
+  assert.deepEqual(computed(part), computed(whole));
+  for (const file of ["model.safetensors", "state.safetensors", "experts.json"]) {
+    const path = join("checkpoints/step-9", file.startsWith("model") ? "" : "training-state", file);
+    assert.deepEqual(readFileSync(join(part, path)), readFileSync(join(whole, path)), file);
+  }
+});
+
+test("a run with copies of experts goes on over any other layout, and back", async () => {
+  const settings = ["optimizer.name=muon", "average.decay=0.9", ...ALIKE];
+  const whole = await trainAlone({ name: "whole", steps: 9, settings });
+  const part = { name: "part", settings };
+  await trainOver(following("ep=2"), { ...part, steps: 3 });
+  await trainOver(following("pp=2,ep=2", "dualpipe"), { ...part, steps: 5, resume: true });
+  await trainOver(following("ep=2,dp=2"), { ...part, steps: 6, resume: true });
+  await trainOver(layoutOf("ep=4"), { ...part, steps: 7, resume: true });
+  await trainAlone({ ...part, steps: 8, resume: true });
+  await trainOver(following("pp=2,ep=2", "zb1p"), { ...part, steps: 9, resume: true });
+  assertNear(join(base, "part"), whole, 1e-4);
+});
+
 test("a loss that is not finite ends the run, with the tensor and the step", async () => {
   const settings = ["learningRate.peak=1e30", "learningRate.warmupSteps=0"];
   const { report } = await trainOver(inStages("dualpipe"), { name: "broken", steps: 6, settings });
@@ -278,6 +327,16 @@ test("a layout that does not fit is refused with one that does", () => {
     /^layout ep=2,dp=2: a dense model has no experts to share; take dp=4$/,
   );
   assert.match(refused("dp=3"), /^layout dp=3: batches of 4 to 4 sequences .*multiples of 3$/);
+  const copies =
+    (axes: string, numRedundant: number, ...assignments: string[]) =>
+    () => {
+      const experts = { numRedundant, rebalanceSteps: 0 };
+      checkLayout(smallSettings(...assignments), { ...layoutOf(axes), experts });
+    };
+  assert.throws(copies("ep=2", 1), /^OperationalError: 4 routed and 1 redundant experts do not /);
+  const rounded = ["recipe.tensors.moment.format=bf16", "recipe.stochasticRounding=true"];
+  assert.throws(copies("ep=2", 2, ...rounded), /would make the copies .*stochasticRounding=false/);
+  copies("ep=2", 2, ...rounded, "optimizer.name=muon")();
   assert.match(
     refused("ep=2", "recipe=fp8", "recipe.tensors.dispatch.tile=tensor"),
     /must be 1x128 or row where experts are on several ranks/,

@@ -11,15 +11,26 @@ import { placesOver } from "../../model/expert-share.ts";
 import { layOutRanks, type PipelineShape } from "../../model/pipeline/rank-layout.ts";
 import { formatLayout, type MeshShape } from "../../parallel/mesh.ts";
 import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
+import { checkMoments } from "../expert-balance/expert-balancer.ts";
 import type { TrainingSettings } from "../settings.ts";
 
 /** Stages a rank has under the interleaved schedule. */
 const STAGES_PER_RANK = 2;
 
+/** Experts that follow their load, over ranks that share them. */
+export interface FollowingExperts {
+  /** Places beyond one for each expert. */
+  readonly numRedundant: number;
+  /** After so many steps they are placed anew; never if 0. */
+  readonly rebalanceSteps: number;
+}
+
 export interface TrainingLayout {
   readonly mesh: MeshShape;
   readonly schedule: ScheduleKind;
   readonly ranksPerHost: number;
+  /** Experts stay where they begin if it is left out. */
+  readonly experts?: FollowingExperts;
 }
 
 /** Of each of its pipelines. */
@@ -41,8 +52,12 @@ export function expertRanksPerHost({ mesh, ranksPerHost }: TrainingLayout): numb
   return mesh.ep % ranksPerHost === 0 ? ranksPerHost : 1;
 }
 
-/** Refuse a layout whose stages have no layers, or whose ranks have no equal shares of experts. */
-export function checkLayout({ model, recipe }: TrainingSettings, layout: TrainingLayout): void {
+/**
+ * Refuse a layout whose stages have no layers, or whose ranks have no equal shares of experts, or
+ * could not keep copies of one alike.
+ */
+export function checkLayout(settings: TrainingSettings, layout: TrainingLayout): void {
+  const { model, recipe } = settings;
   layOutRanks(model, pipelineShapeOf(layout));
   const { mesh } = layout;
   if (mesh.ep === 1) return;
@@ -53,6 +68,8 @@ export function checkLayout({ model, recipe }: TrainingSettings, layout: Trainin
         `take ${formatLayout({ ...mesh, ep: 1, dp: mesh.dp * mesh.ep })}`,
     );
   }
-  placesOver(mesh.ep, model, { ranksPerHost: expertRanksPerHost(layout) });
+  const { numRedundant } = layout.experts ?? { numRedundant: 0 };
+  placesOver(mesh.ep, model, { ranksPerHost: expertRanksPerHost(layout), numRedundant });
+  if (numRedundant > 0) checkMoments(settings);
   checkRecipeOverRanks(recipe);
 }

@@ -227,6 +227,7 @@ export class Session {
       recentMaxVio: outcome.recentMaxVio,
       expertLoad: outcome.expertLoad.map((load) => [...load]),
       ...(outcome.exchanged === null ? {} : { exchangedBytes: outcome.exchanged }),
+      ...(outcome.balances.length === 0 ? {} : { rebalance: worstOf(outcome.balances) }),
       tokensPerSecond,
       mfu: peakFlops === undefined ? null : (this.#flopsPerToken * tokensPerSecond) / peakFlops,
       seconds: this.#seconds,
@@ -325,4 +326,13 @@ export class Session {
     if (!summary.wasInterrupted) this.#folder.writeSummary(summary);
     return summary;
   }
+}
+
+/** Moves of all layers, and the busiest rank of any. */
+function worstOf(balances: StepOutcome["balances"]): NonNullable<StepRecord["rebalance"]> {
+  return {
+    numMoves: balances.reduce((sum, { numMoves }) => sum + numMoves, 0),
+    before: Math.max(...balances.map(({ before }) => before)),
+    after: Math.max(...balances.map(({ after }) => after)),
+  };
 }

@@ -344,6 +344,19 @@ const DAMAGED_STATES: readonly (readonly [string, string, (state: Json) => unkno
   ["a field from elsewhere", "speed", (state) => ({ ...state, speed: 3 })],
 ];
 
+/** Of one MoE layer and an MTP module, four experts each, over two ranks. */
+const PLACES = [[0], [1], [2], [3]];
+const EXPERTS = { numRanks: 2, loads: [[], [[1, 2, 3, 4]]], places: [PLACES, PLACES] };
+const DAMAGED_EXPERTS: readonly (readonly [string, unknown])[] = [
+  ["the content", null],
+  ["numRanks", { ...EXPERTS, numRanks: 0 }],
+  ["2 layers of 4 experts", { ...EXPERTS, loads: [[]] }],
+  ["2 layers of 4 experts", { ...EXPERTS, loads: [[], [[1, 2, 3]]] }],
+  ["2 layers of 4 experts", { ...EXPERTS, places: [PLACES, [[0], [1], [2, 3], []]] }],
+  ["every place must hold one", { ...EXPERTS, places: [PLACES, [[0], [1], [2], [2]]] }],
+  ["every place must hold one", { ...EXPERTS, places: [PLACES, [[0], [1], [2], [3, 4]]] }],
+];
+
 const withTrainer = (state: Json, changes: Json): Json => ({
   ...state,
   trainer: { ...(state["trainer"] as Json), ...changes },
@@ -369,6 +382,13 @@ test("a training state or a plan with other fields is refused by file and field"
     await assert.rejects(resumed(), refuses("checkpoint.trainingState", path, field), what);
   }
   writeFileSync(path, whole);
+  const experts = join(checkpoint, "training-state", "experts.json");
+  for (const [field, content] of DAMAGED_EXPERTS) {
+    writeFileSync(experts, JSON.stringify(content));
+    const what = JSON.stringify(content);
+    await assert.rejects(resumed(), refuses("checkpoint.trainingState", experts, field), what);
+  }
+  writeFileSync(experts, JSON.stringify(EXPERTS));
   const plan = join(run, "plan.json");
   for (const [field, content] of DAMAGED_PLANS) {
     writeFileSync(plan, JSON.stringify(content));

@@ -6,6 +6,8 @@
  *         master.NAME                      the parameters (published weights are rounded)
  *         firstMoment.NAME, secondMoment.NAME, average.NAME
  *         routingBias.LAYER
+ *     training-state/experts.json          only where experts follow their load: what is remembered
+ *                                          of it, and where they are
  *
  * Random numbers are not stored: every draw follows from the seed, the epoch and the span
  * (data/batches.ts). Reading is strict: exactly these fields, and exactly these tensors in these
@@ -21,6 +23,7 @@ import type { ModelConfig } from "../../model/config.ts";
 import type { TrainableModel } from "../../model/model-types.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { RunPlan } from "../budget.ts";
+import type { ExpertsState } from "../expert-balance/expert-balancer.ts";
 import {
   finite,
   integer,
@@ -36,12 +39,13 @@ import { PLAN } from "./stored-plan.ts";
 import type { Training } from "./training.ts";
 
 const FOLDER = "training-state";
+const EXPERTS_FILE = "experts.json";
 const FORMAT_VERSION = 1;
 
 /** What is needed besides the tensors. */
 export interface RunState {
   readonly formatVersion: number;
-  readonly trainer: TrainerState;
+  readonly trainer: Omit<TrainerState, "experts">;
   readonly plan: RunPlan | null;
   /** Training time so far. */
   readonly seconds: number;
@@ -60,6 +64,12 @@ const RUN_STATE: Schema<RunState> = {
   seconds: real(0),
 };
 
+const EXPERTS: Schema<ExpertsState> = {
+  numRanks: integer(1),
+  loads: listOf(listOf(listOf(real(0)))),
+  places: listOf(listOf(listOf(integer(0)))),
+};
+
 /** Whether the checkpoint can be trained on. */
 export function hasTrainingState(checkpoint: string): boolean {
   return existsSync(join(checkpoint, FOLDER, "state.json"));
@@ -73,9 +83,10 @@ export function writeTrainingState(
 ): void {
   const folder = join(directory, FOLDER);
   makeDirectories(folder);
+  const { experts, ...trainer } = training.state;
   const state: RunState = {
     formatVersion: FORMAT_VERSION,
-    trainer: training.state,
+    trainer,
     plan: training.plan ?? null,
     seconds: run.seconds,
   };
@@ -86,6 +97,9 @@ export function writeTrainingState(
     data: read,
   }));
   writeSafetensors(join(folder, "state.safetensors"), sources, {});
+  if (experts !== undefined) {
+    writeFileAtomically(join(folder, EXPERTS_FILE), `${JSON.stringify(experts)}\n`);
+  }
   writeFileAtomically(join(folder, "state.json"), `${JSON.stringify(state, null, 2)}\n`);
 }
 
@@ -103,7 +117,9 @@ export function readTrainingState(
   const { moeLayerIndices } = training;
   requireLoads(path, state.trainer.recentLoads, { moeLayerIndices, config });
   fillTensors(join(folder, "state.safetensors"), training.tensors);
-  training.restore(state.trainer, state.plan ?? undefined);
+  const experts = readExperts(join(folder, EXPERTS_FILE), { moeLayerIndices, config });
+  const trainer = { ...state.trainer, ...(experts === undefined ? {} : { experts }) };
+  training.restore(trainer, state.plan ?? undefined);
   return state;
 }
 
@@ -125,20 +141,54 @@ export function readAverage(
   model.parameters.refreshCompute();
 }
 
-function readState(path: string): RunState {
-  const refuse = (problem: string, cause?: unknown): OperationalError =>
-    new OperationalError(
-      "checkpoint.trainingState",
-      `${path}: ${problem}; resume from a checkpoint whose training state is whole`,
-      { path },
-      cause,
-    );
-  let content: unknown;
+/** Of a file of the state that is not whole. */
+function refusalOf(path: string, problem: string, cause?: unknown): OperationalError {
+  return new OperationalError(
+    "checkpoint.trainingState",
+    `${path}: ${problem}; resume from a checkpoint whose training state is whole`,
+    { path },
+    cause,
+  );
+}
+
+function readJson(path: string): unknown {
   try {
-    content = JSON.parse(readFileSync(path, "utf8"));
+    return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    throw refuse(`cannot be read (${reasonOf(error)})`, error);
+    throw refusalOf(path, `cannot be read (${reasonOf(error)})`, error);
   }
+}
+
+/** Undefined where experts did not follow their load. */
+function readExperts(
+  path: string,
+  { moeLayerIndices, config }: Pick<TrainableModel, "moeLayerIndices" | "config">,
+): ExpertsState | undefined {
+  if (!existsSync(path)) return undefined;
+  const refuse = (problem: string): OperationalError => refusalOf(path, problem);
+  const state = readExactly(EXPERTS, readJson(path), refuse);
+  const { loads, places } = state;
+  const numExperts = config.numRoutedExperts;
+  const isOfModel =
+    loads.length === moeLayerIndices.length &&
+    loads.every((layer) => layer.every((load) => load.length === numExperts)) &&
+    places.length === moeLayerIndices.length &&
+    places.every((layer) => layer.length === numExperts && layer.every((of) => of.length > 0));
+  if (!isOfModel) {
+    throw refuse(`it must have ${moeLayerIndices.length} layers of ${numExperts} experts`);
+  }
+  const numPlaces = places[0]?.flat().length;
+  for (const layer of places) {
+    const ordered = layer.flat().toSorted((a, b) => a - b);
+    if (ordered.length === numPlaces && ordered.every((place, index) => place === index)) continue;
+    throw refuse("every place must hold one expert, and all layers have as many places");
+  }
+  return state;
+}
+
+function readState(path: string): RunState {
+  const refuse = (problem: string): OperationalError => refusalOf(path, problem);
+  const content = readJson(path);
   // Before the fields: another version has others.
   const version = (content as { formatVersion?: unknown } | null)?.formatVersion;
   if (typeof version === "number" && version !== FORMAT_VERSION) {

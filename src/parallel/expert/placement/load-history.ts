@@ -40,6 +40,18 @@ export class ExpertLoadHistory {
       this.#average?.map((value, expert) => decay * value + (1 - decay) * load[expert]!) ?? load;
   }
 
+  /** What is remembered, the oldest first: the counts of a window, or the one average. */
+  get remembered(): readonly Float64Array[] {
+    return this.#kind.kind === "window" ? this.#recent : this.#average ? [this.#average] : [];
+  }
+
+  /** Go on from what another history of this kind remembers. */
+  recall(remembered: readonly ArrayLike<number>[]): void {
+    this.#recent.length = 0;
+    this.#average = null;
+    for (const load of remembered) this.record(load);
+  }
+
   /** The expected load, in the unit of one record; zeros before the first. */
   estimate(): Float64Array {
     if (this.#average !== null) return this.#average.slice();

@@ -147,11 +147,20 @@ function countReplicas(replicas: readonly Replica[]): Map<number, number> {
 function placementOf(slots: readonly Replica[], numExperts: number): Placement {
   const logicalToPhysical = Array.from({ length: numExperts }, (): number[] => []);
   for (const [slot, { expert, rank }] of slots.entries()) logicalToPhysical[expert]![rank] = slot;
-  return {
-    physicalToLogical: slots.map(({ expert }) => expert),
-    logicalToPhysical,
-    replicaCounts: logicalToPhysical.map(({ length }) => length),
-  };
+  return placementFrom(logicalToPhysical);
+}
+
+/** The placement that has each expert in these slots, which together are all. */
+export function placementFrom(logicalToPhysical: readonly (readonly number[])[]): Placement {
+  const replicaCounts = logicalToPhysical.map(({ length }) => length);
+  const physicalToLogical: number[] = [];
+  for (const [expert, slots] of logicalToPhysical.entries()) {
+    for (const slot of slots) physicalToLogical[slot] = expert;
+  }
+  const numSlots = replicaCounts.reduce((sum, count) => sum + count, 0);
+  assert(Object.keys(physicalToLogical).length === numSlots, "every slot holds one expert");
+  assert(physicalToLogical.length === numSlots, "slots are numbered from 0 on");
+  return { physicalToLogical, logicalToPhysical, replicaCounts };
 }
 
 /** The load each GPU bears under a placement, if replicas share evenly. */

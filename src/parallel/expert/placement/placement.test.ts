@@ -223,8 +223,11 @@ function permutations(size: number): number[][] {
   );
 }
 
+const AVERAGE = { kind: "movingAverage", decay: 0.75 } as const;
+const WINDOW = { kind: "window", numCounts: 2 } as const;
+
 test("history forgets smoothly as a moving average, at once as a window", () => {
-  const average = new ExpertLoadHistory(2, { kind: "movingAverage", decay: 0.75 });
+  const average = new ExpertLoadHistory(2, AVERAGE);
   assert.deepEqual([...average.estimate()], [0, 0]);
   for (const load of [
     [8, 0],
@@ -232,7 +235,7 @@ test("history forgets smoothly as a moving average, at once as a window", () => 
   ])
     average.record(load);
   assert.deepEqual([...average.estimate()], [6, 4]);
-  const window = new ExpertLoadHistory(2, { kind: "window", numCounts: 2 });
+  const window = new ExpertLoadHistory(2, WINDOW);
   assert.deepEqual([...window.estimate()], [0, 0]);
   for (const load of [
     [100, 0],
@@ -241,6 +244,15 @@ test("history forgets smoothly as a moving average, at once as a window", () => 
   ])
     window.record(load);
   assert.deepEqual([...window.estimate()], [3, 2]);
+  // What another one remembers is gone on from as if it were one's own.
+  for (const history of [average, window]) {
+    const kind = history === average ? AVERAGE : WINDOW;
+    const other = new ExpertLoadHistory(2, kind);
+    other.record([1000, 1000]);
+    other.recall(JSON.parse(JSON.stringify(history.remembered.map((load) => [...load]))));
+    for (const one of [history, other]) one.record([7, 1]);
+    assert.deepEqual(other.estimate(), history.estimate());
+  }
 });
 
 const REFUSED: readonly (readonly [text: string, message: RegExp])[] = [

@@ -41,7 +41,7 @@ export function planMoves(previous: Placement, next: Placement, topology: Topolo
   const slots = gpuOrder.flatMap((gpu, place) => keepPlaces(before[place]!, after[gpu]!));
   return {
     placement: renamed(next, slots),
-    moves: findMoves(previous, slots, topology),
+    moves: movesBetween(previous, slots, topology),
   };
 }
 
@@ -95,7 +95,8 @@ function renamed({ replicaCounts }: Placement, slots: readonly number[]): Placem
   return { physicalToLogical: slots, logicalToPhysical, replicaCounts };
 }
 
-function findMoves(
+/** To experts in other slots, as they are named. */
+export function movesBetween(
   previous: Placement,
   slots: readonly number[],
   { numNodes, numGpus }: Topology,
