@@ -28,6 +28,8 @@ export interface ShareOptions {
    * false if left out.
    */
   readonly byChoice?: boolean;
+  /** The one rank that has tokens; all may have some if left out. */
+  readonly source?: number;
 }
 
 export class ExpertShare {
@@ -42,12 +44,12 @@ export class ExpertShare {
   /** Collective over the ranks. At the start an expert's load is thought to be like any other's. */
   constructor(ranks: Communicator, config: ModelConfig, options: ShareOptions) {
     const { numRoutedExperts } = config;
-    const { ranksPerHost, numRedundant = 0, byChoice = false } = options;
+    const { ranksPerHost, numRedundant = 0, byChoice = false, source } = options;
     this.ranks = ranks;
     this.byChoice = byChoice;
     this.shape = placesOver(ranks.size, config, options);
     const numExperts = this.shape.numPhysicalExperts;
-    this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost });
+    this.exchange = new ExpertExchange(ranks, { numExperts, ranksPerHost, source });
     this.#first =
       numRedundant === 0
         ? placementFrom(Array.from({ length: numRoutedExperts }, (_, expert) => [expert]))

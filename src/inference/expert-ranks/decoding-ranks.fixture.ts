@@ -16,6 +16,7 @@ import { view } from "../../tensor/view.ts";
 import { Decoder } from "../decoder.ts";
 import type { EngineMetric } from "../engine/api.ts";
 import { ExpertLeader } from "./expert-leader.ts";
+import { LEADER } from "./expert-orders.ts";
 import { followExperts } from "./follow-experts.ts";
 
 /** A dense layer, two MoE layers and an MTP module; experts in groups. */
@@ -54,10 +55,9 @@ export async function runRank(context: RankContext): Promise<readonly (Decoded |
   const world = await context.join(device.memory);
   return (context.input as readonly DecodingCase[]).map((one) => {
     const { ranksPerHost, numRedundant, precision } = one;
-    const share = new ExpertShare(world, CONFIG, { ranksPerHost, numRedundant, byChoice: true });
-    if (context.rank === 0) {
-      return decode(device, one, share);
-    }
+    const options = { ranksPerHost, numRedundant, byChoice: true, source: LEADER };
+    const share = new ExpertShare(world, CONFIG, options);
+    if (context.rank === LEADER) return decode(device, one, share);
     const experts = new ServedExperts(device, CONFIG, share, { precision });
     experts.parameters.initialize(SEED, CONFIG.initializerRange);
     followExperts(share, experts, device.memory);

@@ -16,6 +16,7 @@ import {
   type EngineThread,
   openRemoteEngine,
 } from "../../inference/engine/thread/remote-engine.ts";
+import { LEADER } from "../../inference/expert-ranks/expert-orders.ts";
 import { moeLayerIndices } from "../../model/config.ts";
 import { placesOver, type ShareOptions } from "../../model/expert-share.ts";
 import { runToEnds } from "../../parallel/communicator/threads/run-on-threads.ts";
@@ -39,7 +40,7 @@ export interface ExpertRankInput extends Omit<EngineOrigin, "port"> {
 
 /** All ranks are threads of one process: one host. */
 export function shareOptions({ numRanks, numRedundant }: ExpertSettings): ShareOptions {
-  return { ranksPerHost: numRanks, numRedundant, byChoice: true };
+  return { ranksPerHost: numRanks, numRedundant, byChoice: true, source: LEADER };
 }
 
 /**

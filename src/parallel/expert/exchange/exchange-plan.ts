@@ -9,10 +9,11 @@
  * message: how many of its tokens go to each rank, and how many to each host. No rank then asks
  * another how much is coming. The choices themselves travel with the tokens.
  */
+import { assert } from "../../../base/errors.ts";
 import type { Arena } from "../../../tensor/arena.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { view } from "../../../tensor/view.ts";
-import type { Communicator } from "../../communicator/communicator.ts";
+import type { Communicator, Operation } from "../../communicator/communicator.ts";
 import { type Hop, sumOf } from "./hop.ts";
 import { type ExpertTopology, hostOfRank, rankOfExpert } from "./topology.ts";
 
@@ -45,32 +46,78 @@ export interface TokenCounts {
   toHost(from: number, host: number): number;
 }
 
+/** Counts on their way. */
+export interface Counting {
+  /** Waits for those of others, where others have tokens. */
+  readonly counts: () => TokenCounts;
+  /** When it is done, what was taken of scratch may be given back. */
+  readonly operation: Operation;
+}
+
 /**
- * Collective: every rank's counts, once they are asked for; until then they travel. `choice` is
- * [T, K]; what is taken of `scratch` is given back by the caller.
+ * Collective: every rank's counts, or those of `source` if it alone has tokens. `choice` is [T, K];
+ * what is taken of `scratch` is given back by the caller.
  */
 export function countTokens(
   topology: ExpertTopology,
   world: Communicator,
-  scratch: Arena,
-  choice: Tensor<"i32">,
-): () => TokenCounts {
+  tokens: {
+    readonly choice: Tensor<"i32">;
+    readonly source: number | undefined;
+    readonly scratch: Arena;
+  },
+): Counting {
   const { numRanks, numHosts } = topology;
+  const { choice, source, scratch } = tokens;
   const own = scratch.allocate("i32", [numRanks + numHosts]);
-  const all = scratch.allocate("i32", [world.size, numRanks + numHosts]);
   const counts = view(own).fill(0);
   forEachToken(topology, choice, (_, ranks) => {
     for (const rank of ranks) counts[rank]!++;
     for (const host of hostsOf(topology, ranks)) counts[numRanks + host]!++;
   });
-  const gathered = world.allGather(own, all);
-  return () => {
-    gathered.wait();
-    const table = view(all).slice();
-    return {
-      toRank: (from, rank) => table[from * (numRanks + numHosts) + rank]!,
-      toHost: (from, host) => table[from * (numRanks + numHosts) + numRanks + host]!,
-    };
+  if (source !== undefined) return countsOfSource(topology, world, { source, choice, own });
+  const all = scratch.allocate("i32", [world.size, numRanks + numHosts]);
+  const operation = world.allGather(own, all);
+  return {
+    operation,
+    counts: () => {
+      operation.wait();
+      const table = view(all).slice();
+      return {
+        toRank: (from, rank) => table[from * (numRanks + numHosts) + rank]!,
+        toHost: (from, host) => table[from * (numRanks + numHosts) + numRanks + host]!,
+      };
+    },
+  };
+}
+
+/** Told by the source alone, which therefore waits for nobody. */
+function countsOfSource(
+  { numRanks }: ExpertTopology,
+  world: Communicator,
+  {
+    source,
+    choice,
+    own,
+  }: {
+    readonly source: number;
+    readonly choice: Tensor<"i32">;
+    readonly own: Tensor<"i32">;
+  },
+): Counting {
+  const isSource = world.rank === source;
+  assert(isSource || choice.rows === 0, `rank ${world.rank} has tokens; rank ${source} alone may`);
+  const operation = world.broadcast(own, source);
+  return {
+    operation,
+    counts: () => {
+      if (!isSource) operation.wait();
+      const table = view(own).slice();
+      return {
+        toRank: (from, rank) => (from === source ? table[rank]! : 0),
+        toHost: (from, host) => (from === source ? table[numRanks + host]! : 0),
+      };
+    },
   };
 }
 

@@ -22,6 +22,8 @@ export interface ExchangeInput {
   readonly numChosen: number;
   readonly hiddenDim: number;
   readonly tokensOfRank: readonly number[];
+  /** The one rank that has tokens, if that is agreed on. */
+  readonly source?: number;
 }
 
 export interface ExchangeReport {
@@ -63,12 +65,12 @@ function expertOutput(expert: number, code: number): number {
 
 export async function runRank(context: RankContext): Promise<ExchangeReport> {
   const input = context.input as ExchangeInput;
-  const { ranksPerHost, expertsPerRank, numChosen, hiddenDim } = input;
+  const { ranksPerHost, expertsPerRank, numChosen, hiddenDim, source } = input;
   const memory = CpuMemory.create(null);
   const world = await context.join(memory);
   const arena = new Arena(memory, "exchange");
   const numExperts = world.size * expertsPerRank;
-  const exchange = new ExpertExchange(world, { numExperts, ranksPerHost });
+  const exchange = new ExpertExchange(world, { numExperts, ranksPerHost, source });
   const arenas = { out: arena, scratch: new Arena(memory, "scratch") };
   const problems: string[] = [];
   exchange.tune({ numTokens: 40, rowBytes: 16 }, arenas.scratch, shortestFirst());

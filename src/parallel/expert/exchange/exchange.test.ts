@@ -22,44 +22,54 @@ const SHAPES: readonly (readonly [numHosts: number, ranksPerHost: number])[] = [
   [2, 3],
 ];
 
-for (const [numHosts, ranksPerHost] of SHAPES) {
+/** Runs ranks that exchange tokens, and holds them against the formula of bytes. */
+async function exchangeOn(
+  [numHosts, ranksPerHost]: (typeof SHAPES)[number],
+  tokens: Pick<ExchangeInput, "seed" | "tokensOfRank" | "source">,
+): Promise<void> {
+  const numRanks = numHosts * ranksPerHost;
+  const shape = { ranksPerHost, expertsPerRank: 3, numChosen: NUM_CHOSEN, hiddenDim: 256 };
+  const input: ExchangeInput = { ...shape, ...tokens };
+  const run = { numRanks, program: PROGRAM, input, watchdogMs: 60_000 };
+  const reports = (await runOnThreads(run)) as ExchangeReport[];
+  for (const [rank, { problems, chunkRows, dispatched, remoteHosts }] of reports.entries()) {
+    assert.deepEqual(problems, [], `seed ${tokens.seed}, rank ${rank}`);
+    assert.deepEqual(chunkRows, { rail: 32, host: 32 }, "the candidate that was fastest");
+    const again = 256;
+    const perCrossing = crossingBytes(256).dispatch + CHOICE_BYTES + again;
+    assert.equal(dispatched.acrossHosts, remoteHosts * perCrossing);
+  }
+  const total = (pick: (report: ExchangeReport) => number): number =>
+    reports.reduce((sum, report) => sum + pick(report), 0);
+  const crossings = total(({ remoteHosts }) => remoteHosts);
+  const expected = bytesAcrossHosts(1, crossings, 256);
+  assert.equal(
+    total(({ combined }) => combined.acrossHosts),
+    expected.combine,
+  );
+  if (ranksPerHost > 1) return;
+  assert.equal(
+    total(({ dispatched }) => dispatched.withinHost),
+    0,
+  );
+}
+
+for (const shape of SHAPES) {
+  const [numHosts, ranksPerHost] = shape;
+  const numRanks = numHosts * ranksPerHost;
+  const seed = 40 + numRanks;
   test(`${numHosts} hosts of ${ranksPerHost} ranks exchange ragged numbers of tokens`, async () => {
-    const numRanks = numHosts * ranksPerHost;
-    const seed = 40 + numRanks;
     const random = new Random(seed);
-    const input: ExchangeInput = {
-      seed,
-      ranksPerHost,
-      expertsPerRank: 3,
-      numChosen: NUM_CHOSEN,
-      hiddenDim: 256,
-      // Rank 0 has none: it takes part all the same.
-      tokensOfRank: Array.from({ length: numRanks }, (_, rank) =>
-        rank === 0 && numRanks > 1 ? 0 : 1 + random.below(60),
-      ),
-    };
-    const run = { numRanks, program: PROGRAM, input, watchdogMs: 60_000 };
-    const reports = (await runOnThreads(run)) as ExchangeReport[];
-    for (const [rank, { problems, chunkRows, dispatched, remoteHosts }] of reports.entries()) {
-      assert.deepEqual(problems, [], `seed ${seed}, rank ${rank}`);
-      assert.deepEqual(chunkRows, { rail: 32, host: 32 }, "the candidate that was fastest");
-      const again = 256;
-      const perCrossing = crossingBytes(256).dispatch + CHOICE_BYTES + again;
-      assert.equal(dispatched.acrossHosts, remoteHosts * perCrossing);
-    }
-    const total = (pick: (report: ExchangeReport) => number): number =>
-      reports.reduce((sum, report) => sum + pick(report), 0);
-    const crossings = total(({ remoteHosts }) => remoteHosts);
-    const expected = bytesAcrossHosts(1, crossings, 256);
-    assert.equal(
-      total(({ combined }) => combined.acrossHosts),
-      expected.combine,
+    // Rank 0 has none: it takes part all the same.
+    const tokensOfRank = Array.from({ length: numRanks }, (_, rank) =>
+      rank === 0 && numRanks > 1 ? 0 : 1 + random.below(60),
     );
-    if (ranksPerHost === 1)
-      assert.equal(
-        total(({ dispatched }) => dispatched.withinHost),
-        0,
-      );
+    await exchangeOn(shape, { seed, tokensOfRank });
+  });
+  test(`${numHosts} hosts of ${ranksPerHost} ranks take tokens of one rank`, async () => {
+    const source = numRanks - 1;
+    const tokensOfRank = Array.from({ length: numRanks }, (_, rank) => (rank === source ? 47 : 0));
+    await exchangeOn(shape, { seed, tokensOfRank, source });
   });
 }
 

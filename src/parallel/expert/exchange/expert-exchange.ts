@@ -19,6 +19,7 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import type { Communicator } from "../../communicator/communicator.ts";
 import type { Work } from "../../communicator/work.ts";
 import {
+  type Counting,
   countTokens,
   type ExchangePlan,
   type Links,
@@ -26,7 +27,6 @@ import {
   planHost,
   planRail,
   receivedBy,
-  type TokenCounts,
 } from "./exchange-plan.ts";
 import {
   addBack,
@@ -59,12 +59,13 @@ export interface ExchangeOptions {
   /** Physical ones: replicas count. */
   readonly numExperts: number;
   readonly ranksPerHost: number;
+  /** The one rank that has tokens; all may have some if left out. */
+  readonly source?: number | undefined;
 }
 
 /** Where the tokens of this rank want to go; how many come from the others is on its way. */
-export interface Announced {
+export interface Announced extends Counting {
   readonly choice: Tensor<"i32">;
-  readonly counts: () => TokenCounts;
 }
 
 /** Tokens that have come to their experts. */
@@ -94,13 +95,15 @@ export class ExpertExchange {
   readonly dispatched: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly combined: LinkBytes = { acrossHosts: 0, withinHost: 0 };
   readonly #links: Links;
+  readonly #source: number | undefined;
   readonly #tuned = new Map<string, ChunkRows>();
   #chunkRows: ChunkRows = { rail: DEFAULT_CHUNK_ROWS, host: DEFAULT_CHUNK_ROWS };
 
   /** Collective over the ranks that share the experts. */
   constructor(world: Communicator, options: ExchangeOptions) {
-    this.topology = expertTopology({ ...options, numRanks: world.size });
-    const { ranksPerHost } = this.topology;
+    const { numExperts, ranksPerHost, source } = options;
+    this.topology = expertTopology({ numExperts, ranksPerHost, numRanks: world.size });
+    this.#source = source;
     const local = world.rank % ranksPerHost;
     const host = (world.rank - local) / ranksPerHost;
     const rail = world.split(local, host, "rail");
@@ -150,8 +153,8 @@ export class ExpertExchange {
    * before they are dispatched hides how long that takes.
    */
   announce(choice: Tensor<"i32">, scratch: Arena): Announced {
-    const counts = countTokens(this.topology, this.#links.world, scratch, choice);
-    return { choice, counts };
+    const tokens = { choice, source: this.#source, scratch };
+    return { choice, ...countTokens(this.topology, this.#links.world, tokens) };
   }
 
   /**
@@ -179,6 +182,7 @@ export class ExpertExchange {
       numReceived,
     };
     const { host, received } = yield* this.#send(route, sent, arenas);
+    announced.operation.wait();
     const [cameChoice, ...came] = received;
     const localExperts = localExpertsOf(topology, links.world.rank, cameChoice as Tensor<"i32">);
     const { numArrived } = route;
