@@ -19,6 +19,8 @@ import type { Block } from "../model/block.ts";
 import type { Model } from "../model/model.ts";
 import type { Pass } from "../model/pass.ts";
 import { WeightGradQueue } from "../model/weight-grad-queue.ts";
+import { finish, type Work } from "../parallel/communicator/work.ts";
+import { runInterleaved } from "../parallel/pipeline/executor/interleave.ts";
 import { Arena, type ArenaMark } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { sliceRows, type Tensor } from "../tensor/tensor.ts";
@@ -50,6 +52,7 @@ import {
   type PassInputs,
   type SequenceTokens,
 } from "./latent-pass.ts";
+import { cutInTwo, type TokenWork, tokenWorkOf } from "./micro-batches.ts";
 import { type PassArenas, RecordedPasses } from "./recorded-passes.ts";
 
 /** New tokens of one sequence. Each cache is in a pass at most once. */
@@ -78,11 +81,13 @@ const RECORDED_TOKENS = 64;
 
 /** Ranks that share the experts of the model: they take part in every pass. */
 export interface Followers {
+  /** Tokens of a pass from which on it goes as two micro-batches. */
+  readonly microBatchesMin: number;
   /**
-   * Right before a pass begins: through the layers, or through the first MTP module. Experts may
-   * move meanwhile, as the load so far suggests.
+   * Right before a pass begins: through the layers, at once or as two micro-batches, or through
+   * the first MTP module. Experts may move meanwhile, as the load so far suggests.
    */
-  announce(pass: "layers" | "draft", load: ExpertLoad): void;
+  announce(pass: "layers" | "microBatches" | "draft", load: ExpertLoad): void;
   /** What is counted of them. */
   describe(load: ExpertLoad): readonly EngineMetric[];
 }
@@ -94,6 +99,15 @@ interface PassPlaces {
   readonly logits: Tensor<FloatType>;
   readonly hidden: Tensor<FloatType>;
   readonly offsets: Tensor<"i32">;
+}
+
+/** Tokens that go through the layers together. */
+interface MicroBatch {
+  readonly pass: Pass;
+  readonly inputs: PassInputs;
+  readonly offsets: Tensor<"i32">;
+  /** Their rows of the residual stream. */
+  readonly x: Tensor<FloatType>;
 }
 
 /** Positions that a pass needs tables for. */
@@ -117,6 +131,9 @@ export class Decoder {
   readonly #kept: Arena;
   #keptMark: ArenaMark | null = null;
   readonly #recorded: RecordedPasses<PassPlaces>;
+  /** What the second of two micro-batches stands in. */
+  readonly #second: PassArenas;
+  readonly #workOf: TokenWork;
   /** Those who share the experts; null: all are here. */
   readonly #followers: Followers | null;
   /** Apart from the others, whose hidden states stay as they are while the module drafts. */
@@ -142,6 +159,11 @@ export class Decoder {
     this.blocks = new LatentBlocks(new Arena(device.memory, "latent blocks"), model, numBlocks);
     this.#device = device;
     this.#kept = new Arena(device.memory, "final hidden states");
+    this.#second = {
+      saved: new Arena(device.memory, "second micro-batch"),
+      scratch: new Arena(device.memory, "second micro-batch's scratch"),
+    };
+    this.#workOf = tokenWorkOf(model.config);
     this.#recorded = new RecordedPasses(device);
     this.#recordedDrafts = new RecordedPasses(device);
     this.#weightGrads = new WeightGradQueue(device, new Arena(device.memory, "no gradients"));
@@ -177,28 +199,52 @@ export class Decoder {
     const result =
       key !== null && this.#recorded.hasSeen(key)
         ? this.#forwardRecorded(key, shape, call)
-        : this.#forwardOnce(shape, call);
+        : this.#forwardOnce(call);
     for (const { cache, count } of sequences) cache.advance(count);
     return result;
   }
 
-  #forwardOnce(shape: InputShape, call: PassCall): PassResult {
+  #forwardOnce(call: PassCall): PassResult {
     const { saved, scratch } = this.model.arenas;
     using _saved = saved.mark();
     using _scratch = scratch.mark();
-    const inputs = allocateInputs(saved, shape);
-    const offsets = this.expertLoad.allocate(saved);
+    using _second = this.#second.saved.mark();
+    using _secondScratch = this.#second.scratch.mark();
     const rows = wantedRowsOf(call);
     const wantedRows = saved.allocate("i32", [1, rows.length]);
-    fillInputs(inputs, shape, call);
     fillFrom(wantedRows, rows);
-    const nextOffsets = this.expertLoad.rowsOf(offsets);
-    const pass = { ...this.#openPass({ saved, scratch }, inputs, call.sequences), nextOffsets };
-    this.#followers?.announce("layers", this.expertLoad);
-    const x = this.#runLayers(pass, inputs);
-    this.expertLoad.count(offsets, call.tokens.length);
+    const x = this.#allocateStream(saved, call.tokens.length);
+    const microBatches = this.#microBatchesOf(call, x);
+    const [one, other] = microBatches as [MicroBatch, MicroBatch | undefined];
+    this.#followers?.announce(other === undefined ? "layers" : "microBatches", this.expertLoad);
+    if (other === undefined) finish(this.#layersWork(one));
+    else runInterleaved(this.#layersWork(one), this.#layersWork(other), null);
+    const { pass } = one;
+    this.expertLoad.count(
+      microBatches.map(({ offsets }) => offsets),
+      call.tokens.length,
+    );
     const logits = this.#computeLogits(pass, this.#gather(pass, x, wantedRows));
     return { logits: this.#split(logits, call), hidden: this.#keepHidden(pass, x) };
+  }
+
+  /** One, or two that alternate where that hides how long tokens are with other ranks. */
+  #microBatchesOf(call: PassCall, x: Tensor<FloatType>): MicroBatch[] {
+    const least = this.#followers?.microBatchesMin ?? Number.POSITIVE_INFINITY;
+    const parts = call.tokens.length < least ? [call] : cutInTwo(call, this.#workOf);
+    let firstRow = 0;
+    return parts.map(({ sequences, tokens }, index) => {
+      const arenas = index === 0 ? this.model.arenas : this.#second;
+      const shape = this.#shapeOf(sequences);
+      const inputs = allocateInputs(arenas.saved, shape);
+      fillInputs(inputs, shape, { sequences, tokens });
+      const offsets = this.expertLoad.allocate(arenas.saved);
+      const nextOffsets = this.expertLoad.rowsOf(offsets);
+      const pass = { ...this.#openPass(arenas, inputs, sequences), nextOffsets };
+      const rows = sliceRows(x, firstRow, firstRow + tokens.length);
+      firstRow += tokens.length;
+      return { pass, inputs, offsets, x: rows };
+    });
   }
 
   /** The same launches, recorded or replayed. */
@@ -221,7 +267,8 @@ export class Decoder {
       launch: (places, arenas) => {
         const nextOffsets = this.expertLoad.rowsOf(places.offsets);
         const pass = { ...this.#openPass(arenas, places.inputs, call.sequences), nextOffsets };
-        const x = this.#runLayers(pass, places.inputs);
+        const x = this.#allocateStream(pass.saved, call.tokens.length);
+        finish(this.#layersWork({ pass, inputs: places.inputs, x }));
         if (rows.length > 0) {
           const last = this.#gather(pass, x, places.wantedRows);
           layers.head.forward(pass, layers.norm.compute(pass, arenas.scratch, last), places.logits);
@@ -229,7 +276,7 @@ export class Decoder {
         layers.norm.forward(pass, x, places.hidden);
       },
     });
-    this.expertLoad.count(offsets, call.tokens.length);
+    this.expertLoad.count([offsets], call.tokens.length);
     return { logits: this.#split(copyOfLogits(logits), call), hidden };
   }
 
@@ -275,13 +322,16 @@ export class Decoder {
     return out;
   }
 
-  #runLayers(pass: Pass, inputs: PassInputs): Tensor<FloatType> {
+  /** The residual stream of so many tokens. */
+  #allocateStream(saved: Arena, numTokens: number): Tensor<FloatType> {
+    return saved.allocate(this.model.floatType, [numTokens, this.model.config.hiddenDim]);
+  }
+
+  /** Through embedding and layers; yields where it waits for other ranks. */
+  *#layersWork({ pass, inputs, x }: Omit<MicroBatch, "offsets">): Work<void> {
     const { embedding, blocks } = this.model.layers;
-    const numTokens = inputs.tokens.columns;
-    const x = pass.saved.allocate(pass.floatType, [numTokens, this.model.config.hiddenDim]);
     embedding.forward(pass, inputs.tokens, x);
-    for (const block of blocks) this.#runBlock(pass, inputs, block, x);
-    return x;
+    for (const block of blocks) yield* this.#blockWork(pass, inputs, block, x);
   }
 
   /**
@@ -341,7 +391,7 @@ export class Decoder {
     const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
     const pass = this.#openPass(arenas, inputs, sequences);
     const x = module.join(pass, { hidden: before, tokens: inputs.tokens });
-    this.#runBlock(pass, inputs, module.block, x);
+    finish(this.#blockWork(pass, inputs, module.block, x));
     gatherRows(this.#device, { src: x, index: lastRows, out: hidden });
     if (logits.rows === 0) return;
     const normed = module.outputNorm.compute(pass, arenas.scratch, hidden);
@@ -405,7 +455,7 @@ export class Decoder {
   }
 
   /** `x` through one block, in place. */
-  #runBlock(pass: Pass, latents: LatentPass, block: Block, x: Tensor<FloatType>): void {
+  *#blockWork(pass: Pass, latents: LatentPass, block: Block, x: Tensor<FloatType>): Work<void> {
     const { saved, scratch } = pass;
     using _saved = saved.mark();
     using _scratch = scratch.mark();
@@ -414,7 +464,9 @@ export class Decoder {
     const cached = this.blocks.layer(block.layerIndex);
     absorbedAttention(block.attention, pass, { latents, cached, x: normed, out: x });
     block.feedForwardNorm.forward(pass, x, normed);
-    block.feedForward.layer.forward(pass, normed, x);
+    const { kind, layer } = block.feedForward;
+    if (kind === "moe") yield* layer.forwardWork(pass, normed, x);
+    else layer.forward(pass, normed, x);
   }
 
   #keepHidden(pass: Pass, x: Tensor<FloatType>): Tensor<FloatType> {

@@ -41,16 +41,9 @@ export class ExpertLoad {
     return () => sliceRows(offsets, row, ++row);
   }
 
-  /** Count what a pass over `numTokens` tokens left. */
-  count(offsets: Tensor<"i32">, numTokens: number): void {
-    const ends = view(offsets);
-    const perLayer = this.#numExperts;
-    for (let layer = 0; layer < this.layerIndexes.length; layer++) {
-      for (let expert = 0; expert < perLayer; expert++) {
-        const at = layer * (perLayer + 1) + expert;
-        this.#load[layer * perLayer + expert]! += ends[at + 1]! - ends[at]!;
-      }
-    }
+  /** Count what a pass over `numTokens` tokens left, in the offsets of its micro-batches. */
+  count(offsets: readonly Tensor<"i32">[], numTokens: number): void {
+    for (const each of offsets) this.#add(view(each));
     this.#totalTokens += numTokens;
     this.#numTokens += numTokens;
     if (this.#numTokens < HALF_LIFE_TOKENS) return;
@@ -58,6 +51,16 @@ export class ExpertLoad {
     this.#load.forEach((load, index) => {
       this.#load[index] = load / 2;
     });
+  }
+
+  #add(ends: Int32Array): void {
+    const perLayer = this.#numExperts;
+    for (let layer = 0; layer < this.layerIndexes.length; layer++) {
+      for (let expert = 0; expert < perLayer; expert++) {
+        const at = layer * (perLayer + 1) + expert;
+        this.#load[layer * perLayer + expert]! += ends[at + 1]! - ends[at]!;
+      }
+    }
   }
 
   /** Tokens ever counted. */

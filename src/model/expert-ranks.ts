@@ -18,9 +18,13 @@ import { divExact, floorDiv } from "../base/integers.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
-import { alongside, type Work } from "../parallel/communicator/work.ts";
+import { alongside, finish, type Work } from "../parallel/communicator/work.ts";
 import type { ExchangePlan } from "../parallel/expert/exchange/exchange-plan.ts";
-import type { Announced, ExpertExchange } from "../parallel/expert/exchange/expert-exchange.ts";
+import type {
+  Announced,
+  Dispatched,
+  ExpertExchange,
+} from "../parallel/expert/exchange/expert-exchange.ts";
 import type { SumType } from "../parallel/expert/exchange/hop.ts";
 import type { LivePlacement } from "../parallel/expert/placement/live-placement.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -75,23 +79,45 @@ export function announceChoice(
   return exchange.announce(going, scratch);
 }
 
-/** Collective: adds to `out` [T, D]. */
+/** What own tokens become. */
+interface ForwardCall {
+  readonly tokens: SentTokens;
+  /** [T, D]; added to. */
+  readonly out: Tensor<FloatType>;
+  /** What can be computed while results are on their way back. */
+  readonly meanwhile: () => void;
+}
+
+/** Collective: adds to `out`. */
 export function* forwardOverRanks(
   pass: Pass,
   exchange: ExpertExchange,
   experts: RoutedExperts,
-  call: {
-    readonly tokens: SentTokens;
-    readonly out: Tensor<FloatType>;
-    /** What can be computed while results are on their way back. */
-    readonly meanwhile: () => void;
-  },
+  call: ForwardCall,
 ): Work<RemoteSaved> {
-  const { saved, scratch, floatType } = pass;
-  const { announced, weight, input } = call.tokens;
+  const came = yield* dispatchTokens(pass, exchange, call.tokens);
+  return yield* forwardCame(pass, exchange, experts, { ...call, came });
+}
+
+function dispatchTokens(
+  { saved, scratch }: Pass,
+  exchange: ExpertExchange,
+  { announced, weight, input }: SentTokens,
+): Work<Dispatched> {
   const arenas = { out: saved, scratch };
-  const sent = [weight, ...partsOf(input)];
-  const { plan: toRanks, parts } = yield* exchange.dispatch(announced, sent, arenas);
+  return exchange.dispatch(announced, [weight, ...partsOf(input)], arenas);
+}
+
+/** What experts make of the tokens that came, and its way back. */
+function* forwardCame(
+  pass: Pass,
+  exchange: ExpertExchange,
+  experts: RoutedExperts,
+  call: ForwardCall & { readonly came: Dispatched },
+): Work<RemoteSaved> {
+  const { scratch, floatType } = pass;
+  const { weight, input } = call.tokens;
+  const { plan: toRanks, parts } = call.came;
   const [cameWeight, ...cameInput] = parts;
   const came = operandFrom(input, cameInput);
   const plan = makeReceivedPlan(pass, toRanks.localExperts, {
@@ -152,7 +178,10 @@ export function* forwardByChoice(
   return saved;
 }
 
-/** Collective: the part of a rank that has no tokens of its own, of `forwardByChoice`. */
+/**
+ * Collective: the part of a rank that has no tokens of its own, of `forwardByChoice`. Waits for
+ * tokens, without which there is nothing to do, and yields where results are on their way back.
+ */
 export function* serveExperts(
   pass: Pass,
   exchange: ExpertExchange,
@@ -162,15 +191,14 @@ export function* serveExperts(
   const { recipe, down, numExperts } = experts;
   const hiddenDim = divExact(down.shape[0], numExperts);
   const x = scratch.allocate(computeType, [0, hiddenDim]);
-  yield* forwardOverRanks(pass, exchange, experts, {
-    tokens: {
-      announced: exchange.announce(scratch.allocate("i32", [0, 1]), scratch),
-      weight: scratch.allocate(floatType, [0, 1]),
-      input: operandOf(pass, scratch, x, { recipe, use: "dispatch" }),
-    },
-    out: scratch.allocate(floatType, [0, hiddenDim]),
-    meanwhile: () => {},
-  });
+  const tokens = {
+    announced: exchange.announce(scratch.allocate("i32", [0, 1]), scratch),
+    weight: scratch.allocate(floatType, [0, 1]),
+    input: operandOf(pass, scratch, x, { recipe, use: "dispatch" }),
+  };
+  const came = finish(dispatchTokens(pass, exchange, tokens));
+  const out = scratch.allocate(floatType, [0, hiddenDim]);
+  yield* forwardCame(pass, exchange, experts, { tokens, out, meanwhile: () => {}, came });
 }
 
 /** First row of each expert, were the choices sorted by expert; behind them their number. */

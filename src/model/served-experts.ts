@@ -14,9 +14,12 @@ import type { GateBias, ModelOptions } from "./model-types.ts";
 import { arithmeticOf, openPass, type PassFrame } from "./open-pass.ts";
 import { blockName, declareParameters } from "./parameter-declarations.ts";
 import { ParameterSet } from "./parameters.ts";
+import type { Pass } from "./pass.ts";
 import { RopeTableCache } from "./rope.ts";
 import type { WeightFormat } from "./weight-format.ts";
 import { WeightGradQueue } from "./weight-grad-queue.ts";
+
+type PassMemory = Pick<Pass, "saved" | "scratch" | "weightGrads">;
 
 export type ServedOptions = Pick<ModelOptions, "precision" | "weights">;
 
@@ -30,11 +33,8 @@ export class ServedExperts {
   readonly #share: ExpertShare;
   readonly #frame: PassFrame;
   readonly #layers: ReadonlyMap<number, RoutedExperts>;
-  readonly #memory: {
-    readonly saved: Arena;
-    readonly scratch: Arena;
-    readonly weightGrads: WeightGradQueue;
-  };
+  /** Of each micro-batch that is under way. */
+  readonly #memory: readonly [PassMemory, PassMemory];
 
   /** Values are zero until a checkpoint fills them. */
   constructor(device: Device, config: ModelConfig, share: ExpertShare, options: ServedOptions) {
@@ -62,22 +62,27 @@ export class ServedExperts {
     );
     const ropeTables = new RopeTableCache(kept, config, arithmetic.floatType);
     this.#frame = { ...arithmetic, device, config, ropeTables };
-    this.#memory = {
-      saved: arena("saved"),
-      scratch: arena("scratch"),
-      // Layers want one; nothing is put into it.
-      weightGrads: new WeightGradQueue(device, arena("no gradients")),
+    // Layers want one; nothing is put into it.
+    const weightGrads = new WeightGradQueue(device, arena("no gradients"));
+    const memory = (): PassMemory => {
+      return { saved: arena("saved"), scratch: arena("scratch"), weightGrads };
     };
+    this.#memory = [memory(), memory()];
   }
 
-  /** Collective: this rank's part of one layer in a pass of the rank that has the tokens. */
-  *serve(layerIndex: number): Work<void> {
-    const { saved, scratch } = this.#memory;
-    const experts = defined(this.#layers.get(layerIndex), `experts of layer ${layerIndex}`);
-    using _saved = saved.mark();
-    using _scratch = scratch.mark();
-    const pass = openPass(this.#frame, this.#memory, nobodysToken(this.config), 0);
-    yield* serveExperts(pass, this.#share.exchange, experts);
+  /**
+   * Collective: this rank's part of some layers, for one micro-batch of the rank that has the
+   * tokens. Yields once results are on their way back, when experts of another can be served.
+   */
+  *serve(layerIndices: readonly number[], microBatch: 0 | 1): Work<void> {
+    const memory = this.#memory[microBatch];
+    for (const layerIndex of layerIndices) {
+      const experts = defined(this.#layers.get(layerIndex), `experts of layer ${layerIndex}`);
+      using _saved = memory.saved.mark();
+      using _scratch = memory.scratch.mark();
+      const pass = openPass(this.#frame, memory, nobodysToken(this.config), 0);
+      yield* serveExperts(pass, this.#share.exchange, experts);
+    }
   }
 }
 

@@ -11,6 +11,7 @@ import { Model } from "../../model/model.ts";
 import type { GateBias, Precision } from "../../model/model-types.ts";
 import { ServedExperts } from "../../model/served-experts.ts";
 import { TINY } from "../../model/test-support.ts";
+import type { Communicator, Operation } from "../../parallel/communicator/communicator.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { view } from "../../tensor/view.ts";
 import { Decoder } from "../decoder.ts";
@@ -29,8 +30,12 @@ const CONFIG: ModelConfig = {
   numExpertGroups: 4,
   numChosenGroups: 2,
   numMtpModules: 1,
+  maxPositionEmbeddings: 256,
 };
 const SEED = 17;
+
+/** Long and short together, then tokens one by one, which one process replays. */
+const PASSES = [[9, 1, 4], [1, 1, 1], [1, 1, 1], [1, 1, 1], [2, 7, 1], [1]];
 
 export interface DecodingCase {
   readonly precision: Precision;
@@ -39,6 +44,14 @@ export interface DecodingCase {
   /** The first experts are liked best, and the last of all get no tokens. */
   readonly isSkewed: boolean;
   readonly rebalanceTokens: number;
+  /** Tokens of a pass from which on ranks take it as two micro-batches. */
+  readonly microBatchesMin: number;
+  /** New tokens of each sequence in each pass; `PASSES` if left out. */
+  readonly passes?: readonly (readonly number[])[];
+  /** Whether the leader notes what it launches and waits for. */
+  readonly isTraced?: boolean;
+  /** Exchanges of messages after which the other ranks fail. */
+  readonly failsAfter?: number;
 }
 
 /** All logits and drafted logits, in the order in which they came; what was counted. */
@@ -47,6 +60,8 @@ export interface Decoded {
   readonly maxOverMean: readonly number[];
   /** Of the ranks; none where there are none. */
   readonly metrics: readonly EngineMetric[];
+  /** Of the leader, if traced. */
+  readonly events: readonly string[];
 }
 
 /** Each case on these ranks; null from those that have no tokens. */
@@ -56,8 +71,16 @@ export async function runRank(context: RankContext): Promise<readonly (Decoded |
   return (context.input as readonly DecodingCase[]).map((one) => {
     const { ranksPerHost, numRedundant, precision } = one;
     const options = { ranksPerHost, numRedundant, byChoice: true, source: LEADER };
-    const share = new ExpertShare(world, CONFIG, options);
-    if (context.rank === LEADER) return decode(device, one, share);
+    const events: string[] = [];
+    const { isTraced = false, failsAfter } = one;
+    if (context.rank === LEADER) {
+      const [ranks, runsOn] = isTraced
+        ? [tracedRanks(world, events), tracedDevice(device, events)]
+        : [world, device];
+      return { ...decode(runsOn, one, new ExpertShare(ranks, CONFIG, options)), events };
+    }
+    const ranks = failsAfter === undefined ? world : failingRanks(world, failsAfter);
+    const share = new ExpertShare(ranks, CONFIG, options);
     const experts = new ServedExperts(device, CONFIG, share, { precision });
     experts.parameters.initialize(SEED, CONFIG.initializerRange);
     followExperts(share, experts, device.memory);
@@ -66,24 +89,22 @@ export async function runRank(context: RankContext): Promise<readonly (Decoded |
 }
 
 /** The same passes, alone or as the leader. */
-export function decode(
-  device: Device,
-  { precision, isSkewed, rebalanceTokens }: DecodingCase,
-  share?: ExpertShare,
-): Decoded {
+export function decode(device: Device, one: DecodingCase, share?: ExpertShare): Decoded {
+  const { precision, isSkewed, rebalanceTokens, microBatchesMin, passes = PASSES } = one;
   const options = { precision, seed: SEED, gradients: false } as const;
   const model = new Model(device, CONFIG, { ...options, experts: share });
   moveBiases(model, isSkewed);
-  const leads = share && new ExpertLeader(share, model, { memory: device.memory, rebalanceTokens });
-  const decoder = new Decoder(device, model, 512, leads);
+  const { memory } = device;
+  const leads =
+    share && new ExpertLeader(share, model, { memory, rebalanceTokens, microBatchesMin });
+  const decoder = new Decoder(device, model, 1024, leads);
   const random = new Random(SEED, "tokens");
   const caches = [0, 1, 2].map(() => decoder.openCache());
   const logits: Float32Array[] = [];
-  // Long and short together, then tokens one by one, which one process replays.
-  for (const lengths of [[9, 1, 4], [1, 1, 1], [1, 1, 1], [1, 1, 1], [2, 7, 1], [1]]) {
-    const feeds = lengths.map((length, index) => {
+  for (const lengths of passes) {
+    const feeds = lengths.flatMap((length, index) => {
       const tokens = Int32Array.from({ length }, () => random.below(CONFIG.vocabSize));
-      return { cache: caches[index]!, tokens, logits: "all" as const };
+      return length === 0 ? [] : [{ cache: caches[index]!, tokens, logits: "all" as const }];
     });
     const positions = feeds.map(({ cache }) => cache.length);
     const { logits: ofFeeds, hidden } = decoder.forwardKeeping(feeds);
@@ -98,7 +119,65 @@ export function decode(
   }
   const metrics = decoder.describeFollowers();
   leads?.end();
-  return { logits, maxOverMean: decoder.expertLoad.maxOverMean(), metrics };
+  return { logits, maxOverMean: decoder.expertLoad.maxOverMean(), metrics, events: [] };
+}
+
+/** The device, noting attention and experts. */
+function tracedDevice(device: Device, events: string[]): Device {
+  return withOthers(device, {
+    launch: (key: string, slots: readonly number[], numTasks: number): void => {
+      if (key.startsWith("latentAttention/")) events.push("attention");
+      if (key.startsWith("groupedMatmul/")) events.push("experts");
+      device.launch(key, slots, numTasks);
+    },
+  });
+}
+
+/** The ranks, noting when the messages of an exchange go and when they are there. */
+function tracedRanks(ranks: Communicator, events: string[]): Communicator {
+  let numIssued = 0;
+  return withOthers(ranks, {
+    group: (issue: () => void): Operation => {
+      const name = `${ranks.name} ${numIssued++}`;
+      const operation = ranks.group(issue);
+      events.push(`${name} goes`);
+      const wait: Operation["wait"] = (judged) => {
+        operation.wait(judged);
+        events.push(`${name} is there`);
+      };
+      return { isDone: () => operation.isDone(), wait };
+    },
+    split: (colour: number | null, key: number, name: string): Communicator | null => {
+      const part = ranks.split(colour, key, name);
+      return part === null ? null : tracedRanks(part, events);
+    },
+  });
+}
+
+/** The ranks, of which this one fails once so many messages were exchanged on a communicator. */
+function failingRanks(ranks: Communicator, count: number): Communicator {
+  let left = count;
+  return withOthers(ranks, {
+    group: (issue: () => void): Operation => {
+      if (left-- === 0) throw new Error("struck by lightning");
+      return ranks.group(issue);
+    },
+    split: (colour: number | null, key: number, name: string): Communicator | null => {
+      const part = ranks.split(colour, key, name);
+      return part === null ? null : failingRanks(part, count);
+    },
+  });
+}
+
+/** An object with some members in place of its own. */
+function withOthers<T extends object>(object: T, others: Partial<T>): T {
+  return new Proxy(object, {
+    get: (target, name) => {
+      const key = name as keyof T;
+      const value = others[key] ?? target[key];
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }
 
 function moveBiases({ gateBiases }: { readonly gateBiases: readonly GateBias[] }, skews: boolean) {

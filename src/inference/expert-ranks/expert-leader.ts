@@ -16,20 +16,28 @@ export interface LeaderOptions {
   readonly memory: CpuMemory;
   /** Tokens after which experts are placed anew; 0: never. */
   readonly rebalanceTokens: number;
+  /** `MICRO_BATCHES_MIN` if left out. */
+  readonly microBatchesMin?: number;
 }
+
+/** Tokens of a pass from which on it goes as two micro-batches. */
+const MICRO_BATCHES_MIN = 128;
 
 export class ExpertLeader implements Followers {
   readonly #share: ExpertShare;
   readonly #orders: ExpertOrders;
   readonly #mover: ExpertMover;
   readonly #rebalanceTokens: number;
+  readonly microBatchesMin: number;
   #nextAt: number;
   #numRebalances = 0;
   #numMoves = 0;
   #pauseSeconds = 0;
 
   /** The other ranks are in `followExperts`. */
-  constructor(share: ExpertShare, model: ExpertModel, { memory, rebalanceTokens }: LeaderOptions) {
+  constructor(share: ExpertShare, model: ExpertModel, options: LeaderOptions) {
+    const { memory, rebalanceTokens, microBatchesMin = MICRO_BATCHES_MIN } = options;
+    this.microBatchesMin = microBatchesMin;
     this.#share = share;
     this.#orders = new ExpertOrders(share.ranks, memory);
     this.#mover = new ExpertMover(share, model, memory);
@@ -37,8 +45,8 @@ export class ExpertLeader implements Followers {
     this.#nextAt = rebalanceTokens === 0 ? Number.POSITIVE_INFINITY : rebalanceTokens;
   }
 
-  announce(pass: "layers" | "draft", load: ExpertLoad): void {
-    if (pass === "layers" && load.totalTokens >= this.#nextAt) this.#rebalance(load);
+  announce(pass: "layers" | "microBatches" | "draft", load: ExpertLoad): void {
+    if (pass !== "draft" && load.totalTokens >= this.#nextAt) this.#rebalance(load);
     this.#orders.give(pass);
   }
 

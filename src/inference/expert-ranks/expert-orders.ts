@@ -14,8 +14,11 @@ import { fillFrom, view } from "../../tensor/view.ts";
 /** The rank that has the tokens. */
 export const LEADER = 0;
 
-/** Passes through the layers or the first MTP module; moving experts; the end. */
-const ORDERS = ["layers", "draft", "rebalance", "end"] as const;
+/**
+ * Passes through the layers, with all tokens at once or as two micro-batches, or through the first
+ * MTP module; moving experts; the end.
+ */
+const ORDERS = ["layers", "microBatches", "draft", "rebalance", "end"] as const;
 export type Order = (typeof ORDERS)[number];
 
 export class ExpertOrders {

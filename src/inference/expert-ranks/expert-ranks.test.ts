@@ -1,6 +1,7 @@
 /** @file Decoding over ranks that share the experts: the bits are those of one process. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { Random } from "../../base/random.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { runOnThreads } from "../../parallel/communicator/threads/run-on-threads.ts";
 import type { EngineMetric } from "../engine/api.ts";
@@ -29,9 +30,9 @@ async function assertAlike(
   await using device = await openCpuDevice({ numThreads: 1 });
   const decoded = await decodeOnRanks(numRanks, cases);
   return cases.map((one, index) => {
-    const { metrics, ...found } = decoded[index]!;
-    const { metrics: none, ...expected } = decode(device, one);
-    assert.deepEqual(none, []);
+    const { metrics, events, ...found } = decoded[index]!;
+    const { metrics: none, events: neither, ...expected } = decode(device, one);
+    assert.deepEqual([none, neither], [[], []]);
     assert.deepEqual(found, expected, JSON.stringify({ numRanks, ...one }));
     return metrics;
   });
@@ -50,7 +51,19 @@ const PLAIN: DecodingCase = {
   ranksPerHost: 2,
   isSkewed: false,
   rebalanceTokens: 0,
+  microBatchesMin: Number.POSITIVE_INFINITY,
 };
+
+const SEED = 23;
+
+/** Sequences that come and go, in chunks that cross blocks of latents. */
+function randomPasses(random: Random, numPasses: number): number[][] {
+  return Array.from({ length: numPasses }, () => {
+    const lengths = [0, 1, 2].map(() => [0, 1, 1 + random.below(6), 1 + random.below(30)]);
+    const passes = lengths.map((each) => each[random.below(each.length)]!);
+    return passes.some((length) => length > 0) ? passes : [1, 0, 0];
+  });
+}
 
 describe("decoding over expert ranks", () => {
   it("gives the bits of one process on two ranks, with copies and without", async () => {
@@ -88,6 +101,78 @@ describe("decoding over expert ranks", () => {
     await assertAlike(4, [
       { ...PLAIN, isSkewed: true },
       { ...PLAIN, numRedundant: 8 },
+      { ...PLAIN, isSkewed: true, microBatchesMin: 2 },
+      {
+        ...PLAIN,
+        numRedundant: 8,
+        microBatchesMin: 2,
+        passes: [
+          [60, 0, 0],
+          [1, 30, 9],
+        ],
+      },
     ]);
   });
 });
+
+describe("two micro-batches over expert ranks", () => {
+  it("change no bit of any sequence, whatever else is in a pass", async () => {
+    const random = new Random(SEED, "passes");
+    const two: DecodingCase = { ...PLAIN, microBatchesMin: 2 };
+    const cases = [
+      two,
+      { ...two, precision: "bf16" as const, isSkewed: true },
+      { ...two, numRedundant: 4, isSkewed: true, rebalanceTokens: 20 },
+      { ...two, ranksPerHost: 1 },
+      { ...two, microBatchesMin: 12 },
+    ].map((one) => ({ ...one, passes: randomPasses(random, 8) }));
+    await assertAlike(2, cases);
+  });
+
+  it("cut one long prompt, whose second part reads latents of the first", async () => {
+    const passes = [[130], [100], [1]];
+    const long = { ...PLAIN, passes };
+    await assertAlike(2, [
+      { ...long, microBatchesMin: 2 },
+      { ...long, precision: "bf16", microBatchesMin: 100 },
+    ]);
+  });
+
+  it("alternate: while messages of one are on their way, the other computes", async () => {
+    const one = { ...PLAIN, passes: [[20]], isTraced: true };
+    const [alone, two] = await decodeOnRanks(2, [one, { ...one, microBatchesMin: 20 }]);
+    const pass = (start: number): string[] => [
+      ...["attention", `host ${start} goes`, `host ${start} is there`],
+      ...["experts", `host ${start + 1} goes`, `host ${start + 1} is there`],
+    ];
+    // Two layers, then the MTP module, whose pass stays whole.
+    assert.deepEqual(withoutRepeats(alone!.events), [0, 2, 4].flatMap(pass));
+    assert.deepEqual(withoutRepeats(two!.events), [
+      ...["attention", "host 0 goes", "attention", "host 1 goes"],
+      ...["host 0 is there", "experts", "host 2 goes"],
+      ...["host 1 is there", "experts", "host 3 goes"],
+      ...["host 2 is there", "attention", "host 4 goes"],
+      ...["host 3 is there", "attention", "host 5 goes"],
+      ...["host 4 is there", "experts", "host 6 goes"],
+      ...["host 5 is there", "experts", "host 7 goes"],
+      ...["host 6 is there", "host 7 is there"],
+      ...pass(8),
+    ]);
+  });
+});
+
+describe("a rank that fails between two micro-batches", () => {
+  for (const failsAfter of [0, 1, 2, 3]) {
+    it(`ends all, who say why: after ${failsAfter} exchanges`, async () => {
+      const one = { ...PLAIN, microBatchesMin: 2, passes: [[20]], failsAfter };
+      await assert.rejects(decodeOnRanks(2, [one]), {
+        code: "parallel.rankFailed",
+        message: "rank 1 failed: struck by lightning",
+      });
+    });
+  }
+});
+
+function withoutRepeats(events: readonly string[]): string[] {
+  return events.filter((event, index) => event !== events[index - 1]);
+}

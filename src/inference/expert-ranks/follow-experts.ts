@@ -3,6 +3,7 @@ import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import type { ServedExperts } from "../../model/served-experts.ts";
 import { finish } from "../../parallel/communicator/work.ts";
+import { runInterleaved } from "../../parallel/pipeline/executor/interleave.ts";
 import { ExpertMover } from "./expert-mover.ts";
 import { ExpertOrders } from "./expert-orders.ts";
 
@@ -17,6 +18,8 @@ export function followExperts(share: ExpertShare, experts: ServedExperts, memory
     const order = orders.next();
     if (order === "end") return;
     if (order === "rebalance") mover.move();
-    else for (const index of order === "layers" ? layers : drafts) finish(experts.serve(index));
+    else if (order === "draft") finish(experts.serve(drafts, 0));
+    else if (order === "layers") finish(experts.serve(layers, 0));
+    else runInterleaved(experts.serve(layers, 0), experts.serve(layers, 1), null);
   }
 }

@@ -8,20 +8,29 @@ export type Work<T> = Generator<Operation, T>;
 
 /** Run to the end, waiting where it waits. */
 export function finish<T>(work: Work<T>): T {
-  for (;;) {
-    const { done, value } = work.next();
-    if (done === true) return value;
-    value.wait();
+  try {
+    for (;;) {
+      const { done, value } = work.next();
+      if (done === true) return value;
+      value.wait();
+    }
+  } finally {
+    // Where a wait failed: what the work holds is given back.
+    work.return(undefined as T);
   }
 }
 
 /** The same work; `compute` runs once it has issued what it first waits for. */
 export function* alongside<T>(work: Work<T>, compute: () => void): Work<T> {
-  let step = work.next();
-  compute();
-  while (step.done !== true) {
-    yield step.value;
-    step = work.next();
+  try {
+    let step = work.next();
+    compute();
+    while (step.done !== true) {
+      yield step.value;
+      step = work.next();
+    }
+    return step.value;
+  } finally {
+    work.return(undefined as T);
   }
-  return step.value;
 }

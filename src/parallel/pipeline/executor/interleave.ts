@@ -27,30 +27,35 @@ export function runAlone(work: Work, weights: WeightWork | null): void {
 /**
  * Runs both to their ends. Each runs until it has issued communication, then the other one runs,
  * and so on: what is issued by one is under way while the other computes. The weights' gradients
- * are those of `first`.
+ * are those of `first`; null: there are none.
  */
-export function runInterleaved(first: Work, second: Work, weights: WeightWork): void {
-  const backward = first[Symbol.iterator]();
-  const forward = second[Symbol.iterator]();
-  let a = backward.next();
-  let b = forward.next();
-  let isFinished = false;
-  while (!a.done || !b.done) {
-    if (!a.done) {
-      fillUntil(a.value, weights);
-      a.value.wait();
-      a = backward.next();
-    }
-    if (!b.done) {
-      if (!isFinished && !fillUntil(b.value, weights) && a.done) {
-        weights.finish();
-        isFinished = true;
+export function runInterleaved(first: Work, second: Work, weights: WeightWork | null): void {
+  const [one, other] = [first[Symbol.iterator](), second[Symbol.iterator]()];
+  let left = weights;
+  try {
+    let a = one.next();
+    let b = other.next();
+    while (!a.done || !b.done) {
+      if (!a.done) {
+        if (left !== null) fillUntil(a.value, left);
+        a.value.wait();
+        a = one.next();
       }
-      b.value.wait();
-      b = forward.next();
+      if (!b.done) {
+        if (left !== null && !fillUntil(b.value, left) && a.done) {
+          left.finish();
+          left = null;
+        }
+        b.value.wait();
+        b = other.next();
+      }
     }
+  } finally {
+    // Where a wait failed: what they hold is given back.
+    one.return?.();
+    other.return?.();
   }
-  if (!isFinished) weights.finish();
+  left?.finish();
 }
 
 /** Whether the operation is done before the pieces are. */
