@@ -38,6 +38,7 @@ import {
 } from "./draft-pass.ts";
 import type { EngineMetric } from "./engine/api.ts";
 import { ExpertLoad } from "./expert-load.ts";
+import type { Followers } from "./expert-ranks/followers.ts";
 import { blocksFor, LatentBlocks } from "./latent-blocks.ts";
 import { LatentCache } from "./latent-cache.ts";
 import {
@@ -45,14 +46,16 @@ import {
   copyOfLogits,
   countRows,
   countTiles,
+  endOf,
   fillInputs,
   type InputShape,
   type LatentPass,
   type PassCall,
   type PassInputs,
   type SequenceTokens,
+  wantedRowsOf,
 } from "./latent-pass.ts";
-import { cutInTwo, type TokenWork, tokenWorkOf } from "./micro-batches.ts";
+import { countWork, cutInTwo, type TokenWork, tokenWorkOf } from "./micro-batches.ts";
 import { type PassArenas, RecordedPasses } from "./recorded-passes.ts";
 
 /** New tokens of one sequence. Each cache is in a pass at most once. */
@@ -79,19 +82,6 @@ const LOGIT_ROWS = 64;
 /** Passes over more tokens are not recorded: they take long enough without. */
 const RECORDED_TOKENS = 64;
 
-/** Ranks that share the experts of the model: they take part in every pass. */
-export interface Followers {
-  /** Tokens of a pass from which on it goes as two micro-batches. */
-  readonly microBatchesMin: number;
-  /**
-   * Right before a pass begins: through the layers, at once or as two micro-batches, or through
-   * the first MTP module. Experts may move meanwhile, as the load so far suggests.
-   */
-  announce(pass: "layers" | "microBatches" | "draft", load: ExpertLoad): void;
-  /** What is counted of them. */
-  describe(load: ExpertLoad): readonly EngineMetric[];
-}
-
 interface PassPlaces {
   readonly inputs: PassInputs;
   /** The rows of `wanted`, one after another. */
@@ -108,19 +98,6 @@ interface MicroBatch {
   readonly offsets: Tensor<"i32">;
   /** Their rows of the residual stream. */
   readonly x: Tensor<FloatType>;
-}
-
-/** Positions that a pass needs tables for. */
-function endOf(sequences: readonly SequenceTokens[]): number {
-  return Math.max(...sequences.map(({ position, count }) => position + count));
-}
-
-/** Of each sequence, so many rows from its end. */
-function wantedRowsOf({ sequences, wanted }: PassCall): number[] {
-  return sequences.flatMap(({ firstToken, count }, index) => {
-    const rows = wanted[index]!;
-    return Array.from({ length: rows }, (_, row) => firstToken + count - rows + row);
-  });
 }
 
 export class Decoder {
@@ -217,8 +194,10 @@ export class Decoder {
     const microBatches = this.#microBatchesOf(call, x);
     const [one, other] = microBatches as [MicroBatch, MicroBatch | undefined];
     this.#followers?.announce(other === undefined ? "layers" : "microBatches", this.expertLoad);
+    const start = performance.now();
     if (other === undefined) finish(this.#layersWork(one));
     else runInterleaved(this.#layersWork(one), this.#layersWork(other), null);
+    this.#noteTime(call, other !== undefined, performance.now() - start);
     const { pass } = one;
     this.expertLoad.count(
       microBatches.map(({ offsets }) => offsets),
@@ -228,10 +207,16 @@ export class Decoder {
     return { logits: this.#split(logits, call), hidden: this.#keepHidden(pass, x) };
   }
 
+  #noteTime({ sequences, tokens }: PassCall, isTwo: boolean, milliseconds: number): void {
+    if (this.#followers === null) return;
+    const work = countWork(sequences, this.#workOf);
+    this.#followers.choice.note({ numTokens: tokens.length, isTwo, work, milliseconds });
+  }
+
   /** One, or two that alternate where that hides how long tokens are with other ranks. */
   #microBatchesOf(call: PassCall, x: Tensor<FloatType>): MicroBatch[] {
-    const least = this.#followers?.microBatchesMin ?? Number.POSITIVE_INFINITY;
-    const parts = call.tokens.length < least ? [call] : cutInTwo(call, this.#workOf);
+    const isTwo = this.#followers?.choice.takesTwo(call.tokens.length) ?? false;
+    const parts = isTwo ? cutInTwo(call, this.#workOf) : [call];
     let firstRow = 0;
     return parts.map(({ sequences, tokens }, index) => {
       const arenas = index === 0 ? this.model.arenas : this.#second;

@@ -125,6 +125,19 @@ function tilesOf(positions: readonly number[], shape: InputShape): number[] {
   return planLatentTiles(sequences, shape);
 }
 
+/** Positions that a pass needs tables for. */
+export function endOf(sequences: readonly SequenceTokens[]): number {
+  return Math.max(...sequences.map(({ position, count }) => position + count));
+}
+
+/** Of each sequence, so many rows from its end. */
+export function wantedRowsOf({ sequences, wanted }: PassCall): number[] {
+  return sequences.flatMap(({ firstToken, count }, index) => {
+    const rows = wanted[index]!;
+    return Array.from({ length: rows }, (_, row) => firstToken + count - rows + row);
+  });
+}
+
 export function countRows(counts: readonly number[]): number {
   return counts.reduce((total, count) => total + count, 0);
 }

@@ -32,15 +32,24 @@ export function tokenWorkOf(config: ModelConfig): TokenWork {
 export function cutInTwo(pass: PassTokens, workOf: TokenWork): readonly [PassTokens, PassTokens] {
   const numTokens = pass.tokens.length;
   assert(numTokens >= 2, `${numTokens} tokens do not make two micro-batches`);
-  const work = pass.sequences.flatMap(({ count, position }) =>
-    Array.from({ length: count }, (_, index) => workOf(position + index)),
-  );
-  const half = work.reduce((sum, each) => sum + each, 0) / 2;
+  const work = worksOf(pass.sequences, workOf);
+  const half = countWork(pass.sequences, workOf) / 2;
   let cut = 0;
   // The token in the middle goes where most of it lies.
   for (let done = 0; cut < numTokens && done + work[cut]! / 2 <= half; cut++) done += work[cut]!;
   cut = Math.max(1, Math.min(cut, numTokens - 1));
   return [rowsOf(pass, 0, cut), rowsOf(pass, cut, numTokens)];
+}
+
+/** Of all tokens together. */
+export function countWork(sequences: PassTokens["sequences"], workOf: TokenWork): number {
+  return worksOf(sequences, workOf).reduce((sum, each) => sum + each, 0);
+}
+
+function worksOf(sequences: PassTokens["sequences"], workOf: TokenWork): number[] {
+  return sequences.flatMap(({ count, position }) =>
+    Array.from({ length: count }, (_, index) => workOf(position + index)),
+  );
 }
 
 function rowsOf({ sequences, tokens }: PassTokens, start: number, end: number): PassTokens {

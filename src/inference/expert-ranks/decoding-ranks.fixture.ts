@@ -95,8 +95,11 @@ export function decode(device: Device, one: DecodingCase, share?: ExpertShare): 
   const model = new Model(device, CONFIG, { ...options, experts: share });
   moveBiases(model, isSkewed);
   const { memory } = device;
-  const leads =
-    share && new ExpertLeader(share, model, { memory, rebalanceTokens, microBatchesMin });
+  const choice = {
+    takesTwo: (numTokens: number) => numTokens >= microBatchesMin,
+    note: () => {},
+  };
+  const leads = share && new ExpertLeader(share, model, { memory, rebalanceTokens, choice });
   const decoder = new Decoder(device, model, 1024, leads);
   const random = new Random(SEED, "tokens");
   const caches = [0, 1, 2].map(() => decoder.openCache());

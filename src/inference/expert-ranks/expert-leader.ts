@@ -6,38 +6,38 @@ import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { ExpertModel } from "../../model/expert-layers.ts";
 import type { ExpertShare } from "../../model/expert-share.ts";
 import { gpuLoads } from "../../parallel/expert/placement/place-experts.ts";
-import type { Followers } from "../decoder.ts";
 import type { EngineMetric } from "../engine/api.ts";
 import type { ExpertLoad } from "../expert-load.ts";
 import { ExpertMover } from "./expert-mover.ts";
 import { ExpertOrders } from "./expert-orders.ts";
+import type { Followers } from "./followers.ts";
+import { type MicroBatchChoice, MicroBatchPolicy } from "./micro-batch-policy.ts";
 
 export interface LeaderOptions {
   readonly memory: CpuMemory;
   /** Tokens after which experts are placed anew; 0: never. */
   readonly rebalanceTokens: number;
-  /** `MICRO_BATCHES_MIN` if left out. */
-  readonly microBatchesMin?: number;
+  /** By the time that passes take if left out. */
+  readonly choice?: MicroBatchChoice;
 }
-
-/** Tokens of a pass from which on it goes as two micro-batches. */
-const MICRO_BATCHES_MIN = 128;
 
 export class ExpertLeader implements Followers {
   readonly #share: ExpertShare;
   readonly #orders: ExpertOrders;
   readonly #mover: ExpertMover;
   readonly #rebalanceTokens: number;
-  readonly microBatchesMin: number;
+  readonly choice: MicroBatchChoice;
   #nextAt: number;
   #numRebalances = 0;
   #numMoves = 0;
   #pauseSeconds = 0;
+  /** Through the layers, with one micro-batch and with two. */
+  readonly #numPasses = { layers: 0, microBatches: 0 };
 
   /** The other ranks are in `followExperts`. */
   constructor(share: ExpertShare, model: ExpertModel, options: LeaderOptions) {
-    const { memory, rebalanceTokens, microBatchesMin = MICRO_BATCHES_MIN } = options;
-    this.microBatchesMin = microBatchesMin;
+    const { memory, rebalanceTokens, choice = new MicroBatchPolicy() } = options;
+    this.choice = choice;
     this.#share = share;
     this.#orders = new ExpertOrders(share.ranks, memory);
     this.#mover = new ExpertMover(share, model, memory);
@@ -46,7 +46,10 @@ export class ExpertLeader implements Followers {
   }
 
   announce(pass: "layers" | "microBatches" | "draft", load: ExpertLoad): void {
-    if (pass !== "draft" && load.totalTokens >= this.#nextAt) this.#rebalance(load);
+    if (pass !== "draft") {
+      this.#numPasses[pass]++;
+      if (load.totalTokens >= this.#nextAt) this.#rebalance(load);
+    }
     this.#orders.give(pass);
   }
 
@@ -61,10 +64,16 @@ export class ExpertLeader implements Followers {
   }
 
   describe(load: ExpertLoad): readonly EngineMetric[] {
-    const counter = (name: string, value: number, help: string): EngineMetric => {
-      return { kind: "counter", name, help, labels: {}, value };
+    const counter = (name: string, value: number, help: string, labels = {}): EngineMetric => {
+      return { kind: "counter", name, help, labels, value };
     };
+    const passes = (value: number, microBatches: string): EngineMetric =>
+      counter("expert_passes_total", value, "Passes through the layers, by micro-batches.", {
+        micro_batches: microBatches,
+      });
     return [
+      passes(this.#numPasses.layers, "1"),
+      passes(this.#numPasses.microBatches, "2"),
       ...load.layerIndexes.flatMap((layerIndex, order) =>
         this.#rankLoads(layerIndex, load.ofLayer(order)),
       ),

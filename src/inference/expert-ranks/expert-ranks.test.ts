@@ -126,7 +126,11 @@ describe("two micro-batches over expert ranks", () => {
       { ...two, ranksPerHost: 1 },
       { ...two, microBatchesMin: 12 },
     ].map((one) => ({ ...one, passes: randomPasses(random, 8) }));
-    await assertAlike(2, cases);
+    const counted = await assertAlike(2, cases);
+    for (const metrics of counted) {
+      const [one, two] = valuesOf(metrics, "expert_passes_total");
+      assert.ok(two! > 0 && one! + two! === 8, `${one} passes with one and ${two} with two`);
+    }
   });
 
   it("cut one long prompt, whose second part reads latents of the first", async () => {

@@ -4,8 +4,8 @@
  *     request ─▶ rank 0: attention, latents, gate ─▶ rows to the ranks of their experts
  *                        tokens ◀─ sums in the order of the choices ◀─ results
  *
- * Rank 0 is the engine; the others hold experts and nothing else. Tokens are those of one engine,
- * bit for bit. A rank that fails ends them all, and what was asked fails with `engine.closed`.
+ * Rank 0 is the engine; the others hold experts and nothing else. Chunks of prompts go as two
+ * micro-batches that alternate, where that is faster. Tokens are those of one engine, bit for bit. A rank that fails ends them all, and what was asked fails with `engine.closed`.
  */
 import { EventEmitter } from "node:events";
 import { MessageChannel, type MessagePort } from "node:worker_threads";

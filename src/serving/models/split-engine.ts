@@ -8,8 +8,8 @@
  *
  * The decode engine reads the ragged end of a prompt, and all of it when the other cannot: when it
  * has died, or had to let blocks go. Tokens are those of one engine. The threads of the device are
- * divided between the two. In prefill, attention and experts of two micro-batches do not alternate:
- * that hides an exchange of tokens between ranks, and here experts are local.
+ * divided between the two. Attention and experts of two micro-batches do not alternate here: that
+ * hides an exchange of tokens between ranks (expert-engine.ts), and here experts are local.
  */
 import { MessageChannel } from "node:worker_threads";
 import { OperationalError } from "../../base/errors.ts";
