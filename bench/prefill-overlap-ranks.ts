@@ -14,6 +14,7 @@ import {
   type SlowLink,
 } from "../src/cli/bench/parallel/delayed-communicator.ts";
 import type { Device } from "../src/device/device.ts";
+import { tickingDevice } from "../src/device/ticking-device.ts";
 import { Decoder } from "../src/inference/decoder.ts";
 import { ExpertLeader } from "../src/inference/expert-ranks/expert-leader.ts";
 import { LEADER } from "../src/inference/expert-ranks/expert-orders.ts";
@@ -27,7 +28,6 @@ import type { Communicator } from "../src/parallel/communicator/communicator.ts"
 import type { RankContext } from "../src/parallel/communicator/rank-program.ts";
 import { Arena } from "../src/tensor/arena.ts";
 import { view } from "../src/tensor/view.ts";
-import { tickingDevice } from "../src/training/pipeline/ticking-device.ts";
 
 const SEED = 3;
 const ROUNDS = 9;
@@ -56,7 +56,7 @@ export async function runRank(context: RankContext): Promise<PrefillTimes | null
   const asked = context.input as PrefillCase;
   await using opened = await openCpuDevice({ numThreads: 1 });
   const world = await context.join(opened.memory);
-  const device = tickingDevice(opened, { tick: () => world.tick() });
+  const device = tickingDevice(opened, () => world.tick());
   const link: SlowLink = { msPerByte: 0, numBytes: 0 };
   const config = presetConfig(asked.preset, 4096);
   const options = { ranksPerHost: world.size, byChoice: true, source: LEADER };

@@ -5,7 +5,8 @@
  *                        tokens ◀─ sums in the order of the choices ◀─ results
  *
  * Rank 0 is the engine; the others hold experts and nothing else. Chunks of prompts go as two
- * micro-batches that alternate, where that is faster. Tokens are those of one engine, bit for bit. A rank that fails ends them all, and what was asked fails with `engine.closed`.
+ * micro-batches that alternate, where that is faster. Tokens are those of one engine, bit for bit.
+ * A rank that fails ends them all, and what was asked fails with `engine.closed`.
  */
 import { EventEmitter } from "node:events";
 import { MessageChannel, type MessagePort } from "node:worker_threads";
