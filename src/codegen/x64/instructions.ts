@@ -101,6 +101,12 @@ export const INSTRUCTIONS = {
     "full32",
     "round; imm 0 nearest even, 1 down, 2 up, 3 to 0",
   ],
+  vrangeps: [
+    "rvmi",
+    "66.0F3A.W0 50",
+    "full32",
+    "imm 3: the larger magnitude of a and b, with the sign of a",
+  ],
   vcmpps: [
     "kvmi",
     "0F.W0 C2",
@@ -167,6 +173,7 @@ export const INSTRUCTIONS = {
   vpmulld: ["rvm", "66.0F38.W0 40", "full32", "low 32 bits of a × b"],
   vpaddw: ["rvm", "66.0F.W0 FD", "full", "a + b, 16-bit"],
   vpsubw: ["rvm", "66.0F.W0 F9", "full", "a - b, 16-bit"],
+  vpaddb: ["rvm", "66.0F.W0 FC", "full", "a + b, 8-bit"],
   vpminsd: ["rvm", "66.0F38.W0 39", "full32", "the smaller, signed"],
   vpmaxsd: ["rvm", "66.0F38.W0 3D", "full32", "the larger, signed"],
   vpminud: ["rvm", "66.0F38.W0 3B", "full32", "the smaller, unsigned"],

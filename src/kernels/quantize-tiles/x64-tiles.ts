@@ -55,8 +55,13 @@ const SLOTS = [
   "amaxMinBits",
   "powerOfTwo",
   "constants",
+  /** The others are of functions of chunks (x64-chunk-tiles.ts). */
+  "chunkConstants",
+  "bandsPerBlock",
+  /** Written: not 0 if something was not ordinary. */
+  "refused",
 ] as const;
-type TileSlot = (typeof SLOTS)[number];
+export type TileSlot = (typeof SLOTS)[number];
 /** Position of each argument of a function of tiles. */
 export const TILES_AT: Record<TileSlot, number> = slotIndex(SLOTS);
 
@@ -240,7 +245,8 @@ function emitLargestLane(a: X64): void {
 }
 
 /** Scales between these powers of two have reciprocals that `emitQuotient` can trust. */
-const [LEAST_POWER, LARGEST_POWER] = [-60, 60];
+export const LEAST_POWER = -60;
+export const LARGEST_POWER = 60;
 
 /** From the largest magnitudes to scales, which are stored. */
 function emitScales(a: X64, { direction, target }: TileFunction): void {

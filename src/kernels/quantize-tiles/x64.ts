@@ -4,7 +4,8 @@
  * scales are not one a row) goes to the reference, which is exact to the same bit.
  */
 import { assert } from "../../base/errors.ts";
-import { floorDiv } from "../../base/integers.ts";
+import { ceilDiv, floorDiv, roundUp } from "../../base/integers.ts";
+import type { NativeFunction } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import type { KernelImplementation } from "../kernel.ts";
@@ -17,6 +18,8 @@ import {
   createReferenceRetile,
 } from "./reference.ts";
 import { readRule, readSource } from "./slots.ts";
+import { emitDequantiseChunks, emitQuantiseChunks } from "./x64-chunk-tiles.ts";
+import { CHUNK_CONSTANTS_BYTES, type ChunkFormat, chunkConstants } from "./x64-chunks.ts";
 import { CONSTANTS_BYTES, codeConstants, type StoredDType, storedBytes } from "./x64-codes.ts";
 import { TILES_AT as AT, emitDequantise, emitQuantise, type TileDirection } from "./x64-tiles.ts";
 
@@ -129,7 +132,27 @@ type TileRunner = (
   shared: SharedArguments,
 ) => (patch: Patch, places: PatchPlaces) => void;
 
-/** Both native functions of a kernel, made when they are first needed, behind one call. */
+/** Where the constants of chunks stand, behind those of the other functions. */
+const CHUNK_CONSTANTS_AT = roundUp(CONSTANTS_BYTES, 64);
+/** Elements whose scales are found before their codes: they stay in the nearest cache. */
+const BLOCK_ELEMENTS = 4096;
+
+/** A native function that takes ordinary numbers alone, if there is one. */
+function emitChunks(
+  { source, target }: { readonly source: StoredDType; readonly target: StoredDType },
+  direction: TileDirection,
+): Uint8Array | null {
+  const isCodes = (dtype: StoredDType): dtype is ChunkFormat =>
+    dtype === "e4m3" || dtype === "e5m2";
+  if (isCodes(source) && target === "f32" && direction === "along") {
+    return emitDequantiseChunks(source);
+  }
+  if (source === "e5m6" || !isCodes(target)) return null;
+  if (isCodes(source) && direction === "along") return null;
+  return emitQuantiseChunks({ source, target, direction });
+}
+
+/** The native functions of a kernel, made when they are first needed, behind one call. */
 function createTileRunner(
   kernel: {
     readonly source: StoredDType;
@@ -140,23 +163,32 @@ function createTileRunner(
 ): TileRunner {
   assert(native !== null, "x64 code needs a native runtime");
   const { source, target, emit } = kernel;
-  const functions = new Map<TileDirection, ReturnType<typeof native.load>>();
-  const functionFor = (direction: TileDirection): ReturnType<typeof native.load> => {
-    const made = functions.get(direction) ?? native.load(emit({ source, target, direction }));
+  const functions = new Map<TileDirection, TileFunctions>();
+  const functionsFor = (direction: TileDirection): TileFunctions => {
+    const known = functions.get(direction);
+    if (known !== undefined) return known;
+    const chunks = native.features.avx512Vbmi ? emitChunks(kernel, direction) : null;
+    const made = {
+      all: native.load(emit({ source, target, direction })),
+      ordinary: chunks === null ? null : native.load(chunks),
+    };
     functions.set(direction, made);
     return made;
   };
   const { byteOffset, byteLength } = argumentBlock;
   const args = new Float64Array(memory.wasm.buffer, byteOffset, byteLength / 8);
-  const constants = codeConstants(source);
-  assert(scratch.byteLength >= CONSTANTS_BYTES, "tiles need scratch for their constants");
+  const constants = new Uint8Array(CHUNK_CONSTANTS_AT + CHUNK_CONSTANTS_BYTES);
+  constants.set(codeConstants(source));
+  if (source !== "e5m6") constants.set(chunkConstants(source), CHUNK_CONSTANTS_AT);
+  assert(scratch.byteLength >= constants.byteLength, "tiles need scratch for their constants");
   const base = memory.baseAddress;
   return (grid, shared) => {
-    const code = functionFor(grid.tileColumns === 1 ? "across" : "along");
+    const { all, ordinary } = functionsFor(grid.tileColumns === 1 ? "across" : "along");
     // One-row bands of a patch are joined: its rows are its bands.
     const isJoined = grid.tileRows === 1;
     memory.u8.set(constants, scratch.byteOffset);
     args[AT.constants] = base + scratch.byteOffset;
+    args[AT.chunkConstants] = base + scratch.byteOffset + CHUNK_CONSTANTS_AT;
     args[AT.tileColumns] = Math.min(grid.tileColumns, grid.columns);
     args[AT.scaleRowBytes] = 4 * grid.scaleRowStride;
     args[AT.xRowBytes] = shared.xRowBytes;
@@ -166,16 +198,27 @@ function createTileRunner(
     args[AT.powerOfTwo] = shared.powerOfTwo ?? 0;
     return ({ firstRow, endRow, firstColumn, endColumn }, { x, out, scales, xScales }) => {
       const rows = endRow - firstRow;
+      const columns = endColumn - firstColumn;
       args[AT.bands] = isJoined ? rows : 1;
       args[AT.bandRows] = isJoined ? 1 : rows;
-      args[AT.columns] = endColumn - firstColumn;
+      args[AT.bandsPerBlock] = isJoined ? ceilDiv(BLOCK_ELEMENTS, columns) : 1;
+      args[AT.columns] = columns;
       args[AT.x] = base + x;
       args[AT.out] = base + out;
       args[AT.scales] = base + scales;
       args[AT.xScales] = xScales === undefined ? 0 : base + xScales;
-      code.call(base + byteOffset, 0, 0, base);
+      args[AT.refused] = 0;
+      ordinary?.call(base + byteOffset, 0, 0, base);
+      const isDone = ordinary !== null && args[AT.refused] === 0;
+      if (!isDone) all.call(base + byteOffset, 0, 0, base);
     };
   };
+}
+
+/** A function that takes everything, and one that may refuse. */
+interface TileFunctions {
+  readonly all: NativeFunction;
+  readonly ordinary: NativeFunction | null;
 }
 
 /** Whether no tile begins in the middle of a byte of packed codes. */
