@@ -43,7 +43,7 @@ import { GROUPED_SCALED_MATMUL_SLOTS } from "./grouped-scaled-matmul/contract.ts
 import { createReferenceGroupedScaledMatmul } from "./grouped-scaled-matmul/reference.ts";
 import { type KernelDeclaration, reference } from "./kernel.ts";
 import { LATENT_ATTENTION_SLOTS, LATENT_ATTENTION_VARIANTS } from "./latent-attention/contract.ts";
-import { latentAttentionOver } from "./latent-attention/generated.ts";
+import { LATENT_ATTENTION_IMPLEMENTATIONS } from "./latent-attention/generated.ts";
 import { createReferenceLatentAttention } from "./latent-attention/reference.ts";
 import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
 import { MULTIPLIERS, matmulOver } from "./matmul/multiplier-factory.ts";
@@ -201,7 +201,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     variants: LATENT_ATTENTION_VARIANTS,
     slots: LATENT_ATTENTION_SLOTS,
     implementations: [
-      ...MULTIPLIERS.map(latentAttentionOver),
+      ...LATENT_ATTENTION_IMPLEMENTATIONS,
       reference(createReferenceLatentAttention),
     ],
   },

@@ -32,14 +32,27 @@ const ROUNDING_SHIFT = 12582912 + 127;
  * 2^f for |f| ≤ ½ within 9.4e-8 of itself, highest power first; exactly 1 at 0, so that the largest
  * term of a softmax is 1.
  */
-const FRACTION_POLYNOMIAL = [
+const FRACTION_POLYNOMIAL: readonly [number, number, number, number, number, number] = [
   0.0013269406044855714, 0.009671294130384922, 0.0555071122944355, 0.24022246897220612,
   0.6931470036506653, 1,
-] as const;
+];
 /** The exponents whose powers become 0 and ∞ by their bits alone. */
 const EXP2_LEAST = -127;
 const EXP2_MOST = 128;
 const FRACTION_BITS = 23;
+/** What `exp2OfNonPositive` is made of, for code that is written by hand. */
+export const EXP2: {
+  readonly least: number;
+  readonly shift: number;
+  /** Highest power first. */
+  readonly polynomial: typeof FRACTION_POLYNOMIAL;
+  readonly fractionBits: number;
+} = {
+  least: EXP2_LEAST,
+  shift: ROUNDING_SHIFT,
+  polynomial: FRACTION_POLYNOMIAL,
+  fractionBits: FRACTION_BITS,
+};
 const BF16_QUIET_BIT = 0x40;
 
 export function exp2(v: Recorder, t: Value): Value {

@@ -61,6 +61,43 @@ const SIZES: readonly LatentSize[] = [
     rowValue: (position) =>
       ({ 505: Number.POSITIVE_INFINITY, 520: Number.NaN, 530: Number.NaN })[position],
   },
+  {
+    title: "decoding over whole tiles of columns, at the edges of a block",
+    numHeads: 8,
+    latent: 64,
+    key: 16,
+    sequences: [
+      [0, 1],
+      [14, 1],
+      [62, 1],
+      [63, 1],
+      [64, 1],
+      [300, 2],
+    ],
+  },
+  { title: "a prompt over whole tiles", numHeads: 3, latent: 32, key: 8, sequences: [[120, 75]] },
+  {
+    title: "more heads than a tile has rows, several tiles of columns and of keys",
+    numHeads: 70,
+    latent: 160,
+    key: 36,
+    sequences: [
+      [190, 1],
+      [5, 2],
+    ],
+  },
+  {
+    title: "latents and a key that are not numbers, amid whole tiles",
+    numHeads: 4,
+    latent: 32,
+    key: 16,
+    sequences: [
+      [100, 40],
+      [3, 9],
+    ],
+    // Not infinities: a score of −∞ may leave the other columns numbers, or not.
+    rowValue: (position) => ([105, 120, 130].includes(position) ? Number.NaN : undefined),
+  },
 ];
 
 /** Blocks in an order that is nobody's, every one of its own. */

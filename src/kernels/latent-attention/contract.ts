@@ -14,9 +14,9 @@
  *
  * A row's result depends on its own query, its keys' latents and their number alone: not on its
  * tile, on the sequences beside it, or on where the blocks lie. Keys beyond a row's own are not
- * looked at, so what stands in them, NaN or not, reaches nothing. A key that is not finite makes
- * its rows NaN. `out` overlaps no input. Source: DeepSeek-V2 report §2.1.2 (absorption); blocks as
- * in FlashMLA.
+ * looked at, so what stands in them, NaN or not, reaches nothing. A latent or key that is NaN makes
+ * its rows NaN; an infinite one may leave some of their columns numbers. `out` overlaps no input.
+ * Source: DeepSeek-V2 report §2.1.2 (absorption); blocks as in FlashMLA.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";

@@ -4,12 +4,20 @@ import type { RowProgram } from "../../codegen/vector/program.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { gatherRowsProgram } from "../gather/program.ts";
 import type { KernelImplementation } from "../kernel.ts";
-import type { MultiplierFactory } from "../matmul/multiplier-factory.ts";
+import { MULTIPLIERS, type MultiplierFactory } from "../matmul/multiplier-factory.ts";
 import { rowImplementations } from "../row-kernel.ts";
 import { latentAttentionBody } from "./body.ts";
 import { exponentialsProgram, joinProgram, scaleProgram } from "./programs.ts";
+import { latentAttentionOverTiles } from "./x64-tiled.ts";
 
-export function latentAttentionOver(factory: MultiplierFactory): KernelImplementation {
+/** Best first. */
+export const LATENT_ATTENTION_IMPLEMENTATIONS: readonly KernelImplementation[] =
+  MULTIPLIERS.flatMap((factory) => {
+    const over = latentAttentionOver(factory);
+    return factory.target === "x64" ? [latentAttentionOverTiles(over), over] : [over];
+  });
+
+function latentAttentionOver(factory: MultiplierFactory): KernelImplementation {
   return {
     target: factory.target,
     refusal: (variant, context) => {

@@ -10,6 +10,8 @@ export interface LatentTile {
   readonly numRows: number;
   /** Keys that row `firstRow + index` sees; never falls as `index` rises. */
   keysOf(index: number): number;
+  /** Byte offset of the number of its sequence's first block. */
+  readonly tableOffset: number;
   /** The pool's block that holds positions [64 · index, 64 · index + 64) of the sequence. */
   blockOf(index: number): number;
 }
@@ -25,6 +27,7 @@ export function latentTile(slots: Float64Array, memory: CpuMemory, task: number)
   return {
     firstRow,
     numRows: words[first + TILE_AT.numRows]!,
+    tableOffset: table * 4,
     keysOf: (index) => floorDiv(firstRow + index, numHeads) + keysMinusToken,
     blockOf: (index) => words[table + index]!,
   };
