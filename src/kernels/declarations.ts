@@ -92,6 +92,16 @@ import {
 } from "./softmax/reference.ts";
 import { SWIGLU_VARIANTS } from "./swiglu/contract.ts";
 import { createReferenceSwiglu, createReferenceSwigluBackward } from "./swiglu/reference.ts";
+import {
+  createSwigluTiles,
+  createSwigluTilesBackward,
+  swigluTilesOver,
+} from "./swiglu-tiles/body.ts";
+import {
+  SWIGLU_TILES_BACKWARD_SLOTS,
+  SWIGLU_TILES_SLOTS,
+  SWIGLU_TILES_VARIANTS,
+} from "./swiglu-tiles/contract.ts";
 
 const FLOATS = ["f32", "f64"] as const;
 const ROWS = ["rows", "columns", "rowsPerTask"] as const;
@@ -177,6 +187,18 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     variants: RETILE_VARIANTS,
     slots: RETILE_SLOTS,
     implementations: [X64_RETILE, WASM_RETILE, reference(createReferenceRetile)],
+  },
+  {
+    name: "swigluTiles",
+    variants: SWIGLU_TILES_VARIANTS,
+    slots: SWIGLU_TILES_SLOTS,
+    implementations: swigluTilesOver(createSwigluTiles),
+  },
+  {
+    name: "swigluTilesBackward",
+    variants: SWIGLU_TILES_VARIANTS,
+    slots: SWIGLU_TILES_BACKWARD_SLOTS,
+    implementations: swigluTilesOver(createSwigluTilesBackward),
   },
   {
     name: "causalAttention",

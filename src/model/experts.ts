@@ -9,24 +9,19 @@
  * Saved: gateUp (K·2I) as the recipe caches it, w (K). Recomputed in backward: the gathered rows
  * (K·D) and the activation (K·I), both one pass over what is there.
  */
-import { divExact } from "../base/integers.ts";
 import { combineRows, gatherRows, scatterRows } from "../kernels/gather/contract.ts";
-import { swiglu, swigluBackward } from "../kernels/swiglu/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { reshape, sliceRows, type Tensor } from "../tensor/tensor.ts";
 import { allocateRows, type DispatchPlan } from "./dispatch-plan.ts";
+import { activate, activateBackward } from "./gated-activation.ts";
 import {
   allocateCached,
   alongTokens,
-  cacheAs,
   gatherOperand,
   isScaled,
   type Operand,
   type OutputGradient,
-  openCached,
-  operandOf,
-  outputGradient,
   plainGradient,
   wgradInput,
   wgradSource,
@@ -94,29 +89,12 @@ export class RoutedExperts {
       const a = this.#gather(pass, scratch, input, plan, "dispatch");
       this.#multiply(pass, { transposition: "nt", a, weight: this.gateUp, out: gateUp }, plan);
     }
-    this.#forwardDown(pass, { gateUp, rowWeight, plan, out });
-    return { plan, gateUp: cacheAs(pass, gateUp, rule), rowWeight };
-  }
-
-  /** Activation, down product and combination. */
-  #forwardDown(
-    pass: Pass,
-    rows: {
-      readonly gateUp: Tensor<FloatType>;
-      readonly rowWeight: Tensor<FloatType>;
-      readonly plan: DispatchPlan;
-      readonly out: Tensor<FloatType>;
-    },
-  ): void {
-    const { scratch, floatType, computeType, device } = pass;
-    const { gateUp, rowWeight, plan, out } = rows;
-    using _mark = scratch.mark();
-    const activation = scratch.allocate(computeType, [gateUp.rows, this.down.shape[1]]);
-    swiglu(device, { gateUp, weight: rowWeight, out: activation });
-    const a = operandOf(pass, scratch, activation, { recipe: this.recipe, use: "swigluOutput" });
+    const { kept, activation } = activate(pass, { gateUp, weight: rowWeight, recipe: this.recipe });
     const made = allocateRows(scratch, floatType, plan, out.columns);
-    this.#multiply(pass, { transposition: "nt", a, weight: this.down, out: made.rows }, plan);
+    const down = { transposition: "nt", a: activation, weight: this.down } as const;
+    this.#multiply(pass, { ...down, out: made.rows }, plan);
     combineRows(device, { src: made.all, index: plan.rowOfChoice, out });
+    return { plan, gateUp: kept, rowWeight };
   }
 
   /**
@@ -152,33 +130,24 @@ export class RoutedExperts {
       readonly rowWeightGrad: Tensor<FloatType>;
     },
   ): void {
-    const { scratch, floatType, computeType, device } = pass;
-    const { plan, rowWeight } = state;
+    const { plan, rowWeight, gateUp } = state;
     const { recipe } = this;
     const groups = { kind: "offsets", offsets: plan.offsets } as const;
     const source = wgradSource(pass, recipe);
-    using _mark = scratch.mark();
-    const gateUp = openCached(pass, state.gateUp);
-    const shape = [gateUp.rows, divExact(gateUp.columns, 2)];
-    const activation = source.allocate(computeType, shape);
+    using _mark = pass.scratch.mark();
     const dOut = this.#dispatchGradient(pass, call.dOut, plan);
-    const dGateUp = source.allocate(computeType, [gateUp.rows, gateUp.columns]);
-    {
-      using _inner = scratch.mark();
-      const dActivation = scratch.allocate(floatType, shape);
+    const weights = { weight: rowWeight, dWeight: call.rowWeightGrad };
+    const rows = { gateUp, weights, recipe, groups };
+    const { input, dGateUp } = activateBackward(pass, rows, (dActivation) => {
       const down = { transposition: "nn", a: dOut.dgrad, weight: this.down } as const;
       this.#multiply(pass, { ...down, out: dActivation }, plan);
-      const dWeight = call.rowWeightGrad;
-      const weighted = { weight: rowWeight, dWeight };
-      swigluBackward(device, { gateUp, ...weighted, dOut: dActivation, dGateUp, activation });
-    }
-    const { wgrad } = dOut;
-    this.#queue(pass, { a: wgrad, b: activation, weight: this.down }, plan);
-    const dUp = outputGradient(pass, dGateUp, recipe, groups);
-    const up = { transposition: "nn", a: dUp.dgrad, weight: this.gateUp } as const;
+    });
+    this.#queue(pass, { a: dOut.wgrad, b: input, weight: this.down }, plan);
+    const up = { transposition: "nn", a: dGateUp.dgrad, weight: this.gateUp } as const;
     this.#multiply(pass, { ...up, out: call.dRows }, plan);
-    const b = this.#gather(pass, source, call.input, plan, "dispatch");
-    this.#queue(pass, { a: dUp.wgrad, b, weight: this.gateUp }, plan);
+    const gathered = this.#gather(pass, source, call.input, plan, "dispatch");
+    const b = wgradInput(pass, gathered, recipe, groups);
+    this.#queue(pass, { a: dGateUp.wgrad, b, weight: this.gateUp }, plan);
   }
 
   /** The output's gradient of each dispatched row. */
@@ -200,14 +169,13 @@ export class RoutedExperts {
     multiply(pass, { ...product, accumulate: false, offsets });
   }
 
-  /** Queue an expert weight's gradient; `b` is the input, not yet as weight gradients read it. */
+  /** Queue an expert weight's gradient. */
   #queue(
     pass: Pass,
     work: { readonly a: Operand; readonly b: Operand; readonly weight: Parameter },
     { offsets }: DispatchPlan,
   ): void {
-    const { a, weight } = work;
-    const b = wgradInput(pass, work.b, this.recipe, { kind: "offsets", offsets });
+    const { a, b, weight } = work;
     const { gradient, recipe } = weight;
     pass.weightGrads.push({ a, b, gradient, offsets, sum: sumRule(recipe) });
   }

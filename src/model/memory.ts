@@ -11,6 +11,7 @@
  */
 import { DTYPE_BYTES } from "../tensor/dtype.ts";
 import { countLayers, isMoeLayer, type ModelConfig } from "./config.ts";
+import { isTiledActivation } from "./gated-activation.ts";
 import { headChunkRows } from "./head.ts";
 import type { Precision } from "./model-types.ts";
 import { parameterBytes } from "./parameter-bytes.ts";
@@ -227,8 +228,12 @@ class Widths {
     return rows + chosen * this.#swigluScratch(moeIntermediateDim, 0) + gathered;
   }
 
-  /** [gate | up] opened, the activation, the gradients of both. */
+  /** [gate | up] and the activation, forward; backward their gradients, as codes or opened. */
   #swigluScratch(width: number, dOut: number): number {
+    if (isTiledActivation(this.#recipe, width)) {
+      const forward = 2 * width * this.#f + this.#operand(width);
+      return Math.max(forward, this.#operand(2 * width) + width * this.#f + dOut);
+    }
     const open = 2 * width * this.#f + width * this.#c + 2 * width * this.#c;
     return open + Math.max(width * this.#f + dOut, this.#operand(2 * width));
   }

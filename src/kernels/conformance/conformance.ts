@@ -17,6 +17,7 @@ import { LATENT_ATTENTION_CASES } from "./latent-attention-cases.ts";
 import { MATMUL_CASES } from "./matmul-cases.ts";
 import { ROW_CASES } from "./row-cases.ts";
 import { SCALED_CASES } from "./scaled-cases.ts";
+import { SWIGLU_TILES_CASES } from "./swiglu-tiles-cases.ts";
 import { readTensor, TensorMaker } from "./tensor-maker.ts";
 
 /** More than any operand of a case. */
@@ -40,6 +41,7 @@ export interface ConformanceCase {
 export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   ...MATMUL_CASES,
   ...SCALED_CASES,
+  ...SWIGLU_TILES_CASES,
   ...CODED_CASES,
   ...ATTENTION_CASES,
   ...LATENT_ATTENTION_CASES,

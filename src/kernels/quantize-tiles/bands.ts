@@ -10,7 +10,7 @@ import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Device } from "../../device/device.ts";
 import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import { assertMatrix, assertOffsets } from "../door.ts";
-import { slot } from "../kernel.ts";
+import { slot, slotIndex } from "../kernel.ts";
 
 /** The first slots of a launch over tiles: the scaled tensor whose bands are walked. */
 export const BAND_SLOTS = [
@@ -32,6 +32,8 @@ export const BAND_SLOTS = [
   "columnsPerTask",
 ] as const;
 
+const AT = slotIndex(BAND_SLOTS);
+
 /** The values of `BAND_SLOTS`, read by name. */
 export type BandSlots = Readonly<Record<(typeof BAND_SLOTS)[number], number>>;
 
@@ -42,7 +44,7 @@ const COLUMN_UNIT = 64;
 
 /** The slots that describe `scaled`, in order, and the number of tasks over it. */
 export function planBands(scaled: ScaledTensor): { slots: BandSlots; numTasks: number } {
-  const { rows, columns, codes, scales, tileRows, tileColumns, groups } = scaled;
+  const { rows, columns, tileRows, tileColumns } = scaled;
   const isWide = tileColumns >= columns;
   // Whole tiles in the columns of a task, and pairs of packed codes.
   const unit = isWide ? columns : tileColumns * (tileColumns % 2 === 0 ? 1 : 2);
@@ -50,9 +52,22 @@ export function planBands(scaled: ScaledTensor): { slots: BandSlots; numTasks: n
   const wanted = roundUp(ceilDiv(TASK_ELEMENTS, bandRows), COLUMN_UNIT);
   const columnsPerTask = Math.max(1, Math.min(roundUp(wanted, Math.max(1, unit)), columns));
   const bandsPerTask = ceilDiv(TASK_ELEMENTS, bandRows * columnsPerTask);
-  const numBands = scales.rows;
+  const slots = bandSlots(scaled, { bandsPerTask, columnsPerTask });
+  const numTasks =
+    rows === 0 || columns === 0
+      ? 0
+      : ceilDiv(slots.numBands, bandsPerTask) * ceilDiv(columns, columnsPerTask);
+  return { slots, numTasks };
+}
+
+/** The slots that describe `scaled`, in order, under a given division. */
+export function bandSlots(
+  scaled: ScaledTensor,
+  division: Pick<BandSlots, "bandsPerTask" | "columnsPerTask">,
+): BandSlots {
+  const { rows, columns, codes, scales, tileRows, tileColumns, groups } = scaled;
   const offsets = groups.kind === "offsets" ? groups.offsets : null;
-  const slots = {
+  return {
     rows,
     columns,
     codesOffset: codes.byteOffset,
@@ -64,15 +79,10 @@ export function planBands(scaled: ScaledTensor): { slots: BandSlots; numTasks: n
     groupRows: groups.kind === "equal" ? groups.rows : 0,
     numGroups: offsets === null ? 0 : offsets.columns - 1,
     groupOffsets: offsets === null ? 0 : offsets.byteOffset,
-    numBands,
-    bandsPerTask,
-    columnsPerTask,
+    numBands: scales.rows,
+    bandsPerTask: division.bandsPerTask,
+    columnsPerTask: division.columnsPerTask,
   };
-  const numTasks =
-    rows === 0 || columns === 0
-      ? 0
-      : ceilDiv(numBands, bandsPerTask) * ceilDiv(columns, columnsPerTask);
-  return { slots, numTasks };
 }
 
 /** Groups by offsets, if there are any, are well formed. */
@@ -129,17 +139,21 @@ export interface Patch {
   readonly endColumn: number;
 }
 
-/**
- * Bands that are not empty, cut to the columns of their tasks. With `joinsRows`, neighbouring bands
- * of one row come as one patch, with the number of the first.
- */
-export function* patchesOf(
+/** Which tasks of a launch are walked. */
+export interface PatchWalk {
+  readonly firstTask: number;
+  readonly endTask: number;
+  /** Neighbouring bands of one row come as one patch, with the number of the first. */
+  readonly joinsRows?: boolean;
+}
+
+/** Visit the bands that are not empty, cut to the columns of their tasks. */
+export function eachPatch(
   memory: CpuMemory,
   grid: BandSlots,
-  firstTask: number,
-  endTask: number,
-  joinsRows = false,
-): Generator<Patch> {
+  { firstTask, endTask, joinsRows = false }: PatchWalk,
+  visit: (patch: Patch) => void,
+): void {
   const areRows = joinsRows && grid.tileRows === 1 && grid.numGroups === 0;
   const { columns, columnsPerTask, numBands, bandsPerTask } = grid;
   const numColumnBlocks = ceilDiv(columns, columnsPerTask);
@@ -150,19 +164,32 @@ export function* patchesOf(
     const endBand = Math.min((bandBlock + 1) * bandsPerTask, numBands);
     const firstBand = bandBlock * bandsPerTask;
     if (areRows) {
-      yield { band: firstBand, firstRow: firstBand, endRow: endBand, firstColumn, endColumn };
+      visit({ band: firstBand, firstRow: firstBand, endRow: endBand, firstColumn, endColumn });
       continue;
     }
     for (let band = firstBand; band < endBand; band++) {
       const { firstRow, endRow } = bandAt(memory, grid, band);
-      if (firstRow < endRow) yield { band, firstRow, endRow, firstColumn, endColumn };
+      if (firstRow < endRow) visit({ band, firstRow, endRow, firstColumn, endColumn });
     }
   }
 }
 
 /** The first slots of a launch, by name. */
 export function readBandSlots(slots: Float64Array): BandSlots {
-  const grid = {} as Record<(typeof BAND_SLOTS)[number], number>;
-  for (let at = 0; at < BAND_SLOTS.length; at++) grid[BAND_SLOTS[at]!] = slot(slots, at);
-  return grid;
+  return {
+    rows: slot(slots, AT.rows),
+    columns: slot(slots, AT.columns),
+    codesOffset: slot(slots, AT.codesOffset),
+    codesRowStride: slot(slots, AT.codesRowStride),
+    scalesOffset: slot(slots, AT.scalesOffset),
+    scaleRowStride: slot(slots, AT.scaleRowStride),
+    tileRows: slot(slots, AT.tileRows),
+    tileColumns: slot(slots, AT.tileColumns),
+    groupRows: slot(slots, AT.groupRows),
+    numGroups: slot(slots, AT.numGroups),
+    groupOffsets: slot(slots, AT.groupOffsets),
+    numBands: slot(slots, AT.numBands),
+    bandsPerTask: slot(slots, AT.bandsPerTask),
+    columnsPerTask: slot(slots, AT.columnsPerTask),
+  };
 }

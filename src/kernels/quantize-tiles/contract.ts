@@ -163,14 +163,16 @@ export function retile(device: Device, call: RetileCall): void {
   ]);
 }
 
-function assertTiles(device: Device, name: string, scaled: ScaledTensor): void {
+/** A scaled operand in this device's memory, well formed. */
+export function assertTiles(device: Device, name: string, scaled: ScaledTensor): void {
   assertScaled(name, device.memory, scaled);
   assertOperand(device, `${name} codes`, scaled.codes);
   assertOperand(device, `${name} scales`, scaled.scales);
   assertRowGroups(device, name, scaled);
 }
 
-function ruleSlots(name: string, { amaxMin, powerOfTwo }: TileScaleRule): readonly number[] {
+/** The slots of a scale rule. */
+export function ruleSlots(name: string, { amaxMin, powerOfTwo }: TileScaleRule): readonly number[] {
   const least = Math.fround(amaxMin);
   assert(least > 0 && least < Infinity, `${name}: amaxMin (${amaxMin}) must be a float32 > 0`);
   return [least, powerOfTwo ? 1 : 0];

@@ -12,7 +12,7 @@ import { encodeSmallFloat, type SmallFloat } from "../../numerics/small-float.ts
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { slot } from "../kernel.ts";
 import { elementsAt } from "../views.ts";
-import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
+import { type BandSlots, eachPatch, type Patch, readBandSlots, scaleRowAt } from "./bands.ts";
 import {
   DEQUANTIZE_TILES_AT,
   type OpenDType,
@@ -41,9 +41,9 @@ export function createReferenceQuantizeTiles(variant: string, context: ThreadCon
     const x = openMatrix(memory, from, slots, QUANTIZE_TILES_AT.openOffset);
     const rule = readRule(slots);
     const out = codeMatrix(memory, to, grid);
-    for (const patch of patchesOf(memory, grid, firstTask, endTask)) {
+    eachPatch(memory, grid, { firstTask, endTask }, (patch) => {
       quantizePatch(memory, { grid, patch, format: FORMATS[to], rule, out, valueAt: x.get });
-    }
+    });
   };
 }
 
@@ -58,9 +58,9 @@ export function createReferenceRetile(variant: string, context: ThreadContext): 
       Math.fround(x.get(row, column) * scaleAt(memory, source, scaleRowAt(source, row), column));
     const rule = readRule(slots);
     const out = codeMatrix(memory, to, grid);
-    for (const patch of patchesOf(memory, grid, firstTask, endTask)) {
+    eachPatch(memory, grid, { firstTask, endTask }, (patch) => {
       quantizePatch(memory, { grid, patch, format: FORMATS[to], rule, out, valueAt });
-    }
+    });
   };
 }
 
@@ -74,14 +74,14 @@ export function createReferenceDequantizeTiles(
     const grid = readBandSlots(slots);
     const out = openMatrix(memory, to, slots, DEQUANTIZE_TILES_AT.openOffset);
     const codes = codeMatrix(memory, from, grid);
-    for (const patch of patchesOf(memory, grid, firstTask, endTask)) {
+    eachPatch(memory, grid, { firstTask, endTask }, (patch) => {
       for (let row = patch.firstRow; row < patch.endRow; row++) {
         for (let column = patch.firstColumn; column < patch.endColumn; column++) {
           const scale = scaleAt(memory, grid, patch.band, column);
           out.set(row, column, Math.fround(codes.get(row, column) * scale));
         }
       }
-    }
+    });
   };
 }
 

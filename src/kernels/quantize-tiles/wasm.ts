@@ -16,7 +16,7 @@ import { DTYPE_BYTES } from "../../tensor/dtype.ts";
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import { type KernelImplementation, slot } from "../kernel.ts";
 import { type RowRunner, wasmRowRunner, wasmRows } from "../row-runner.ts";
-import { type BandSlots, type Patch, patchesOf, readBandSlots, scaleRowAt } from "./bands.ts";
+import { type BandSlots, eachPatch, type Patch, readBandSlots, scaleRowAt } from "./bands.ts";
 import {
   DEQUANTIZE_TILES_AT,
   type OpenDType,
@@ -50,9 +50,9 @@ export const WASM_QUANTIZE_TILES: KernelImplementation = {
       if (!fits(context, grid, [to])) return otherwise(slots, firstTask, endTask);
       const x = readOpen(slots, from, QUANTIZE_TILES_AT.openOffset);
       const rule = readRule(slots);
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         quantise.patch(grid, patch, placeIn(x, patch), rule);
-      }
+      });
     };
   },
 };
@@ -68,9 +68,9 @@ export const WASM_DEQUANTIZE_TILES: KernelImplementation = {
       const grid = readBandSlots(slots);
       if (!fits(context, grid, [from])) return otherwise(slots, firstTask, endTask);
       const out = readOpen(slots, to, DEQUANTIZE_TILES_AT.openOffset);
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         dequantise.rows(grid, patch, placeIn(out, patch), () => patch.band);
-      }
+      });
     };
   },
 };
@@ -89,11 +89,11 @@ export const WASM_RETILE: KernelImplementation = {
       const takes = fits(context, grid, [to], true) && fits(context, source, [from]);
       if (!takes) return otherwise(slots, firstTask, endTask);
       const rule = readRule(slots);
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         const values = { ...layOut(context, grid).values, bytes: 4 };
         dequantise.rows(source, patch, values, (row) => scaleRowAt(source, row));
         quantise.patch(grid, patch, values, rule);
-      }
+      });
     };
   },
 };

@@ -10,7 +10,7 @@ import type { ThreadContext } from "../../device/program.ts";
 import type { ScaledFormat } from "../../tensor/scaled-tensor.ts";
 import type { KernelImplementation } from "../kernel.ts";
 import { slot } from "../kernel.ts";
-import { type BandSlots, type Patch, patchesOf, readBandSlots } from "./bands.ts";
+import { type BandSlots, eachPatch, type Patch, readBandSlots } from "./bands.ts";
 import { DEQUANTIZE_TILES_AT, type OpenDType, QUANTIZE_TILES_AT } from "./contract.ts";
 import {
   createReferenceDequantizeTiles,
@@ -39,10 +39,10 @@ export const X64_QUANTIZE_TILES: KernelImplementation = {
         xRowBytes: open.rowBytes,
         outRowBytes: grid.codesRowStride,
       });
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         const x = openOffset(patch, open, from);
         run(patch, { x, out: codesOffset(patch, grid, to), scales: scalesOffset(patch, grid) });
-      }
+      });
     };
   },
 };
@@ -59,10 +59,10 @@ export const X64_DEQUANTIZE_TILES: KernelImplementation = {
       if (!hasWholeBytes(from, grid)) return otherwise(slots, firstTask, endTask);
       const open = readOpen(slots, to, DEQUANTIZE_TILES_AT);
       const run = runner(grid, { xRowBytes: grid.codesRowStride, outRowBytes: open.rowBytes });
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         const out = openOffset(patch, open, to);
         run(patch, { x: codesOffset(patch, grid, from), out, scales: scalesOffset(patch, grid) });
-      }
+      });
     };
   },
 };
@@ -86,8 +86,8 @@ export const X64_RETILE: KernelImplementation = {
         xScaleRowBytes: 4 * rowStride,
         outRowBytes: grid.codesRowStride,
       });
-      for (const patch of patchesOf(context.memory, grid, firstTask, endTask, true)) {
-        for (const part of splitAtTiles(patch, source.tileColumns)) {
+      eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
+        eachPart(patch, source.tileColumns, (part) => {
           const tile = floorDiv(part.firstColumn, source.tileColumns);
           run(part, {
             x: codesOffset(part, source, from),
@@ -95,8 +95,8 @@ export const X64_RETILE: KernelImplementation = {
             out: codesOffset(part, grid, to),
             scales: scalesOffset(part, grid),
           });
-        }
-      }
+        });
+      });
     };
   },
 };
@@ -237,11 +237,11 @@ function takesSource(format: ScaledFormat, source: BandSlots, grid: BandSlots): 
   return (source.tileRows === 1 || isOneBand) && holdsTiles && isSourceWhole && isWhole;
 }
 
-/** A patch cut where the columns of another tiling begin. */
-function* splitAtTiles(patch: Patch, tileColumns: number): Generator<Patch> {
+/** Visit the parts of a patch between the columns where another tiling begins. */
+function eachPart(patch: Patch, tileColumns: number, visit: (part: Patch) => void): void {
   for (let first = patch.firstColumn; first < patch.endColumn; ) {
     const end = Math.min(patch.endColumn, (floorDiv(first, tileColumns) + 1) * tileColumns);
-    yield { ...patch, firstColumn: first, endColumn: end };
+    visit({ ...patch, firstColumn: first, endColumn: end });
     first = end;
   }
 }
