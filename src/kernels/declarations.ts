@@ -45,6 +45,8 @@ import { type KernelDeclaration, reference } from "./kernel.ts";
 import { LATENT_ATTENTION_SLOTS, LATENT_ATTENTION_VARIANTS } from "./latent-attention/contract.ts";
 import { LATENT_ATTENTION_IMPLEMENTATIONS } from "./latent-attention/generated.ts";
 import { createReferenceLatentAttention } from "./latent-attention/reference.ts";
+import { createMakeTiles } from "./make-tiles/body.ts";
+import { MAKE_TILES_SLOTS, MAKE_TILES_VARIANTS } from "./make-tiles/contract.ts";
 import { MATMUL_SLOTS, MATMUL_VARIANTS } from "./matmul/contract.ts";
 import { MULTIPLIERS, matmulOver } from "./matmul/multiplier-factory.ts";
 import { createReferenceMatmul } from "./matmul/reference.ts";
@@ -92,16 +94,13 @@ import {
 } from "./softmax/reference.ts";
 import { SWIGLU_VARIANTS } from "./swiglu/contract.ts";
 import { createReferenceSwiglu, createReferenceSwigluBackward } from "./swiglu/reference.ts";
-import {
-  createSwigluTiles,
-  createSwigluTilesBackward,
-  swigluTilesOver,
-} from "./swiglu-tiles/body.ts";
+import { createSwigluTiles, createSwigluTilesBackward } from "./swiglu-tiles/body.ts";
 import {
   SWIGLU_TILES_BACKWARD_SLOTS,
   SWIGLU_TILES_SLOTS,
   SWIGLU_TILES_VARIANTS,
 } from "./swiglu-tiles/contract.ts";
+import { kernelOfSteps } from "./tile-steps.ts";
 
 const FLOATS = ["f32", "f64"] as const;
 const ROWS = ["rows", "columns", "rowsPerTask"] as const;
@@ -189,16 +188,22 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     implementations: [X64_RETILE, WASM_RETILE, reference(createReferenceRetile)],
   },
   {
+    name: "makeTiles",
+    variants: MAKE_TILES_VARIANTS,
+    slots: MAKE_TILES_SLOTS,
+    implementations: kernelOfSteps(createMakeTiles),
+  },
+  {
     name: "swigluTiles",
     variants: SWIGLU_TILES_VARIANTS,
     slots: SWIGLU_TILES_SLOTS,
-    implementations: swigluTilesOver(createSwigluTiles),
+    implementations: kernelOfSteps(createSwigluTiles),
   },
   {
     name: "swigluTilesBackward",
     variants: SWIGLU_TILES_VARIANTS,
     slots: SWIGLU_TILES_BACKWARD_SLOTS,
-    implementations: swigluTilesOver(createSwigluTilesBackward),
+    implementations: kernelOfSteps(createSwigluTilesBackward),
   },
   {
     name: "causalAttention",

@@ -12,27 +12,26 @@ import {
   SWIGLU_TILES_COLUMNS,
   swigluTiles,
   swigluTilesBackward,
-  type TilesToMake,
 } from "../kernels/swiglu-tiles/contract.ts";
-import { ACTIVATION_AMAX_MIN } from "../numerics/scales.ts";
-import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
-import { allocateScaled, type RowGroups, type ScaledTensor } from "../tensor/scaled-tensor.ts";
+import type { RowGroups, ScaledTensor } from "../tensor/scaled-tensor.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
   cacheAs,
+  isColumnTile,
+  isRowTile,
   isScaled,
   type Operand,
   type OutputGradient,
   openCached,
   operandOf,
   outputGradient,
+  tilesToMake,
   wgradInput,
   wgradSource,
 } from "./operand.ts";
 import type { Pass } from "./pass.ts";
-import { isScaledRecipe, type PrecisionRecipe, type TensorRule } from "./precision-recipe.ts";
-import { scaledShape } from "./scaled-shape.ts";
+import { isScaledRecipe, type PrecisionRecipe } from "./precision-recipe.ts";
 
 /** Whether activations of so many columns exist as codes alone. */
 export function isTiledActivation(
@@ -40,22 +39,10 @@ export function isTiledActivation(
   columns: number,
 ): boolean {
   const { swigluInput, swigluOutput, outputGradient, wgradInput, wgradGradient } = tensors;
-  const areRows = [swigluInput, swigluOutput, outputGradient].every(
-    ({ tile }) => tile === "1x128" || tile === "row",
-  );
-  const areColumns = [wgradInput, wgradGradient].every(({ tile }) => tile === "128x1");
+  const areRows = [swigluInput, swigluOutput, outputGradient].every(isRowTile);
+  const areColumns = [wgradInput, wgradGradient].every(isColumnTile);
   const isScaledOne = isScaledRecipe({ tensors, ...recipe });
   return isScaledOne && areRows && areColumns && columns <= SWIGLU_TILES_COLUMNS;
-}
-
-function tiles(
-  arena: Arena,
-  rule: TensorRule,
-  [rows, columns]: readonly [number, number],
-  groups?: RowGroups,
-): TilesToMake {
-  const out = allocateScaled(arena, scaledShape(rule, rows, columns, groups));
-  return { out, amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo: rule.scales === "powerOfTwo" };
 }
 
 export interface ActivationCall {
@@ -75,8 +62,8 @@ export function activate(
   const { rows } = gateUp;
   const columns = divExact(gateUp.columns, 2);
   if (isTiledActivation(recipe, columns)) {
-    const kept = tiles(saved, swigluInput, [rows, 2 * columns]);
-    const out = tiles(scratch, swigluOutput, [rows, columns]);
+    const kept = tilesToMake(saved, swigluInput, [rows, 2 * columns]);
+    const out = tilesToMake(scratch, swigluOutput, [rows, columns]);
     const inputs = { gateUp: gateUp as Tensor<"f32">, weight: weight as Tensor<"f32"> | undefined };
     swigluTiles(device, { ...inputs, kept, out });
     return { kept: kept.out, activation: out.out };
@@ -142,9 +129,9 @@ function backwardInTiles(
   const { rows } = gateUp;
   const columns = divExact(gateUp.columns, 2);
   const rules = call.recipe.tensors;
-  const along = tiles(scratch, rules.outputGradient, [rows, 2 * columns]);
-  const across = tiles(weightGrads.arena, rules.wgradGradient, [rows, 2 * columns], groups);
-  const input = tiles(weightGrads.arena, rules.wgradInput, [rows, columns], groups);
+  const along = tilesToMake(scratch, rules.outputGradient, [rows, 2 * columns]);
+  const across = tilesToMake(weightGrads.arena, rules.wgradGradient, [rows, 2 * columns], groups);
+  const input = tilesToMake(weightGrads.arena, rules.wgradInput, [rows, columns], groups);
   using _mark = scratch.mark();
   const dOut = scratch.allocate("f32", [rows, columns]);
   fillGradient(dOut);

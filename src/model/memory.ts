@@ -14,6 +14,7 @@ import { countLayers, isMoeLayer, type ModelConfig } from "./config.ts";
 import { isTiledActivation } from "./gated-activation.ts";
 import { headChunkRows } from "./head.ts";
 import type { Precision } from "./model-types.ts";
+import { isColumnTile } from "./operand.ts";
 import { parameterBytes } from "./parameter-bytes.ts";
 import { computeTypeOf } from "./parameters.ts";
 import {
@@ -206,9 +207,11 @@ class Widths {
     const isAgain = this.#recipe.tensors.attentionInput.held === "recomputed";
     const again = isAgain ? (this.#queryDim + this.#keyValueDim) * this.#f : 0;
     const attended = (this.#valueDim + rope) * this.#f + this.#operand(hiddenDim);
-    const keyValue = kvLoraRank * (this.#f + this.#c) + this.#operand(this.#keyValueDim);
+    // Norms exist as codes alone where weight gradients read tiles of one column.
+    const normed = isColumnTile(this.#recipe.tensors.wgradInput) ? 0 : this.#c;
+    const keyValue = kvLoraRank * (this.#f + normed) + this.#operand(this.#keyValueDim);
     const query =
-      qLoraRank === null ? 0 : qLoraRank * (2 * this.#f + this.#c) + this.#operand(this.#queryDim);
+      qLoraRank === null ? 0 : qLoraRank * (2 * this.#f + normed) + this.#operand(this.#queryDim);
     return again + gradients * this.#f + Math.max(attended, keyValue, query);
   }
 

@@ -257,8 +257,19 @@ export class MlaLayer {
 
   /** An up-projection's input, from scratch. */
   #normed(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Operand {
+    const { recipe } = this;
+    const made = norm.computeTiles(pass, pass.scratch, x, recipe, "innerInput");
+    if (made !== null) return made;
     const normed = norm.compute(pass, pass.scratch, x);
-    return operandOf(pass, pass.scratch, normed, { recipe: this.recipe, use: "innerInput" });
+    return operandOf(pass, pass.scratch, normed, { recipe, use: "innerInput" });
+  }
+
+  /** The same as its weight gradient reads it. */
+  #normedWgradInput(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Operand {
+    const { recipe } = this;
+    const made = norm.computeTiles(pass, pass.weightGrads.arena, x, recipe, "wgradInput");
+    if (made !== null) return made;
+    return wgradInput(pass, norm.compute(pass, wgradSource(pass, recipe), x), recipe);
   }
 
   /** Adds to `out`; returns the attention's output as it is cached. */
@@ -317,9 +328,8 @@ export class MlaLayer {
     const latent = this.latentOf(down);
     using _mark = pass.scratch.mark();
     const dLatent = pass.scratch.allocate(pass.floatType, [down.rows, latent.columns]);
-    const normed = this.latentNorm.compute(pass, wgradSource(pass, recipe), latent);
     this.keyValueUp.backward(pass, {
-      input: wgradInput(pass, normed, recipe),
+      input: this.#normedWgradInput(pass, this.latentNorm, latent),
       dOut: roundGradient(pass, dKv, recipe),
       dInput: dLatent,
       mode: "overwrite",
@@ -354,8 +364,7 @@ export class MlaLayer {
     const x = defined(state.queryDown, "the compressed query");
     const dCompressed = scratch.allocate(floatType, [x.rows, x.columns]);
     const dX = scratch.allocate(floatType, [x.rows, x.columns]);
-    const normed = norm.compute(pass, wgradSource(pass, recipe), x);
-    const compressed = wgradInput(pass, normed, recipe);
+    const compressed = this.#normedWgradInput(pass, norm, x);
     up.backward(pass, { input: compressed, dOut, dInput: dCompressed, mode: "overwrite" });
     norm.backward(pass, { x, dOut: dCompressed, dX, mode: "overwrite" });
     const dDown = roundGradient(pass, dX, recipe);

@@ -4,8 +4,10 @@
  */
 import { assert } from "../base/errors.ts";
 import { gatherBytes, gatherRows } from "../kernels/gather/contract.ts";
+import { MAKE_TILES_COLUMNS, makeTiles } from "../kernels/make-tiles/contract.ts";
 import { dequantizeTiles, quantizeTiles, retile } from "../kernels/quantize-tiles/contract.ts";
 import type { ProductFormat } from "../kernels/scaled-matmul/contract.ts";
+import type { TilesToMake } from "../kernels/tile-slots.ts";
 import { E5M6 } from "../numerics/e5m6.ts";
 import { E4M3, E5M2 } from "../numerics/fp8.ts";
 import { ACTIVATION_AMAX_MIN } from "../numerics/scales.ts";
@@ -201,10 +203,38 @@ export function outputGradient(
 ): OutputGradient {
   if (!isScaledRecipe(recipe)) return plainGradient(dOut);
   const { outputGradient: rule, wgradGradient } = recipe.tensors;
+  if (isRowTile(rule) && isColumnTile(wgradGradient) && dOut.columns <= MAKE_TILES_COLUMNS) {
+    const { rows, columns } = dOut;
+    const along = tilesToMake(pass.scratch, rule, [rows, columns]);
+    const across = tilesToMake(pass.weightGrads.arena, wgradGradient, [rows, columns], groups);
+    makeTiles(pass.device, { x: openTensor(dOut), along, across });
+    return { dgrad: along.out, wgrad: across.out };
+  }
   return {
     dgrad: quantize(pass, pass.scratch, dOut, { rule }),
     wgrad: alongTokens(pass, dOut, { rule: wgradGradient, groups }),
   };
+}
+
+/** Whether a rule's tiles have one row. */
+export function isRowTile({ tile }: TensorRule): boolean {
+  return tile === "1x128" || tile === "row";
+}
+
+/** Whether they have one column and stand on top of each other. */
+export function isColumnTile({ tile }: TensorRule): boolean {
+  return tile === "128x1";
+}
+
+/** Codes under a rule, to be made: allocated from `arena`. */
+export function tilesToMake(
+  arena: Arena,
+  rule: TensorRule,
+  [rows, columns]: readonly [number, number],
+  groups?: RowGroups,
+): TilesToMake {
+  const out = allocateScaled(arena, scaledShape(rule, rows, columns, groups));
+  return { out, amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo: rule.scales === "powerOfTwo" };
 }
 
 /** The same from the float type: rounded on the way, or copied. */

@@ -17,8 +17,8 @@ import { LATENT_ATTENTION_CASES } from "./latent-attention-cases.ts";
 import { MATMUL_CASES } from "./matmul-cases.ts";
 import { ROW_CASES } from "./row-cases.ts";
 import { SCALED_CASES } from "./scaled-cases.ts";
-import { SWIGLU_TILES_CASES } from "./swiglu-tiles-cases.ts";
 import { readTensor, TensorMaker } from "./tensor-maker.ts";
+import { TILE_STEP_CASES } from "./tile-step-cases.ts";
 
 /** More than any operand of a case. */
 const LAST_BLOCK_BYTES = 2 ** 22;
@@ -41,7 +41,7 @@ export interface ConformanceCase {
 export const CONFORMANCE_CASES: readonly ConformanceCase[] = [
   ...MATMUL_CASES,
   ...SCALED_CASES,
-  ...SWIGLU_TILES_CASES,
+  ...TILE_STEP_CASES,
   ...CODED_CASES,
   ...ATTENTION_CASES,
   ...LATENT_ATTENTION_CASES,

@@ -2,192 +2,21 @@
  * @file The gated activation between codes, for every target: bodies of other kernels, one after
  * the other, over rows that stand in the thread's scratch.
  */
-import { defined } from "../../base/errors.ts";
 import { roundUp } from "../../base/integers.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
-import { SCALED_FORMATS, type ScaledFormat } from "../../tensor/scaled-tensor.ts";
-import { type KernelImplementation, type KernelTarget, reference, slot } from "../kernel.ts";
-import type { RowOperand } from "../launch-rows.ts";
+import { type KernelTarget, slot } from "../kernel.ts";
 import { bandAt, readBandSlots } from "../quantize-tiles/bands.ts";
+import { OPEN_ELEMENTS, TILE_ROWS_MOST } from "../tile-slots.ts";
 import {
-  createReferenceDequantizeTiles,
-  createReferenceQuantizeTiles,
-} from "../quantize-tiles/reference.ts";
-import { WASM_DEQUANTIZE_TILES, WASM_QUANTIZE_TILES } from "../quantize-tiles/wasm.ts";
-import { X64_DEQUANTIZE_TILES, X64_QUANTIZE_TILES } from "../quantize-tiles/x64.ts";
-import { rowImplementations } from "../row-kernel.ts";
-import { swigluBackwardProgram, swigluProgram } from "../swiglu/program.ts";
-import { createReferenceSwiglu, createReferenceSwigluBackward } from "../swiglu/reference.ts";
-import {
-  OPEN_ELEMENTS,
-  SWIGLU_TILES_AT,
-  SWIGLU_TILES_BACKWARD_AT,
-  SWIGLU_TILES_ROWS,
-} from "./contract.ts";
-
-/** The kernels that steps are bodies of; the best first, as where they are declared. */
-const STEPS = {
-  quantize: [X64_QUANTIZE_TILES, WASM_QUANTIZE_TILES, reference(createReferenceQuantizeTiles)],
-  dequantize: [
-    X64_DEQUANTIZE_TILES,
-    WASM_DEQUANTIZE_TILES,
-    reference(createReferenceDequantizeTiles),
-  ],
-  swiglu: [...rowImplementations(swigluProgram), reference(createReferenceSwiglu)],
-  swigluBackward: [
-    ...rowImplementations(swigluBackwardProgram),
-    reference(createReferenceSwigluBackward),
-  ],
-} as const satisfies Record<string, readonly KernelImplementation[]>;
-type StepName = keyof typeof STEPS;
-
-const TARGETS: readonly KernelTarget[] = ["x64", "wasm", "reference"];
-/** Of a thread's scratch: what the steps themselves want of it. */
-const STEP_SCRATCH_BYTES = 2 ** 20;
-const F32_BYTES = 4;
-const BF16_BYTES = 2;
-
-/** Codes and scales of some rows. */
-interface Tiles {
-  readonly codesOffset: number;
-  readonly codesRowStride: number;
-  readonly scalesOffset: number;
-  readonly scaleRowStride: number;
-  readonly tileRows: number;
-  readonly tileColumns: number;
-  readonly format: ScaledFormat;
-  readonly amaxMin: number;
-  readonly powerOfTwo: number;
-}
-
-/** Rows of numbers: bytes to the first, elements from one to the next. */
-interface Open {
-  readonly dtype: "f32" | "bf16";
-  readonly offset: number;
-  readonly stride: number;
-}
-
-type Size = readonly [rows: number, columns: number];
-
-/** Runs bodies of other kernels as parts of a task. */
-class Steps {
-  /** Scratch that no step uses. */
-  readonly free: Span;
-  readonly #context: ThreadContext;
-  readonly #target: KernelTarget;
-  readonly #bodies = new Map<string, KernelBody>();
-  readonly #slots = new Float64Array(32);
-
-  constructor(context: ThreadContext, target: KernelTarget) {
-    const { byteOffset, byteLength } = context.scratch;
-    this.#context = { ...context, scratch: { byteOffset, byteLength: STEP_SCRATCH_BYTES } };
-    this.free = {
-      byteOffset: byteOffset + STEP_SCRATCH_BYTES,
-      byteLength: byteLength - STEP_SCRATCH_BYTES,
-    };
-    this.#target = target;
-  }
-
-  quantize(from: Open, size: Size, to: Tiles): void {
-    this.#tiles("quantize", `${from.dtype}.${to.format}`, size, to, [
-      to.amaxMin,
-      to.powerOfTwo,
-      from.offset,
-      from.stride,
-    ]);
-  }
-
-  dequantize(from: Tiles, size: Size, to: Open): void {
-    this.#tiles("dequantize", `${from.format}.${to.dtype}`, size, from, [to.offset, to.stride]);
-  }
-
-  rows(
-    step: "swiglu" | "swigluBackward",
-    variant: string,
-    [rows, columns]: Size,
-    operands: readonly RowOperand[],
-  ): void {
-    const slots = this.#slots;
-    slots[0] = rows;
-    slots[1] = columns;
-    slots[2] = rows;
-    for (const [index, [offset, stride]] of operands.entries()) {
-      slots[3 + 2 * index] = offset;
-      slots[4 + 2 * index] = stride;
-    }
-    this.#body(step, variant)(slots, 0, 1);
-  }
-
-  /** All tiles of some rows: one band, or rows with scales of their own. */
-  #tiles(
-    step: StepName,
-    variant: string,
-    [rows, columns]: Size,
-    tiles: Tiles,
-    rest: readonly number[],
-  ): void {
-    const { codesOffset, codesRowStride, scalesOffset, scaleRowStride } = tiles;
-    const { tileRows, tileColumns } = tiles;
-    const numBands = tileRows === 1 ? rows : 1;
-    const slots = this.#slots;
-    slots.set([rows, columns, codesOffset, codesRowStride, scalesOffset, scaleRowStride]);
-    slots.set([tileRows, tileColumns, 0, 0, 0, numBands, numBands, columns, ...rest], 6);
-    this.#body(step, variant)(slots, 0, 1);
-  }
-
-  #body(step: StepName, variant: string): KernelBody {
-    const key = `${step}/${variant}`;
-    const known = this.#bodies.get(key);
-    if (known !== undefined) return known;
-    const context = this.#context;
-    const first = TARGETS.indexOf(this.#target);
-    const found = (STEPS[step] as readonly KernelImplementation[]).find(
-      ({ target, refusal }) =>
-        TARGETS.indexOf(target) >= first && refusal(variant, context) === null,
-    );
-    const body = defined(found, `a step ${key}`).create(variant, context);
-    this.#bodies.set(key, body);
-    return body;
-  }
-}
-
-/** The slots of tiles of single rows, from slot `at` on; those of row `row`. */
-function rowTiles(slots: Float64Array, at: number, row: number): Tiles {
-  const [codesRowStride, scaleRowStride] = [slot(slots, at + 1), slot(slots, at + 3)];
-  return {
-    codesOffset: slot(slots, at) + row * codesRowStride,
-    codesRowStride,
-    scalesOffset: slot(slots, at + 2) + F32_BYTES * row * scaleRowStride,
-    scaleRowStride,
-    tileRows: 1,
-    tileColumns: slot(slots, at + 4),
-    format: SCALED_FORMATS[slot(slots, at + 5)]!,
-    amaxMin: slot(slots, at + 6),
-    powerOfTwo: slot(slots, at + 7),
-  };
-}
-
-/** The same of tiles of one column: those of a band, whose first row is `row`. */
-function bandTiles(slots: Float64Array, at: number, band: number, row: number): Tiles {
-  const [codesRowStride, scaleRowStride] = [slot(slots, at + 1), slot(slots, at + 3)];
-  return {
-    codesOffset: slot(slots, at) + row * codesRowStride,
-    codesRowStride,
-    scalesOffset: slot(slots, at + 2) + F32_BYTES * band * scaleRowStride,
-    scaleRowStride,
-    tileRows: SWIGLU_TILES_ROWS,
-    tileColumns: 1,
-    format: SCALED_FORMATS[slot(slots, at + 4)]!,
-    amaxMin: slot(slots, at + 5),
-    powerOfTwo: slot(slots, at + 6),
-  };
-}
-
-/** An operand of f32 from slot `at` on, from row `row` on. */
-function rowOperand(slots: Float64Array, at: number, row: number): RowOperand {
-  const stride = slot(slots, at + 1);
-  return [slot(slots, at) + F32_BYTES * row * stride, stride];
-}
+  BF16_BYTES,
+  bandTiles,
+  F32_BYTES,
+  type Open,
+  rowOperand,
+  rowTiles,
+  Steps,
+} from "../tile-steps.ts";
+import { SWIGLU_TILES_AT, SWIGLU_TILES_BACKWARD_AT } from "./contract.ts";
 
 export function createSwigluTiles(
   target: KernelTarget,
@@ -209,8 +38,7 @@ export function createSwigluTiles(
       const gateUp = { dtype: "f32", offset: gate![0], stride: gate![1] } as const;
       steps.quantize(gateUp, [count, 2 * columns], rowTiles(slots, at.keptCodesOffset, row));
       steps.rows(
-        "swiglu",
-        isWeighted ? "bf16.weighted" : "bf16",
+        isWeighted ? "swiglu/bf16.weighted" : "swiglu/bf16",
         [count, columns],
         [gate!, up!, ...weight, [activation.offset, columns]],
       );
@@ -266,7 +94,7 @@ interface Places {
 function placesOf({ byteOffset }: Span, columns: number, openRows: number): Places {
   const wide = 2 * columns;
   const dGateUp = byteOffset + roundUp(openRows * wide * F32_BYTES, 64);
-  const activation = dGateUp + roundUp(SWIGLU_TILES_ROWS * wide * BF16_BYTES, 64);
+  const activation = dGateUp + roundUp(TILE_ROWS_MOST * wide * BF16_BYTES, 64);
   return {
     gateUp: { dtype: "f32", offset: byteOffset, stride: wide },
     dGateUp: { dtype: "bf16", offset: dGateUp, stride: wide },
@@ -301,8 +129,7 @@ function backwardRows(
     : [];
   steps.dequantize(rowTiles(slots, at.gateUpCodesOffset, row), [count, wide], gateUp);
   steps.rows(
-    "swigluBackward",
-    isWeighted ? "bf16.weighted" : "bf16",
+    isWeighted ? "swigluBackward/bf16.weighted" : "swigluBackward/bf16",
     [count, columns],
     [
       [gateUp.offset, wide],
@@ -315,16 +142,4 @@ function backwardRows(
     ],
   );
   steps.quantize(dGateUp, [count, wide], rowTiles(slots, at.alongCodesOffset, row));
-}
-
-/** The implementations of a kernel made of steps: where the gated activation itself can run. */
-export function swigluTilesOver(create: typeof createSwigluTiles): readonly KernelImplementation[] {
-  return TARGETS.map((target): KernelImplementation => {
-    const rows = STEPS.swiglu.find((implementation) => implementation.target === target);
-    return {
-      target,
-      refusal: (_variant, context) => defined(rows, target).refusal("bf16", context),
-      create: (variant, context) => create(target, variant, context),
-    };
-  });
 }

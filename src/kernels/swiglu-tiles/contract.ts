@@ -19,53 +19,32 @@
 import { assert } from "../../base/errors.ts";
 import { ceilDiv, divExact } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
-import { SCALED_FORMATS, type ScaledTensor } from "../../tensor/scaled-tensor.ts";
+import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import { sliceColumns, type Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertPerRow } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
-import { matrix, perRow, type RowOperand } from "../launch-rows.ts";
+import { matrix } from "../launch-rows.ts";
 import { BAND_SLOTS, bandSlots } from "../quantize-tiles/bands.ts";
-import { assertTiles, ruleSlots, type TileScaleRule } from "../quantize-tiles/contract.ts";
+import {
+  assertBandTiles,
+  assertRowTiles,
+  assertSameBands,
+  BAND_TILES,
+  bandTileSlots,
+  named,
+  OPEN_ELEMENTS,
+  operandOr,
+  ROW_OPERAND,
+  ROW_TILES,
+  rowTileSlots,
+  type TilesToMake,
+} from "../tile-slots.ts";
 
 /** Whether rows have weights. */
 export const SWIGLU_TILES_VARIANTS = ["plain", "weighted"] as const;
 
 /** The widest activation whose rows fit a thread's scratch. */
 export const SWIGLU_TILES_COLUMNS = 16384;
-/** The highest tiles of one column. */
-export const SWIGLU_TILES_ROWS = 128;
-/** Elements of [gate | up] that are opened at once: they stay in the second-level cache. */
-export const OPEN_ELEMENTS = 32768;
-
-/** A scaled tensor whose tiles have one row. */
-const ROW_TILES = [
-  "CodesOffset",
-  "CodesRowStride",
-  "ScalesOffset",
-  "ScaleRowStride",
-  "TileColumns",
-  "Format",
-  "AmaxMin",
-  "PowerOfTwo",
-] as const;
-/** One whose bands are those of another. */
-const BAND_TILES = [
-  "CodesOffset",
-  "CodesRowStride",
-  "ScalesOffset",
-  "ScaleRowStride",
-  "Format",
-  "AmaxMin",
-  "PowerOfTwo",
-] as const;
-const ROW_OPERAND = ["Offset", "Stride"] as const;
-
-function named<P extends string, const N extends string>(
-  prefix: P,
-  names: readonly N[],
-): readonly `${P}${N}`[] {
-  return names.map((name): `${P}${N}` => `${prefix}${name}`);
-}
 
 type TilesSlot =
   | ("rows" | "columns" | "rowsPerTask")
@@ -100,11 +79,6 @@ export const SWIGLU_TILES_BACKWARD_SLOTS: readonly BackwardSlot[] = [
 export const SWIGLU_TILES_BACKWARD_AT: Readonly<Record<BackwardSlot, number>> = slotIndex(
   SWIGLU_TILES_BACKWARD_SLOTS,
 );
-
-/** Codes to be made. */
-export interface TilesToMake extends TileScaleRule {
-  readonly out: ScaledTensor;
-}
 
 export interface SwigluTilesCall {
   readonly gateUp: Tensor<"f32">;
@@ -164,11 +138,7 @@ export function swigluTilesBackward(device: Device, call: SwigluTilesBackwardCal
   assertRowTiles(device, `${name} along`, along.out, [rows, 2 * columns]);
   assertBandTiles(device, `${name} across`, across.out, [rows, 2 * columns]);
   assertBandTiles(device, `${name} input`, input.out, [rows, columns]);
-  const [one, other] = [across.out, input.out];
-  const haveSameBands =
-    one.tileRows === other.tileRows &&
-    JSON.stringify(groupsOf(one)) === JSON.stringify(groupsOf(other));
-  assert(haveSameBands, `${name}: across and input must have the same bands`);
+  assertSameBands(name, across.out, input.out);
   if (rows === 0 || columns === 0) return;
   const slots = [
     ...Object.values(bandSlots(input.out, { bandsPerTask: 1, columnsPerTask: columns })),
@@ -187,73 +157,9 @@ function variantOf(weight: Tensor | undefined): (typeof SWIGLU_TILES_VARIANTS)[n
   return weight === undefined ? "plain" : "weighted";
 }
 
-function operandOr(tensor: Tensor | undefined): RowOperand {
-  return tensor === undefined ? [0, 0] : perRow(tensor);
-}
-
 function assertColumns(name: string, columns: number): void {
   assert(
     columns <= SWIGLU_TILES_COLUMNS,
     `${name}: ${columns} columns; at most ${SWIGLU_TILES_COLUMNS}`,
   );
-}
-
-function assertShape(
-  device: Device,
-  name: string,
-  tiles: ScaledTensor,
-  [rows, columns]: readonly [number, number],
-): void {
-  assertTiles(device, name, tiles);
-  assert(
-    tiles.rows === rows && tiles.columns === columns,
-    `${name} is ${tiles.rows}×${tiles.columns}, not ${rows}×${columns}`,
-  );
-}
-
-function assertRowTiles(
-  device: Device,
-  name: string,
-  tiles: ScaledTensor,
-  shape: readonly [number, number],
-): void {
-  assertShape(device, name, tiles, shape);
-  const { tileRows, groups } = tiles;
-  assert(tileRows === 1 && groups.kind === "none", `${name}: tiles must have one row, no groups`);
-}
-
-function assertBandTiles(
-  device: Device,
-  name: string,
-  tiles: ScaledTensor,
-  shape: readonly [number, number],
-): void {
-  assertShape(device, name, tiles, shape);
-  const { tileRows, tileColumns } = tiles;
-  const fits = tileColumns === 1 && tileRows <= SWIGLU_TILES_ROWS;
-  assert(fits, `${name}: tiles of ${tileRows}×${tileColumns}; at most ${SWIGLU_TILES_ROWS}×1`);
-}
-
-/** What tells groups apart. */
-function groupsOf({ groups }: ScaledTensor): readonly [string, number] {
-  if (groups.kind === "none") return ["none", 0];
-  return groups.kind === "equal" ? ["equal", groups.rows] : ["offsets", groups.offsets.byteOffset];
-}
-
-function rowTileSlots(name: string, tiles: TilesToMake): readonly number[] {
-  const { codes, scales, tileColumns, columns, format } = tiles.out;
-  return [
-    ...[codes.byteOffset, codes.rowStride, scales.byteOffset, scales.rowStride],
-    ...[Math.min(tileColumns, columns), SCALED_FORMATS.indexOf(format)],
-    ...ruleSlots(name, tiles),
-  ];
-}
-
-function bandTileSlots(name: string, tiles: TilesToMake): readonly number[] {
-  const { codes, scales, format } = tiles.out;
-  return [
-    ...[codes.byteOffset, codes.rowStride, scales.byteOffset, scales.rowStride],
-    ...[SCALED_FORMATS.indexOf(format)],
-    ...ruleSlots(name, tiles),
-  ];
 }

@@ -1,7 +1,8 @@
 /**
- * @file Conformance cases of the gated activation between codes: ragged and grouped, with and
- * without weights. Activations may differ in their last bits, so a code by one step. That it is to
- * the bit what its parts are, one after the other, is tested beside the kernel.
+ * @file Conformance cases of kernels made of others: tiles of one source or of its norm, and the
+ * gated activation between codes; ragged and grouped. Norms and activations may differ in their
+ * last bits, so a code by one step. That each is to the bit what its parts are, one after the
+ * other, is tested beside the kernels.
  */
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import {
@@ -17,13 +18,14 @@ import {
   scaleRowsOf,
 } from "../../tensor/scaled-tensor.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { MAKE_TILES_VARIANTS, makeTiles } from "../make-tiles/contract.ts";
 import { quantizeTiles } from "../quantize-tiles/contract.ts";
 import {
   SWIGLU_TILES_VARIANTS,
   swigluTiles,
   swigluTilesBackward,
-  type TilesToMake,
 } from "../swiglu-tiles/contract.ts";
+import type { TilesToMake } from "../tile-slots.ts";
 import type { ConformanceCase, PreparedCase } from "./conformance.ts";
 import { offsetsOf } from "./matmul-cases.ts";
 import type { TensorMaker } from "./tensor-maker.ts";
@@ -129,6 +131,40 @@ function backwardCase(isWeighted: boolean, of: TilesCase): ConformanceCase {
   };
 }
 
-export const SWIGLU_TILES_CASES: readonly ConformanceCase[] = [false, true].flatMap((isWeighted) =>
-  CASES.flatMap((of) => [forwardCase(isWeighted, of), backwardCase(isWeighted, of)]),
-);
+function makeTilesCase(
+  variant: (typeof MAKE_TILES_VARIANTS)[number],
+  { rows, columns, groups }: TilesCase,
+): ConformanceCase {
+  const [of, made] = variant.split(".") as ["f32" | "bf16" | "norm", "along" | "across" | "both"];
+  const grouped = groups === undefined ? "" : `, groups of ${groups} rows`;
+  return {
+    kernel: `makeTiles/${variant}`,
+    title: `${rows}×${columns}${grouped}`,
+    tolerance: toleranceFor("elementwise", "fp8_e4m3"),
+    prepare(make): PreparedCase {
+      const x = make.normal(of === "bf16" ? "bf16" : "f32", [rows, columns]);
+      const gain = of === "norm" ? make.normal("f32", [1, columns]) : null;
+      const norm = gain === null ? {} : { norm: { gain, epsilon: 1e-6 } };
+      const bands: { groups?: RowGroups } =
+        groups === undefined
+          ? {}
+          : { groups: { kind: "offsets", offsets: offsetsOf(make, groups) } };
+      const shape = { format: "e4m3", rows, columns } as const;
+      const tiles = {
+        ...(made === "across" ? {} : { along: tilesToMake(make, shape, false) }),
+        ...(made === "along" ? {} : { across: tilesToMake(make, { ...shape, ...bands }, true) }),
+      };
+      return {
+        run: (device) => makeTiles(device, { x, ...norm, ...tiles }),
+        outputs: outputsOf(tiles),
+      };
+    },
+  };
+}
+
+export const TILE_STEP_CASES: readonly ConformanceCase[] = [
+  ...[false, true].flatMap((isWeighted) =>
+    CASES.flatMap((of) => [forwardCase(isWeighted, of), backwardCase(isWeighted, of)]),
+  ),
+  ...MAKE_TILES_VARIANTS.flatMap((variant) => CASES.map((of) => makeTilesCase(variant, of))),
+];
