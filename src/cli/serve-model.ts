@@ -147,7 +147,8 @@ function keptBy({ role, weights, experts }: EngineSettings): LoaderOptions {
   return { copies: role === "split" ? 2 : 1, weights, numRedundant: experts?.numRedundant };
 }
 
-function engineSettings(options: ServeOptions, env: Context["env"]): EngineSettings {
+/** What the options say of engines; refuses what does not go together. */
+export function engineSettings(options: ServeOptions, env: Context["env"]): EngineSettings {
   const { role, prefixCacheFolder, prefixCacheBytesMax: bytesMax, weights } = options;
   const folder = prefixCacheFolder ?? cacheFolder("prefixes", env);
   const prefixFolder = bytesMax === 0 ? null : { folder: resolve(folder), bytesMax };

@@ -79,7 +79,7 @@ export const serve = {
       placeholder: "N",
       whole: true,
       least: 1,
-      help: "divide the routed experts over N ranks, threads with memory of their own",
+      help: "divide the routed experts over N ranks: threads, or N processes under mpirun",
       default: 1,
     },
     "redundant-experts": {

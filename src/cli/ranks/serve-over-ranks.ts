@@ -1,11 +1,9 @@
 /**
- * @file `hadal serve --role split` as two processes that an MPI launcher has started: the first
- * serves and decodes, the second reads prompts.
+ * @file `hadal serve` as processes that an MPI launcher has started: in two roles, of which the
+ * first serves and decodes and the second reads prompts, or with experts on all of them
+ * (serve-experts.ts).
  */
-import { availableParallelism } from "node:os";
 import { OperationalError } from "../../base/errors.ts";
-import { floorDiv } from "../../base/integers.ts";
-import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { CpuMemory } from "../../device/cpu/memory.ts";
 import { runUnderMpi } from "../../parallel/communicator/mpi/run-under-mpi.ts";
 import {
@@ -16,17 +14,31 @@ import {
 import { resolveCheckpoint } from "../../training/run/run-folder.ts";
 import { modelOf, type ServeOptions, serveModels } from "../serve-model.ts";
 import type { Context } from "../verb.ts";
-import { launchedRanks, ranksOfThisHost } from "./launcher.ts";
+import { launchedRanks } from "./launcher.ts";
+import { serveExperts } from "./serve-experts.ts";
+import { openedOnce, theOneModel, withThreads } from "./served-once.ts";
 
-const NUM_RANKS = 2;
+const SPLIT_RANKS = 2;
+
+type OnReady = Parameters<typeof serveModels>[2];
 
 /** Until a signal comes, as `serveModels`; `onReady` is called on the first rank. */
 export async function serveOverRanks(
   options: ServeOptions,
   context: Context,
-  onReady: Parameters<typeof serveModels>[2],
+  onReady: OnReady,
 ): Promise<void> {
-  const model = refuseOthers(options, context.env);
+  refuseRanks(options, context.env);
+  if (options.role === "split") return await serveSplit(options, context, onReady);
+  await serveExperts(options, context, onReady);
+}
+
+async function serveSplit(
+  options: ServeOptions,
+  context: Context,
+  onReady: OnReady,
+): Promise<void> {
+  const model = theOneModel(options);
   const env = withThreads(context.env);
   const { weights } = options;
   await runUnderMpi(async ({ rank, join }) => {
@@ -40,44 +52,26 @@ export async function serveOverRanks(
       return;
     }
     let ended: Promise<void> | null = null;
-    await serveModels(
-      {
-        ...options,
-        openModel: async (path, prefixFolder) => {
-          if (ended !== null) {
-            const message = "an engine over ranks is opened once; start the ranks again";
-            throw new OperationalError("serving.model", message);
-          }
-          const origin = { path: resolveCheckpoint(path), env, prefixFolder, weights };
-          const opened = await openDecodeRank(origin, pair);
-          ended = opened.ended;
-          return opened.engine;
-        },
-      },
-      context,
-      onReady,
-    );
+    const openModel = openedOnce(async (path, prefixFolder) => {
+      const origin = { path: resolveCheckpoint(path), env, prefixFolder, weights };
+      const opened = await openDecodeRank(origin, pair);
+      ended = opened.ended;
+      return opened.engine;
+    });
+    await serveModels({ ...options, openModel }, context, onReady);
     await ended;
   });
 }
 
-/** The one model. */
-function refuseOthers({ role, models }: ServeOptions, env: Context["env"]): string {
+function refuseRanks({ role, expertRanks }: ServeOptions, env: Context["env"]): void {
   const numRanks = launchedRanks(env);
-  if (role !== "split" || numRanks !== NUM_RANKS) {
-    throw new OperationalError(
-      "usage.ranks",
-      `serving over ${numRanks} ranks with --role ${role}: two with --role split can`,
-    );
-  }
-  const [model, ...others] = models;
-  if (model !== undefined && others.length === 0) return model;
-  throw new OperationalError("usage.ranks", `two ranks serve one --model, not ${models.length}`);
-}
-
-/** Ranks of one machine share its threads. */
-function withThreads(env: Context["env"]): Context["env"] {
-  const { numThreads } = cpuOptionsFromEnvironment(env);
-  const share = floorDiv(availableParallelism(), ranksOfThisHost(env) ?? 1);
-  return { ...env, HADAL_THREADS: String(numThreads ?? Math.max(1, share)) };
+  const numAsked = role === "split" ? SPLIT_RANKS : expertRanks;
+  if (numRanks === numAsked && numAsked > 1) return;
+  const given =
+    role === "split" || expertRanks === 1 ? `--role ${role}` : `--expert-ranks ${expertRanks}`;
+  throw new OperationalError(
+    "usage.ranks",
+    `serving over ${numRanks} ranks with ${given}: two with --role split can, and N with ` +
+      "--expert-ranks N",
+  );
 }

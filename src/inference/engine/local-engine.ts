@@ -126,6 +126,11 @@ export class LocalEngine implements Engine, PrefixReader {
     return this.#core.describe();
   }
 
+  /** When the engine takes no more steps: it was closed; or throws what it failed by. */
+  get ended(): Promise<void> {
+    return this.#loop;
+  }
+
   async close(): Promise<void> {
     if (this.#isClosed) return this.#loop;
     this.#isClosed = true;

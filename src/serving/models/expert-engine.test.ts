@@ -84,6 +84,15 @@ describe("an engine over expert ranks", () => {
     await engine.close();
   });
 
+  test("refuses ranks that were given different things", async () => {
+    const origin = { path: TINY_CHAT, env: ENV, prefixFolder: null };
+    const program = new URL("./unlike-rank.fixture.ts", import.meta.url);
+    const settings = { numRanks: 2, numRedundant: 0, rebalanceTokens: 0 };
+    await assert.rejects(openExpertEngine(origin, settings, program), {
+      message: /the ranks have different models, flags or numbers of ranks on their hosts/,
+    });
+  });
+
   test("refuses ranks that do not divide the experts, and says what would", async () => {
     await assert.rejects(openEngine(TINY_CHAT, ENV, over(7)), {
       code: "parallel.experts",

@@ -1,7 +1,8 @@
 /** @file One of the ranks of an engine whose routed experts are divided: rank 0 is the engine. */
 import { createHash } from "node:crypto";
-import { defined } from "../../base/errors.ts";
+import { defined, OperationalError } from "../../base/errors.ts";
 import { floorDiv } from "../../base/integers.ts";
+import { openCheckpointTensors } from "../../checkpoint/checkpoint-tensors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import type { Device } from "../../device/device.ts";
 import { tickingDevice } from "../../device/ticking-device.ts";
@@ -12,6 +13,7 @@ import { followExperts } from "../../inference/expert-ranks/follow-experts.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import type { ModelConfig } from "../../model/config.ts";
 import { ExpertShare } from "../../model/expert-share.ts";
+import type { Communicator } from "../../parallel/communicator/communicator.ts";
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { Arena } from "../../tensor/arena.ts";
 import { view } from "../../tensor/view.ts";
@@ -25,6 +27,9 @@ import { type ExpertRankInput, shareOptions } from "./expert-engine.ts";
 import { hashOf } from "./model-hash.ts";
 import { type ExpertLead, openEngineHere } from "./open-engine.ts";
 
+/** Its name in a checkpoint. */
+const FINAL_NORM = "model.norm.weight";
+
 /** Until the engine is closed. */
 export async function runRank(context: RankContext): Promise<void> {
   if (context.rank === LEADER) await lead(context);
@@ -37,6 +42,7 @@ async function lead(context: RankContext): Promise<void> {
   const port = defined(context.port, "a line to the server");
   const closed = new Promise((resolve) => port.once("close", resolve));
   let problem: unknown;
+  let failed: Promise<void> = Promise.resolve();
   const leadExperts = async (device: Device, config: ModelConfig): Promise<ExpertLead> => {
     const { share, ticking } = await joinRanks(context, device, config);
     const { memory } = device;
@@ -49,7 +55,9 @@ async function lead(context: RankContext): Promise<void> {
   const engine = await hostEngine(port, async () => {
     try {
       const settings = { prefixFolder, weights, leadExperts, onLaunch: signsOfLife(port) };
-      return await openEngineHere(path, environmentOf(context), settings);
+      const opened = await openEngineHere(path, environmentOf(context), settings);
+      failed = opened.ended;
+      return opened;
     } catch (error) {
       problem = error;
       throw error;
@@ -57,7 +65,7 @@ async function lead(context: RankContext): Promise<void> {
   });
   // The server has been told; the other ranks learn of it when this one fails.
   if (engine === null) throw problem;
-  await closed;
+  await Promise.all([closed, failed]);
 }
 
 async function serve(context: RankContext): Promise<void> {
@@ -76,24 +84,58 @@ async function joinRanks(
   config: ModelConfig,
 ): Promise<{ readonly share: ExpertShare; readonly ticking: Device }> {
   const world = await join(device.memory);
+  refuseUnlike(world, device, input as ExpertRankInput);
   const share = new ExpertShare(world, config, shareOptions((input as ExpertRankInput).experts));
   return { share, ticking: tickingDevice(device, () => world.tick()) };
 }
 
+/** Collective: refuse ranks that were not given the same model and settings. */
+function refuseUnlike(
+  world: Communicator,
+  device: Device,
+  { path, weights, experts }: ExpertRankInput,
+): void {
+  const { numRanks } = experts;
+  if (world.size !== numRanks) {
+    const message = `${numRanks} expert ranks were asked for and ${world.size} are there`;
+    throw new OperationalError("parallel.experts", message);
+  }
+  using reader = openCheckpointTensors(path);
+  // Of all weights the one that is read fastest; it moves with every step of training.
+  const norm = reader.tensors.has(FINAL_NORM) ? reader.read(FINAL_NORM) : new Uint8Array();
+  const given = JSON.stringify([readModelConfig(path), weights ?? null, experts]);
+  const own = createHash("sha256").update(given).update(norm).digest("hex");
+  const all = gatherHashes(world, device, own);
+  if (all.every((hash) => hash === own)) return;
+  throw new OperationalError(
+    "serving.model",
+    "the ranks have different models, flags or numbers of ranks on their hosts; give all the " +
+      "same checkpoint and command, and every host as many ranks",
+  );
+}
+
 /** Collective, however long others take to read their weights: one hash of those of all ranks. */
 function hashOfAll({ ranks }: ExpertShare, device: Device, own: string): string {
+  const all = gatherHashes(ranks, device, own);
+  return createHash("sha256").update(all.join("")).digest("hex");
+}
+
+function gatherHashes(ranks: Communicator, device: Device, own: string): string[] {
   const arena = new Arena(device.memory, "hashes");
   const mine = arena.allocate("u8", [1, own.length]);
   const all = arena.allocate("u8", [ranks.size, own.length]);
   view(mine).set(new TextEncoder().encode(own));
   ranks.allGather(mine, all).wait("processes");
-  return createHash("sha256").update(view(all)).digest("hex");
+  const text = new TextDecoder().decode(view(all).slice());
+  return Array.from({ length: ranks.size }, (_, rank) =>
+    text.slice(rank * own.length, (rank + 1) * own.length),
+  );
 }
 
 /** With this rank's share of the threads; the engine has what is left over. */
-function environmentOf({ input, rank, size }: RankContext): Environment {
-  const { env } = input as ExpertRankInput;
+function environmentOf({ input, rank }: RankContext): Environment {
+  const { env, ranksPerProcess } = input as ExpertRankInput;
   const numThreads = numThreadsIn(env);
-  const each = Math.max(1, floorDiv(numThreads, size));
-  return withThreads(env, rank === LEADER ? numThreads - each * (size - 1) : each);
+  const each = Math.max(1, floorDiv(numThreads, ranksPerProcess));
+  return withThreads(env, rank === LEADER ? numThreads - each * (ranksPerProcess - 1) : each);
 }

@@ -1,4 +1,4 @@
-/** @file A rank of an engine of which the second one dies in the midst of the eighth pass. */
+/** @file A rank of an engine of which the second one dies in the midst of a pass. */
 import type { RankContext } from "../../parallel/communicator/rank-program.ts";
 import { runRank as runExpertRank } from "./expert-rank.ts";
 
@@ -7,9 +7,10 @@ export async function runRank(context: RankContext): Promise<void> {
   const join: RankContext["join"] = async (memory) => {
     const world = await context.join(memory);
     const broadcast = world.broadcast.bind(world);
-    let numOrders = 0;
+    let numTold = 0;
+    // An order to each pass, and in it how many tokens come in each layer.
     world.broadcast = (tensor, root) => {
-      if (++numOrders > 8) throw new Error("struck by lightning");
+      if (++numTold > 8) throw new Error("struck by lightning");
       return broadcast(tensor, root);
     };
     return world;
