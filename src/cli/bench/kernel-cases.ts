@@ -3,30 +3,25 @@
  * the caches.
  */
 
+import { defined } from "../../base/errors.ts";
 import { median } from "../../base/median.ts";
 import type { Device } from "../../device/device.ts";
-import { adamw } from "../../kernels/adamw/contract.ts";
 import { causalAttention, causalAttentionBackward } from "../../kernels/attention/contract.ts";
 import { castRows } from "../../kernels/cast-rows/contract.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
-import { crossEntropy } from "../../kernels/cross-entropy/contract.ts";
 import type { Transposition } from "../../kernels/matmul/block-multiplier.ts";
 import { matmul } from "../../kernels/matmul/contract.ts";
-import { rmsNorm } from "../../kernels/rms-norm/contract.ts";
-import { softmaxCausal } from "../../kernels/softmax/contract.ts";
-import { swiglu } from "../../kernels/swiglu/contract.ts";
 import { Arena } from "../../tensor/arena.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { view } from "../../tensor/view.ts";
 import { type KernelCase, normal, type Prepared } from "./kernel-case.ts";
 import type { Peaks } from "./peaks.ts";
 import type { BenchRow } from "./row.ts";
+import { ROW_CASES } from "./row-cases.ts";
 import { SCALED_CASES } from "./scaled-cases.ts";
-import { timeRuns } from "./timing.ts";
+import { timeBeside, timeRuns } from "./timing.ts";
+import { trafficBytes, trafficLoops } from "./traffic.ts";
 
 const SECONDS = 0.6;
-/** 64 MiB of f32: no cache of a laptop or a server core holds it. */
-const [ROWS, COLUMNS] = [8192, 2048];
 
 function productCase(
   dtype: "f32" | "bf16",
@@ -56,61 +51,6 @@ function productCase(
     },
   };
 }
-
-type RowPrepare = (device: Device, arena: Arena) => Prepared;
-
-const FLOAT_BYTES = 4;
-const MATRIX_BYTES = ROWS * COLUMNS * FLOAT_BYTES;
-
-const ROW_CASES: Readonly<Record<string, RowPrepare>> = {
-  rmsNorm(device, arena) {
-    const x = normal(arena, [ROWS, COLUMNS]);
-    const gain = normal(arena, [1, COLUMNS]);
-    const out = arena.allocate("f32", [ROWS, COLUMNS]);
-    const run = (): void => rmsNorm(device, { x, gain, epsilon: 1e-6, out });
-    return { run, bytes: 2 * MATRIX_BYTES };
-  },
-  swiglu(device, arena) {
-    const gateUp = normal(arena, [ROWS, 2 * COLUMNS]);
-    const out = arena.allocate("f32", [ROWS, COLUMNS]);
-    return { run: () => swiglu(device, { gateUp, out }), bytes: 3 * MATRIX_BYTES };
-  },
-  softmaxCausal(device, arena) {
-    const x = normal(arena, [ROWS, COLUMNS]);
-    const out = arena.allocate("f32", [ROWS, COLUMNS]);
-    const limits = arena.allocate("i32", [1, ROWS]);
-    view(limits).fill(COLUMNS);
-    return {
-      run: () => softmaxCausal(device, { x, limits, scale: 1, out }),
-      bytes: 2 * MATRIX_BYTES,
-    };
-  },
-  castRows(device, arena) {
-    const x = normal(arena, [ROWS, COLUMNS]);
-    const out = arena.allocate("bf16", [ROWS, COLUMNS]);
-    return { run: () => castRows(device, { x, out }), bytes: 1.5 * MATRIX_BYTES };
-  },
-  crossEntropy(device, arena) {
-    const logits = normal(arena, [ROWS, COLUMNS]);
-    const targets = arena.allocateZeros("i32", [1, ROWS]);
-    const loss = arena.allocate("f32", [1, ROWS]);
-    const logSumExp = arena.allocate("f32", [1, ROWS]);
-    const call = { logits, targets, gradScale: 1, zLoss: 0, loss, logSumExp, grad: true };
-    return { run: () => crossEntropy(device, call), bytes: 2 * MATRIX_BYTES };
-  },
-  adamw(device, arena) {
-    const span = [1, ROWS * COLUMNS];
-    const [parameter, gradient] = [normal(arena, span), normal(arena, span)];
-    const [firstMoment, secondMoment] = [1, 2].map(() => arena.allocateZeros("f32", span)) as [
-      Tensor<"f32">,
-      Tensor<"f32">,
-    ];
-    const operands = { parameter, gradient, firstMoment, secondMoment };
-    const hyper = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
-    const run = (): void => adamw(device, { ...operands, ...hyper, step: 10, gradientScale: 1 });
-    return { run, bytes: 7 * MATRIX_BYTES };
-  },
-};
 
 interface AttentionSize {
   readonly numSequences: number;
@@ -167,9 +107,6 @@ function attentionCase(
 }
 
 /** Kernels whose outputs stand where their inputs stood. */
-const IN_PLACE: ReadonlySet<string> = new Set(["adamw", "crossEntropy"]);
-const TARGETS = ["x64", "wasm"] as const;
-
 export const KERNEL_CASES: readonly KernelCase[] = [
   ...[512, 1024, 2048].map((size) => productCase("f32", "nt", size, "x64", 1)),
   ...[512, 1024, 2048].map((size) => productCase("bf16", "nt", size, "x64", 1)),
@@ -186,18 +123,7 @@ export const KERNEL_CASES: readonly KernelCase[] = [
       attentionCase(size, direction, "bf16"),
     ]),
   ),
-  ...Object.entries(ROW_CASES).flatMap(([name, prepare]) =>
-    TARGETS.map(
-      (kernels): KernelCase => ({
-        name,
-        shape: `${ROWS}×${COLUMNS}`,
-        kernels,
-        numThreads: 1,
-        bound: IN_PLACE.has(name) ? "update" : "triad",
-        prepare,
-      }),
-    ),
-  ),
+  ...ROW_CASES,
 ];
 
 /** Time one case on a device of its own. */
@@ -205,39 +131,43 @@ export async function runKernelCase(kernelCase: KernelCase, peaks: Peaks): Promi
   const { name, shape, kernels, numThreads, bound } = kernelCase;
   await using device = await openCpuDevice({ kernels, numThreads });
   const prepared = kernelCase.prepare(device, new Arena(device.memory, "bench"));
-  const { run, flops, bytes, rival } = prepared;
+  const measured =
+    bound === "memory"
+      ? judgeByTraffic(device, prepared)
+      : judgeByArithmetic(prepared, peakOf(peaks, bound, kernels), numThreads);
+  const implementation = `${kernels} ×${numThreads}`;
+  return { name, shape: prepared.shape ?? shape, implementation, ...measured };
+}
+
+type Measured = Omit<BenchRow, "name" | "shape" | "implementation">;
+
+function judgeByArithmetic(prepared: Prepared, peak: number | null, numThreads: number): Measured {
+  const { run, rival } = prepared;
+  const flops = defined(prepared.flops, "operations");
   const { median: seconds, ratio } =
-    rival === undefined ? timeAlone(run) : timeInTurns(run, rival.run);
-  const gflops = flops === undefined ? undefined : flops / seconds / 1e9;
-  const gbytesPerSecond = bytes === undefined ? undefined : bytes / seconds / 1e9;
-  const peak = peakOf(peaks, bound, kernels);
-  const rate = gflops ?? gbytesPerSecond;
+    rival === undefined ? { median: timeRuns(run, SECONDS).median } : timeInTurns(run, rival.run);
+  const gflops = flops / seconds / 1e9;
   return {
-    name,
-    shape,
-    implementation: `${kernels} ×${numThreads}`,
-    ...(gflops === undefined ? {} : { gflops }),
-    ...(gbytesPerSecond === undefined ? {} : { gbytesPerSecond }),
-    ...(peak === null || rate === undefined ? {} : { shareOfPeak: rate / peak / numThreads }),
+    gflops,
+    ...(peak === null ? {} : { shareOfPeak: gflops / peak / numThreads }),
     ...(rival === undefined || ratio === undefined ? {} : { against: rival.name, ratio }),
   };
 }
 
-interface Measured {
-  /** Seconds a run. */
-  readonly median: number;
-  /** The rival's seconds over ours. */
-  readonly ratio?: number;
-}
-
-function timeAlone(run: () => void): Measured {
-  return { median: timeRuns(run, SECONDS).median };
+/** The share is the median of the turns': what the machine does to one side it does to both. */
+function judgeByTraffic(device: Device, prepared: Prepared): Measured {
+  const traffic = defined(prepared.traffic, "operands");
+  const { ours, shares } = timeBeside(prepared.run, trafficLoops(device, traffic));
+  return {
+    gbytesPerSecond: trafficBytes(traffic) / median(ours) / 1e9,
+    shareOfPeak: median(shares),
+  };
 }
 
 /** Turns that two kernels take, so that what else the machine does falls on both. */
 const TURNS = 7;
 
-function timeInTurns(run: () => void, rival: () => void): Measured {
+function timeInTurns(run: () => void, rival: () => void): { median: number; ratio?: number } {
   const turns = Array.from({ length: TURNS }, () => ({
     ours: timeRuns(run, SECONDS / TURNS).median,
     theirs: timeRuns(rival, SECONDS / TURNS).median,
@@ -253,11 +183,9 @@ function timeInTurns(run: () => void, rival: () => void): Measured {
  */
 function peakOf(
   peaks: Peaks,
-  bound: KernelCase["bound"],
+  bound: "f32" | "bf16",
   kernels: KernelCase["kernels"],
 ): number | null {
-  if (bound === "triad") return peaks.triadGbytesPerSecond;
-  if (bound === "update") return peaks.updateGbytesPerSecond;
   if (kernels === "wasm") return peaks.wasmF32Gflops;
   return bound === "f32" ? peaks.f32Gflops : peaks.bf16Gflops;
 }

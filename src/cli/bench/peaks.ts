@@ -16,6 +16,7 @@ import {
   emitTileConfiguration,
   TILE_CONFIGURATION_WORDS,
 } from "../../kernels/matmul/x64-tile-core.ts";
+import { rowsBeyondCaches } from "./beyond-caches.ts";
 import { timeRuns } from "./timing.ts";
 
 /** Arithmetic of one core; a figure that cannot be measured here is null. */
@@ -33,7 +34,7 @@ export interface ArithmeticPeaks {
 
 /** Arithmetic and memory traffic of one core. */
 export interface Peaks extends ArithmeticPeaks {
-  /** Bytes read and written by a = b + c over arrays far larger than the caches, in GB/s. */
+  /** Bytes read and written by a = b + c over arrays beyond the caches, in GB/s. */
   readonly triadGbytesPerSecond: number;
   /** The same for a = a + a, in place: nothing is fetched only to be overwritten. */
   readonly updateGbytesPerSecond: number;
@@ -46,7 +47,8 @@ const NUM_CHAINS = 24;
 /** Sums in tiles, each 16 × 16 over 32 bf16 products an instruction. */
 const NUM_TILE_CHAINS = 4;
 const TILE_FLOPS = 2 * 16 * 16 * 32;
-const TRIAD_BYTES = 64 * 2 ** 20;
+/** An array's share of a row, in the loops over arrays. */
+const PIECE_BYTES = 4096;
 const WASM_CHAINS = 12;
 
 export function measureArithmeticPeaks(): ArithmeticPeaks {
@@ -155,26 +157,36 @@ function nativeTraffic(
     },
   });
   const kernel = runtime.load(code);
-  const arrays = [0, 1, 2].map(() => memory.reserve(TRIAD_BYTES));
-  const rate = (places: readonly number[], numArrays: number): number => {
-    memory.f64.set([...places, TRIAD_BYTES], slots / 8);
+  const numBytes = arrayBytes(3);
+  // At different places of a page: streams at the same distance modulo 4096 bytes slow each other.
+  const arrays = [0, 1, 2].map((index) => memory.reserve(numBytes + 4096) + 1344 * index);
+  const rate = (places: readonly number[], bytes: number, numArrays: number): number => {
+    memory.f64.set([...places, bytes], slots / 8);
     const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);
-    return (numArrays * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+    return (numArrays * bytes) / timeRuns(run, 2 * SECONDS).median / 1e9;
   };
   const [first] = arrays;
+  // Three arrays, one behind the other, for what needs one.
+  const end = arrays[2]! + numBytes - first!;
   return {
-    triadGbytesPerSecond: rate(arrays, 3),
-    updateGbytesPerSecond: rate([first!, first!, first!], 2),
+    triadGbytesPerSecond: rate(arrays, numBytes, 3),
+    updateGbytesPerSecond: rate([first!, first!, first!], end - (end % 256), 2),
   };
+}
+
+/** Of each of so many arrays that no cache holds together. */
+function arrayBytes(numArrays: number): number {
+  return PIECE_BYTES * rowsBeyondCaches(numArrays * PIECE_BYTES).rows;
 }
 
 /** Without native code: one copy, which the engine does with the machine's best instructions. */
 function plainCopy(memory: CpuMemory): number {
-  const [to, from] = [memory.reserve(TRIAD_BYTES), memory.reserve(TRIAD_BYTES)];
+  const numBytes = arrayBytes(2);
+  const [to, from] = [memory.reserve(numBytes), memory.reserve(numBytes)];
   const run = (): void => {
-    memory.u8.copyWithin(to, from, from + TRIAD_BYTES);
+    memory.u8.copyWithin(to, from, from + numBytes);
   };
-  return (2 * TRIAD_BYTES) / timeRuns(run, 2 * SECONDS).median / 1e9;
+  return (2 * numBytes) / timeRuns(run, 2 * SECONDS).median / 1e9;
 }
 
 /** f(iterations): chains of f32x4 multiply-adds in locals. */

@@ -9,8 +9,8 @@ export interface BenchRow {
   readonly gbytesPerSecond?: number;
   readonly tokensPerSecond?: number;
   /**
-   * Of the measured peak of the threads used: arithmetic for products, memory traffic for row
-   * kernels.
+   * Of the measured peak of the threads used, for products; for row kernels of what plain loops
+   * over the same operands move, measured in turns.
    */
   readonly shareOfPeak?: number;
   /** The peer, and our rate over its. */

@@ -14,8 +14,16 @@ import { ACTIVATION_AMAX_MIN, SCALE_BLOCK } from "../../numerics/scales.ts";
 import type { Arena } from "../../tensor/arena.ts";
 import { allocateScaled, type RowGroups, type ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { fillFrom } from "../../tensor/view.ts";
-import { type KernelCase, normal, type Prepared } from "./kernel-case.ts";
+import { fillFrom, view } from "../../tensor/view.ts";
+import {
+  chooseRows,
+  fillWith,
+  type KernelCase,
+  normal,
+  type Prepared,
+  ROW_COLUMNS,
+  ROWS_SHAPE,
+} from "./kernel-case.ts";
 
 const RULE = { amaxMin: ACTIVATION_AMAX_MIN, powerOfTwo: true } as const;
 
@@ -26,7 +34,7 @@ const BLOCK: TileShape = [SCALE_BLOCK, SCALE_BLOCK];
 
 function allocate(
   arena: Arena,
-  x: Tensor,
+  x: Pick<Tensor, "rows" | "columns">,
   [tileRows, tileColumns]: TileShape,
   groups?: RowGroups,
 ): ScaledTensor<"e4m3"> {
@@ -144,30 +152,53 @@ function groupedCase(transposition: "nt" | "tn"): KernelCase {
   };
 }
 
-const [ROWS, COLUMNS] = [8192, 2048];
-const ELEMENTS = ROWS * COLUMNS;
+interface TileCase {
+  /** Bytes of all operands for an element of a row: four of f32, one of a code. */
+  readonly elementBytes: number;
+  prepare(device: Device, arena: Arena, rows: number): Prepared;
+}
 
-type PrepareTiles = (device: Device, arena: Arena, x: Tensor<"f32">) => Prepared;
+function quantizing(tiles: TileShape): TileCase {
+  return {
+    elementBytes: 5,
+    prepare(device, arena, rows) {
+      const x = normal(arena, [rows, ROW_COLUMNS]);
+      const out = allocate(arena, x, tiles);
+      const traffic = { reads: [x], writes: [out.codes] };
+      return { run: () => quantizeTiles(device, { x, out, ...RULE }), traffic };
+    },
+  };
+}
 
-/** Bytes: four of each f32, one of each code. */
-const TILE_CASES: Readonly<Record<string, PrepareTiles>> = {
-  "quantizeTiles 1×128"(device, arena, x) {
-    const out = allocate(arena, x, ALONG);
-    return { run: () => quantizeTiles(device, { x, out, ...RULE }), bytes: 5 * ELEMENTS };
+/** Those of a few rows, again and again: values of all of them would take more than the codes. */
+function codesOf(device: Device, arena: Arena, rows: number): ScaledTensor<"e4m3"> {
+  const few = quantized(device, arena, normal(arena, [8, ROW_COLUMNS]), ALONG);
+  const out = allocate(arena, { rows, columns: ROW_COLUMNS }, ALONG);
+  fillWith(view(out.codes), view(few.codes));
+  fillWith(view(out.scales), view(few.scales));
+  return out;
+}
+
+const TILE_CASES: Readonly<Record<string, TileCase>> = {
+  "quantizeTiles 1×128": quantizing(ALONG),
+  "quantizeTiles 128×1": quantizing(ACROSS),
+  "retile 1×128 to 128×1": {
+    elementBytes: 2,
+    prepare(device, arena, rows) {
+      const from = codesOf(device, arena, rows);
+      const out = allocate(arena, from, ACROSS);
+      const traffic = { reads: [from.codes], writes: [out.codes] };
+      return { run: () => retile(device, { x: from, out, ...RULE }), traffic };
+    },
   },
-  "quantizeTiles 128×1"(device, arena, x) {
-    const out = allocate(arena, x, ACROSS);
-    return { run: () => quantizeTiles(device, { x, out, ...RULE }), bytes: 5 * ELEMENTS };
-  },
-  "retile 1×128 to 128×1"(device, arena, x) {
-    const from = quantized(device, arena, x, ALONG);
-    const out = allocate(arena, x, ACROSS);
-    return { run: () => retile(device, { x: from, out, ...RULE }), bytes: 2 * ELEMENTS };
-  },
-  "dequantizeTiles 1×128"(device, arena, x) {
-    const from = quantized(device, arena, x, ALONG);
-    const out = arena.allocate("f32", [x.rows, x.columns]);
-    return { run: () => dequantizeTiles(device, { x: from, out }), bytes: 5 * ELEMENTS };
+  "dequantizeTiles 1×128": {
+    elementBytes: 5,
+    prepare(device, arena, rows) {
+      const from = codesOf(device, arena, rows);
+      const out = arena.allocate("f32", [rows, ROW_COLUMNS]);
+      const traffic = { reads: [from.codes], writes: [out] };
+      return { run: () => dequantizeTiles(device, { x: from, out }), traffic };
+    },
   },
 };
 
@@ -180,13 +211,16 @@ export const SCALED_CASES: readonly KernelCase[] = [
   groupedCase("nt"),
   groupedCase("tn"),
   ...Object.entries(TILE_CASES).map(
-    ([name, prepare]): KernelCase => ({
+    ([name, { elementBytes, prepare }]): KernelCase => ({
       name,
-      shape: `${ROWS}×${COLUMNS}`,
+      shape: ROWS_SHAPE,
       kernels: "x64",
       numThreads: 1,
-      bound: "triad",
-      prepare: (device, arena) => prepare(device, arena, normal(arena, [ROWS, COLUMNS])),
+      bound: "memory",
+      prepare(device, arena) {
+        const { rows, shape } = chooseRows(elementBytes * ROW_COLUMNS);
+        return { ...prepare(device, arena, rows), shape };
+      },
     }),
   ),
 ];

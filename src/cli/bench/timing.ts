@@ -30,3 +30,26 @@ export function timeRuns(work: () => void, seconds: number): Timing {
   }
   return { median: median(samples), best: Math.min(...samples), samples: samples.length };
 }
+
+/** Turns after the first, in which memory is touched and code is made. */
+const TURNS = 9;
+
+/**
+ * Runs `work` beside others, one run of each a turn; for works of more than a few milliseconds.
+ * What it took, and in each turn the time of the fastest other as a share of its own.
+ */
+export function timeBeside(
+  work: () => void,
+  others: readonly (() => void)[],
+): { readonly ours: readonly number[]; readonly shares: readonly number[] } {
+  const secondsOf = (run: () => void): number => {
+    const start = performance.now();
+    run();
+    return (performance.now() - start) / 1000;
+  };
+  const turns = Array.from({ length: 1 + TURNS }, () => {
+    const ours = secondsOf(work);
+    return { ours, share: Math.min(...others.map(secondsOf)) / ours };
+  }).slice(1);
+  return { ours: turns.map(({ ours }) => ours), shares: turns.map(({ share }) => share) };
+}

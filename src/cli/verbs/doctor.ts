@@ -12,6 +12,7 @@ import {
   type ConformanceFailure,
 } from "../../kernels/conformance/conformance.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
+import { ROWS_SHAPE } from "../bench/kernel-case.ts";
 import { KERNEL_CASES } from "../bench/kernel-cases.ts";
 import type { Peaks } from "../bench/peaks.ts";
 import { measurePeaksApart, runCaseApart } from "../bench/processes.ts";
@@ -25,7 +26,7 @@ const SEED = 20260101;
 /**
  * The quick look: one product of each kind and the row kernels. `hadal bench kernels` has them all.
  */
-const QUICK_SHAPES = new Set(["1024×1024×1024", "8192×2048"]);
+const QUICK_SHAPES = new Set(["1024×1024×1024", ROWS_SHAPE]);
 
 export const run: Run<typeof doctor> = async (_values, { output, env }) => {
   const options = cpuOptionsFromEnvironment(env);
