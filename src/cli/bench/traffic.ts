@@ -11,6 +11,7 @@ import { defined } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
 import type { RowProgram, Value } from "../../codegen/vector/program.ts";
 import { type OperandDType, type Recorder, rowProgram } from "../../codegen/vector/recorder.ts";
+import { CpuMemory } from "../../device/cpu/memory.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { Device } from "../../device/device.ts";
 import type { ThreadContext } from "../../device/program.ts";
@@ -44,8 +45,9 @@ export function trafficLoops({ memory }: Device, traffic: Traffic): readonly (()
   const { runtime } = createNativeRuntime();
   const span = () => ({ byteOffset: memory.reserve(BLOCK_BYTES), byteLength: BLOCK_BYTES });
   const context: ThreadContext = {
-    ...{ memory, threadIndex: 0, native: runtime },
-    ...{ scratch: span(), argumentBlock: span() },
+    ...{ threadIndex: 0, native: runtime, scratch: span(), argumentBlock: span() },
+    // A device without native code has not asked where its memory lies.
+    memory: CpuMemory.attach(memory.wasm, runtime?.addressOf(memory.u8) ?? 0),
   };
   const { rows, columns } = defined(traffic.reads[0], "an operand that is read");
   const operands = operandsOf(traffic).flatMap((tensor) => [...matrix(tensor)]);
