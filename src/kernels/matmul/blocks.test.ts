@@ -47,7 +47,7 @@ describe("the division of a product into tasks", () => {
       };
       const { rowBlock, columnBlock } = planBlocks(product);
       const text = JSON.stringify({ ...product, rowBlock, columnBlock });
-      assert.ok(rowBlock >= 32 && rowBlock <= 768 && rowBlock % 32 === 0, text);
+      assert.ok(rowBlock >= 32 && rowBlock <= 4096 && rowBlock % 32 === 0, text);
       assert.ok(columnBlock >= 64 && columnBlock <= 4096 && columnBlock % 64 === 0, text);
       const mostTasks = ceilDiv(product.rows, 32) * ceilDiv(product.columns, 64);
       const work = product.rows * product.columns * product.depth;

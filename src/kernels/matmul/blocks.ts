@@ -17,8 +17,8 @@ export interface BlockPlan {
 /** Blocks are whole tiles of the widest core (32×32); others end a block with a smaller tile. */
 const ROW_UNIT = 32;
 const COLUMN_UNIT = 64;
-/** Longer blocks would no longer fit the cores' scratch, and pack an operand again. */
-const MAX_ROW_BLOCK = 768;
+/** Cores divide blocks further; longer ones would gain nothing. */
+const MAX_ROW_BLOCK = 4096;
 const MAX_COLUMN_BLOCK = 4096;
 /** Fewer multiply-adds (about 5 µs of one core) are not worth waking another thread for. */
 const MIN_TASK_WORK = 2 ** 18;

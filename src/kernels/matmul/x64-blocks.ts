@@ -4,7 +4,7 @@
  * Native addresses are sound here because the memory never moves and is never freed.
  */
 import { assert } from "../../base/errors.ts";
-import { roundUp } from "../../base/integers.ts";
+import { ceilDiv, floorDiv, roundUp } from "../../base/integers.ts";
 import type { CpuMemory } from "../../device/cpu/memory.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
 import type { Transposition } from "./block-multiplier.ts";
@@ -13,8 +13,8 @@ import type { X64Core } from "./x64-core.ts";
 import { elementsPerWord, PACK_SLACK_BYTES, sourceBytes } from "./x64-pack.ts";
 import { TILE_BUFFER_BYTES } from "./x64-tile-core.ts";
 
-/** Columns whose packed B stays in the second-level cache beside the panels of A passing by. */
-export const SLICE_COLUMNS = 256;
+/** Of columns whose packed B is kept at once, however shallow; a multiple of every panel's. */
+export const SLICE_COLUMNS_MAX = 1024;
 
 export interface PreparedBlocks {
   readonly memory: CpuMemory;
@@ -24,6 +24,8 @@ export interface PreparedBlocks {
   run(): void;
   /** Elements of depth summed at once. */
   readonly depthBlock: number;
+  /** Columns whose packed B is kept at once, for so many elements of depth. */
+  readonly sliceColumns: (depth: number) => number;
   /** Of a and of b. */
   readonly elementBytes: readonly [a: number, b: number];
   /** Byte offsets of this thread's panels, of the core's buffer, and of the scratch behind them. */
@@ -43,12 +45,12 @@ export function prepareBlocks(
   const { native, memory, argumentBlock } = context;
   assert(native !== null, "x64 code needs a native runtime");
   const perWord = elementsPerWord(core.aFormat.dtype);
-  const panelBytes = (lanes: number, width: number): number =>
-    roundUp(roundUp(lanes, width) * core.depthBlockWords * 4 + PACK_SLACK_BYTES, 4096);
+  const { aFormat, bFormat, depthBlockWords, sliceBytes } = core;
+  const roomFor = (bytes: number): number => roundUp(bytes + PACK_SLACK_BYTES, 4096);
   const buffer = scratch.byteOffset;
   const aPanels = buffer + TILE_BUFFER_BYTES;
-  const bPanels = aPanels + panelBytes(core.maxRows, core.aFormat.width);
-  const end = bPanels + panelBytes(SLICE_COLUMNS, core.bFormat.width);
+  const bPanels = aPanels + roomFor(roundUp(core.maxRows, aFormat.width) * depthBlockWords * 4);
+  const end = bPanels + roomFor(sliceBytes);
   const restBytes = buffer + scratch.byteLength - end;
   assert(restBytes >= 0, `x64 products need ${end - buffer} bytes of scratch`);
   const run = loadCode(emitBlockProduct(transposition, core), context);
@@ -58,13 +60,23 @@ export function prepareBlocks(
     // Shared memory grows in place: this view never goes stale.
     slots: new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots),
     run,
-    depthBlock: core.depthBlockWords * perWord,
-    elementBytes: [sourceBytes(core.aFormat.source), sourceBytes(core.bFormat.source)],
+    depthBlock: depthBlockWords * perWord,
+    sliceColumns: (depth) => {
+      const words = roundUp(ceilDiv(depth, perWord), bFormat.depthUnit);
+      const panels = floorDiv(sliceBytes, words * bFormat.width * 4);
+      return Math.min(panels * bFormat.width, SLICE_COLUMNS_MAX);
+    },
+    elementBytes: [sourceBytes(aFormat.source), sourceBytes(bFormat.source)],
     aPanels,
     bPanels,
     buffer,
     rest: { byteOffset: end, byteLength: restBytes },
   };
+}
+
+/** Rows of even blocks of `total`, multiples of a panel's and at most `most`. */
+export function evenRows(total: number, most: number, panelRows: number): number {
+  return roundUp(ceilDiv(total, Math.max(1, ceilDiv(total, most))), panelRows);
 }
 
 /** A call of `code` over the thread's argument block. */

@@ -41,6 +41,8 @@ export interface X64Core {
   readonly depthBlockWords: number;
   /** Rows whose packed A is kept at once. */
   readonly maxRows: number;
+  /** Of B's panels that are kept at once, so that they stay in the second-level cache. */
+  readonly sliceBytes: number;
   readonly numLocals: number;
   /** Operands at `CORE_ARGUMENTS`. */
   emit(a: X64, frame: CoreFrame): void;
@@ -74,7 +76,8 @@ function vectorCore(name: string, source: X64InputDType, dtype = source): X64Cor
     aFormat: { width: TILE_ROWS, dtype, source, depthUnit: 1, layout: "words" },
     bFormat: { width: TILE_COLUMNS, dtype, source, depthUnit: 1, layout: "words" },
     depthBlockWords: VECTOR_DEPTH_WORDS,
-    maxRows: 1536,
+    maxRows: 768,
+    sliceBytes: 2 ** 19,
     numLocals: 0,
     emit: (a, { slotAt }) => emitVectorCore(a, dtype, slotAt("accumulate")),
     fewRows: FEW_ROWS.map((rows) => ({
@@ -112,7 +115,8 @@ export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
     aFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "tiles" },
     bFormat: { width: TILE_BLOCK, ...BF16, depthUnit: 16, layout: "words" },
     depthBlockWords: TILE_DEPTH_WORDS,
-    maxRows: 768,
+    maxRows: 1024,
+    sliceBytes: 2 ** 20,
     numLocals: TILE_CORE_LOCALS,
     emit: (a, frame) => emitTileCore(a, tileFrame(a, frame)),
     rows: {

@@ -31,25 +31,29 @@ export type TileUnit = Pick<
 export const TILE_BLOCK = 32;
 export const TILE_BUFFER_BYTES = 4096;
 const TILE_BYTES = 1024;
+/** Words of depth in a tile. */
+const STEP_WORDS = 16;
 /** Bytes of a row of B's panels and of the buffer. */
 export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
 
 /**
- * Local variables of the kernel that this core uses: the buffer's address, a place in rows that
- * will be wanted, then 64 bytes.
+ * Local variables of the kernel that this core uses: the buffer's address, the words of the panels'
+ * depth, then 64 bytes.
  */
 export const TILE_CORE_LOCALS = 10;
 export const LOCAL_BUFFER = 0;
-const LOCAL_NEXT_LINE = 1;
+export const LOCAL_WORDS = 1;
 const LOCAL_CONFIGURATION = 2;
 
 /**
  * Registers beside `CORE_ARGUMENTS`. A block of sums finds the panels of A and B from its depth on
- * at `a` and `b`, and its place in the output at `tile`.
+ * at `a` and `b`, and its place in the output at `tile`; `asked` is the row of the output that is
+ * asked for next.
  */
 export const TILE_AT: Readonly<
-  Record<"a" | "b" | "wordsLeft" | "tile" | "buffer" | "aStride" | "bStride", Gp>
+  Record<"a" | "b" | "wordsLeft" | "tile" | "buffer" | "aStride" | "bStride" | "asked", Gp>
 > = {
+  asked: CORE_ARGUMENTS.words,
   a: r.rbp,
   b: r.rbx,
   wordsLeft: r.rax,
@@ -84,12 +88,16 @@ export function emitTileConfiguration(
   tiles.ldtilecfg(configuration);
 }
 
+/** How panels of A are walked through. */
+const PANEL_WALK: TileWalk = { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES };
+
 /**
- * Sums of 16 or 32 rows by 32 columns over `wordsLeft` words of the panels at `a` and `b`, which it
- * leaves behind them, into the buffer.
+ * Clears sums of 16 or 32 rows by 32 columns and adds to them over `wordsLeft` words of the panels
+ * at `a` and `b`, which it leaves behind them, then stores them to the buffer.
  */
 export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
-  emitSums(a, tiles, numRowTiles, { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES });
+  emitClearTiles(a, tiles, numRowTiles);
+  emitSteps(a, tiles, numRowTiles, PANEL_WALK);
   emitStoreTiles(tiles, numRowTiles);
 }
 
@@ -107,11 +115,21 @@ interface TileWalk {
   readonly step: number;
 }
 
-function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2, { second, step }: TileWalk): void {
-  const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
+function emitClearTiles(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
   for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
   a.v("vpxord", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
-  a.countdown(AT.wordsLeft, 16, () => {
+}
+
+/** Adds to the sums; beside each 16 words it asks for so many rows of the output, from `asked` on. */
+function emitSteps(
+  a: X64,
+  tiles: TileUnit,
+  numRowTiles: 1 | 2,
+  { second, step }: TileWalk,
+  rowsAsked = 0,
+): void {
+  const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
+  a.countdown(AT.wordsLeft, STEP_WORDS, () => {
     tiles.tileloadd(a0, mem(AT.a, 0, AT.aStride, 1));
     tiles.tileloadd(b0, mem(AT.b, 0, AT.bStride, 1));
     tiles.tdpbf16ps(tmm(0), a0, b0);
@@ -123,10 +141,48 @@ function emitSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2, { second, step }:
       tiles.tdpbf16ps(tmm(3), a1, b1);
     }
     a.v("vaddps", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
+    for (let row = 0; row < rowsAsked; row++) {
+      for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
+      a.add(AT.asked, CORE_ARGUMENTS.outStrideBytes);
+    }
     a.add(AT.a, step);
     if (second.base !== AT.a) a.add(second.base, step);
-    a.add(AT.b, 16 * PANEL_ROW_BYTES);
+    a.add(AT.b, STEP_WORDS * PANEL_ROW_BYTES);
   });
+}
+
+/**
+ * Sums over all depth of the panels, into the buffer; meanwhile the rows of the output that they
+ * will be written to are asked for, one beside 16 words, or four where the depth is too little for
+ * that: all at once would keep the loads of tiles waiting for memory.
+ */
+function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWalk): void {
+  const { tiles } = frame;
+  const words = frame.local(LOCAL_WORDS);
+  const { wordsLeft } = AT;
+  const [shallow, rest] = [a.label(), a.label()];
+  /** Asks for the block's 32 rows; then `wordsLeft` is what is left. */
+  const ask = (rowsAsked: number): void => {
+    const most = (TILE_BLOCK / rowsAsked) * STEP_WORDS;
+    a.mov(wordsLeft, most);
+    a.cmp(wordsLeft, words);
+    a.cmov("g", wordsLeft, words);
+    emitSteps(a, tiles, numRowTiles, walk, rowsAsked);
+    a.mov(wordsLeft, words);
+    a.sub(wordsLeft, most);
+  };
+  emitClearTiles(a, tiles, numRowTiles);
+  a.mov(AT.asked, AT.tile);
+  a.cmp(words, TILE_BLOCK * STEP_WORDS);
+  a.j("l", shallow);
+  ask(1);
+  a.jmp(rest);
+  a.bind(shallow);
+  ask(4);
+  a.bind(rest);
+  emitSteps(a, tiles, numRowTiles, walk);
+  a.mov(AT.buffer, frame.local(LOCAL_BUFFER));
+  emitStoreTiles(tiles, numRowTiles);
 }
 
 /** The sums' tiles into the buffer. */
@@ -182,11 +238,9 @@ export interface TileFrame {
 export interface TileWork {
   /** The bytes between rows of A where it stands; left out where A is packed. */
   readonly strideOfA?: Memory;
-  /** Before each panel of rows; may clobber rax. */
-  readonly beforeRows?: () => void;
   /**
    * Computes a block of one or two tiles of rows; `buffer` has its address, k1 and k2 the columns
-   * that exist. Leaves `b` behind the panel; may clobber rax, `a` and `buffer`.
+   * that exist. Leaves `b` behind the panel; may clobber rax, `a`, `buffer` and `asked`.
    */
   readonly emitBlock: (numRowTiles: 1 | 2) => void;
   readonly afterColumns?: () => void;
@@ -199,12 +253,12 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
   const { aPanels, bPanels, out, outStrideBytes, rows, words } = CORE_ARGUMENTS;
   const columnsLeft = CORE_ARGUMENTS.columns;
   a.mov(local(LOCAL_BUFFER), buffer);
+  a.mov(local(LOCAL_WORDS), words);
   emitTileConfiguration(a, tiles, local(LOCAL_CONFIGURATION));
   if (work.strideOfA === undefined) a.mov(AT.aStride, 64);
   else a.v("vcvttsd2si", [AT.aStride, work.strideOfA]);
   a.mov(AT.bStride, PANEL_ROW_BYTES);
   a.countdown(rows, TILE_BLOCK, () => {
-    work.beforeRows?.();
     a.v("vcvttsd2si", [columnsLeft, columns]);
     a.mov(AT.b, bPanels);
     a.mov(AT.tile, out);
@@ -223,7 +277,7 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
       a.add(AT.tile, PANEL_ROW_BYTES);
       work.afterColumns?.();
     });
-    if (work.strideOfA === undefined) a.imul(r.rax, words, TILE_BLOCK * 4);
+    if (work.strideOfA === undefined) a.imul(r.rax, local(LOCAL_WORDS), TILE_BLOCK * 4);
     else a.imul(r.rax, AT.aStride, TILE_BLOCK);
     a.add(aPanels, r.rax);
     a.imul(r.rax, outStrideBytes, TILE_BLOCK);
@@ -238,8 +292,7 @@ export function emitTileCore(a: X64, frame: TileFrame): void {
   emitTilePanels(a, frame, {
     emitBlock: (numRowTiles) => {
       a.mov(AT.a, CORE_ARGUMENTS.aPanels);
-      a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
-      emitTileSums(a, frame.tiles, numRowTiles);
+      emitAllSums(a, frame, numRowTiles, PANEL_WALK);
       emitWriteOut(a, frame.accumulate);
     },
   });
@@ -247,43 +300,19 @@ export function emitTileCore(a: X64, frame: TileFrame): void {
 
 /**
  * The same with A where it stands: rows of bf16 are what its tiles hold. `aPanels` has the address
- * of the first; rows are a multiple of `TILE_BLOCK`, words of 16. While a panel of B is multiplied,
- * a line of each of the next 32 rows is asked for: rows stand apart, and the processor does not
- * follow them by itself.
+ * of the first; rows are a multiple of `TILE_BLOCK`, words of 16.
  */
 export function emitRowsCore(a: X64, frame: TileFrame, aStrideBytes: Memory): void {
-  const { tiles, local, accumulate } = frame;
-  const next = local(LOCAL_NEXT_LINE);
   const second = AT.buffer;
-  const toNextRows = (): void => {
-    a.imul(r.rax, AT.aStride, TILE_BLOCK);
-    a.add(r.rax, CORE_ARGUMENTS.aPanels);
-    a.mov(next, r.rax);
-  };
   emitTilePanels(a, frame, {
     strideOfA: aStrideBytes,
-    beforeRows: toNextRows,
     emitBlock: (numRowTiles) => {
       if (numRowTiles === 1) return;
-      emitAskForRows(a, next);
       a.mov(AT.a, CORE_ARGUMENTS.aPanels);
       a.imul(second, AT.aStride, 16);
       a.add(second, AT.a);
-      a.mov(AT.wordsLeft, CORE_ARGUMENTS.words);
-      emitSums(a, tiles, 2, { second: mem(second), step: 64 });
-      a.mov(AT.buffer, local(LOCAL_BUFFER));
-      emitStoreTiles(tiles, 2);
-      emitWriteOut(a, accumulate);
+      emitAllSums(a, frame, 2, { second: mem(second), step: 64 });
+      emitWriteOut(a, frame.accumulate);
     },
   });
-}
-
-/** Asks for one line of each of the 32 rows from `next` on, which moves on by a line. */
-function emitAskForRows(a: X64, next: Memory): void {
-  a.mov(AT.a, next);
-  for (let row = 0; row < TILE_BLOCK; row++) {
-    a.prefetch(mem(AT.a), 1);
-    if (row + 1 < TILE_BLOCK) a.add(AT.a, AT.aStride);
-  }
-  a.add(next, 64);
 }

@@ -12,13 +12,7 @@ import type { CpuFeatures } from "../../device/cpu/features.ts";
 import type { Span, ThreadContext } from "../../device/program.ts";
 import type { BlockMultiplier, Transposition } from "./block-multiplier.ts";
 import { BLOCK_AT as AT, emitBlockProduct } from "./x64-block.ts";
-import {
-  loadCode,
-  type PreparedBlocks,
-  prepareBlocks,
-  SLICE_COLUMNS,
-  zeroBlock,
-} from "./x64-blocks.ts";
+import { evenRows, loadCode, type PreparedBlocks, prepareBlocks, zeroBlock } from "./x64-blocks.ts";
 import { AMX_CORE, BF16_CORE, F32_CORE, WIDENING_CORE, type X64Core } from "./x64-core.ts";
 import type { X64InputDType } from "./x64-pack.ts";
 
@@ -62,8 +56,7 @@ export function createMultiplierOver(
   scratch: Span,
 ): BlockMultiplier {
   const blocks = prepareBlocks(core, transposition, context, scratch);
-  const { slots, memory, depthBlock } = blocks;
-  const { maxRows } = core;
+  const { slots, memory, depthBlock, sliceColumns } = blocks;
   const place = placeSlots(blocks, transposition);
   const multiplyFewRows = transposition === "nt" ? fewRowsOver(core, blocks, context) : null;
   const multiplyRows = transposition === "tn" ? null : wholeRowsOver(core, transposition, context);
@@ -71,23 +64,26 @@ export function createMultiplierOver(
     const at = place({ aOffset, aStride, bOffset, bStride, outOffset, outStride });
     if (multiplyFewRows?.(at, m, n, k, accumulate) === true) return;
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outStride, m, n);
+    const whole = multiplyRows?.count(m, k) ?? 0;
+    // Rows of A that need no packing are one block, however many; B's panels serve the others too.
+    const rowBlock = whole > 0 ? m : evenRows(m, core.maxRows, core.aFormat.width);
     for (let d = 0; d < k; d += depthBlock) {
-      slots[AT.depth] = Math.min(depthBlock, k - d);
+      const depth = Math.min(depthBlock, k - d);
+      const slice = sliceColumns(depth);
+      slots[AT.depth] = depth;
       slots[AT.accumulate] = accumulate || d > 0 ? 1 : 0;
-      for (let i = 0; i < m; i += maxRows) {
-        const rows = Math.min(maxRows, m - i);
-        // Rows of A that need no packing are multiplied first; B's panels serve the others too.
-        const whole = multiplyRows?.count(rows, k) ?? 0;
-        for (let j = 0; j < n; j += SLICE_COLUMNS) {
-          slots[AT.columns] = Math.min(SLICE_COLUMNS, n - j);
+      for (let i = 0; i < m; i += rowBlock) {
+        const rows = Math.min(rowBlock, m - i);
+        for (let j = 0; j < n; j += slice) {
+          slots[AT.columns] = Math.min(slice, n - j);
           slots[AT.packsB] = 1;
           if (whole > 0) {
-            at(i, j, d);
+            at(0, j, d);
             slots[AT.rows] = whole;
             multiplyRows?.run();
             slots[AT.packsB] = 0;
           }
-          if (whole === rows) continue;
+          if (whole === m) continue;
           at(i + whole, j, d);
           slots[AT.rows] = rows - whole;
           slots[AT.packsA] = j === 0 ? 1 : 0;

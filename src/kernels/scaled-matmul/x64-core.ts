@@ -57,7 +57,8 @@ export function scaledCore(a: ProductFormat, b: ProductFormat, dtype: X64InputDT
     aFormat: { ...format, width: TILE_ROWS, source: a },
     bFormat: { ...format, width: TILE_COLUMNS, source: b },
     depthBlockWords: DEPTH_WORDS,
-    maxRows: 1536,
+    maxRows: 768,
+    sliceBytes: 2 ** 19,
     numLocals: LOCALS.length,
     emit: (assembler, frame) => emitScaledCore(assembler, dtype, frame),
   };

@@ -21,6 +21,7 @@ import {
   emitTilePanels,
   emitTileSums,
   LOCAL_BUFFER,
+  LOCAL_WORDS,
   PANEL_ROW_BYTES,
   TILE_AT,
   TILE_BLOCK,
@@ -38,7 +39,6 @@ const LOCALS = [
   "aPieceScales",
   "bPieceScales",
   "pieceWords",
-  "words",
   "wordsLeft",
   "aPanel",
   "adds",
@@ -58,7 +58,8 @@ export function scaledTileCore(
     aFormat: { ...format, source: a, layout: "tiles" },
     bFormat: { ...format, source: b, layout: "words" },
     depthBlockWords: 1024,
-    maxRows: 768,
+    maxRows: 1024,
+    sliceBytes: 2 ** 20,
     numLocals: TILE_CORE_LOCALS + LOCALS.length,
     emit: (assembler, { slotAt, ...frame }) => {
       const tiles = unit === null ? assembler : unit(assembler);
@@ -98,8 +99,8 @@ function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): v
   }
   a.mov(r.rax, frame.accumulate);
   a.mov(at("adds"), r.rax);
-  a.mov(at("words"), CORE_ARGUMENTS.words);
-  a.mov(at("wordsLeft"), CORE_ARGUMENTS.words);
+  a.mov(r.rax, frame.local(LOCAL_WORDS));
+  a.mov(at("wordsLeft"), r.rax);
   a.mov(aPanel, CORE_ARGUMENTS.aPanels);
   const nextPiece = a.label();
   a.bind(nextPiece);
@@ -110,7 +111,6 @@ function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): v
   emitTileSums(a, frame.tiles, numRowTiles);
   a.mov(at("aPanel"), aPanel);
   emitPromotion(a, at);
-  a.mov(CORE_ARGUMENTS.words, at("words"));
   a.mov(aPanel, at("aPanel"));
   a.mov(buffer, frame.local(LOCAL_BUFFER));
   a.mov(r.rax, 1);
@@ -123,11 +123,11 @@ function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): v
 
 /**
  * The piece's sums in the buffer, times their scales, into the output. Clobbers rax, `a`, the
- * buffer's register and that of the words.
+ * buffer's register and `asked`.
  */
 function emitPromotion(a: X64, at: LocalAt): void {
-  const { buffer: from, a: to, tile } = TILE_AT;
-  const { outStrideBytes, words: rowScales } = CORE_ARGUMENTS;
+  const { buffer: from, a: to, tile, asked: rowScales } = TILE_AT;
+  const { outStrideBytes } = CORE_ARGUMENTS;
   const columnScale = [zmm(24), zmm(25)] as const;
   const rowScale = zmm(26);
   a.mov(r.rax, at("bPieceScales"));

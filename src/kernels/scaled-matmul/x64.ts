@@ -13,9 +13,10 @@ import type { Transposition } from "../matmul/block-multiplier.ts";
 import { placeSlots } from "../matmul/x64.ts";
 import { BLOCK_AT as AT } from "../matmul/x64-block.ts";
 import {
+  evenRows,
   type PreparedBlocks,
   prepareBlocks,
-  SLICE_COLUMNS,
+  SLICE_COLUMNS_MAX,
   zeroBlock,
 } from "../matmul/x64-blocks.ts";
 import type { X64Core } from "../matmul/x64-core.ts";
@@ -60,7 +61,7 @@ export function createScaledMultiplierOver(
   context: ThreadContext,
 ): ScaledBlockMultiplier {
   const blocks = prepareBlocks(core, transposition, context, context.scratch);
-  const { slots, memory, depthBlock } = blocks;
+  const { slots, memory, depthBlock, sliceColumns } = blocks;
   const { maxRows, aFormat, bFormat } = core;
   const place = placeSlots(blocks, transposition);
   const perWord = elementsPerWord(aFormat.dtype);
@@ -83,6 +84,7 @@ export function createScaledMultiplierOver(
     const piecesMost = fillsUnits ? Math.min(PIECES_MAX, floorDiv(depthBlock, depthOfPiece)) : 1;
     slots[AT.pieceWords] = roundUp(ceilDiv(depthOfPiece, perWord), aFormat.depthUnit);
     if (k === 0 && !accumulate) zeroBlock(memory.f32, outOffset / 4, outRowStride, m, n);
+    const rowBlock = evenRows(m, maxRows, aFormat.width);
     for (let d = 0; d < k; ) {
       // A deep piece is cut at its own end, not only at the ends of blocks.
       const pieceEnd = (floorDiv(d, pieceDepth) + 1) * pieceDepth;
@@ -94,12 +96,13 @@ export function createScaledMultiplierOver(
       const part = { first: d, depth: depthOfPiece, count: ceilDiv(end - d, depthOfPiece) };
       slots[AT.depth] = end - d;
       slots[AT.accumulate] = accumulate || d > 0 ? 1 : 0;
-      for (let i = 0; i < m; i += maxRows) {
-        const rows = Math.min(maxRows, m - i);
+      const slice = sliceColumns(end - d);
+      for (let i = 0; i < m; i += rowBlock) {
+        const rows = Math.min(rowBlock, m - i);
         slots[AT.rows] = rows;
         scales.a.fill(a, { first: i, count: rows, width: aFormat.width }, part);
-        for (let j = 0; j < n; j += SLICE_COLUMNS) {
-          const columns = Math.min(SLICE_COLUMNS, n - j);
+        for (let j = 0; j < n; j += slice) {
+          const columns = Math.min(slice, n - j);
           slots[AT.columns] = columns;
           slots[AT.packsA] = j === 0 ? 1 : 0;
           scales.b.fill(b, { first: j, count: columns, width: bFormat.width }, part);
@@ -233,6 +236,6 @@ function layOutScales(
   };
   return {
     a: panelsFor("a", core.maxRows, core.aFormat.width),
-    b: panelsFor("b", SLICE_COLUMNS, core.bFormat.width),
+    b: panelsFor("b", SLICE_COLUMNS_MAX, core.bFormat.width),
   };
 }
