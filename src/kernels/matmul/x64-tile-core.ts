@@ -17,7 +17,18 @@
  * Source: SDM volume 1, chapter 18 (AMX); volume 2, TDPBF16PS.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { type Gp, k, type Memory, mem, merging, r, tmm, zmm } from "../../codegen/x64/operands.ts";
+import {
+  type Gp,
+  k,
+  type MaskRegister,
+  type Memory,
+  mem,
+  merging,
+  r,
+  tmm,
+  type Vector,
+  zmm,
+} from "../../codegen/x64/operands.ts";
 import { emitLaneMasks } from "./x64-pack.ts";
 import { CORE_ARGUMENTS, emitEither } from "./x64-vector-core.ts";
 
@@ -29,10 +40,12 @@ export type TileUnit = Pick<
 
 /** Rows and columns of the sums that the tiles hold together. */
 export const TILE_BLOCK = 32;
-export const TILE_BUFFER_BYTES = 4096;
+/** The sums of a block, and room for what a core makes of them. */
+export const TILE_SUMS_BYTES = 4096;
+export const TILE_BUFFER_BYTES: number = 2 * TILE_SUMS_BYTES;
 const TILE_BYTES = 1024;
 /** Words of depth in a tile. */
-const STEP_WORDS = 16;
+export const STEP_WORDS = 16;
 /** Bytes of a row of B's panels and of the buffer. */
 export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
 
@@ -88,19 +101,6 @@ export function emitTileConfiguration(
   tiles.ldtilecfg(configuration);
 }
 
-/** How panels of A are walked through. */
-const PANEL_WALK: TileWalk = { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES };
-
-/**
- * Clears sums of 16 or 32 rows by 32 columns and adds to them over `wordsLeft` words of the panels
- * at `a` and `b`, which it leaves behind them, then stores them to the buffer.
- */
-export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
-  emitClearTiles(a, tiles, numRowTiles);
-  emitSteps(a, tiles, numRowTiles, PANEL_WALK);
-  emitStoreTiles(tiles, numRowTiles);
-}
-
 /**
  * Zero that is added to zero beside each 16 words of depth. Vector arithmetic that rests for about
  * 2600 cycles takes about 1000 to come back, and stores of tiles wait for it: a block of 32×32 sums
@@ -110,23 +110,30 @@ export function emitTileSums(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void 
 const IDLE_SUM = zmm(31);
 
 /** How sums find rows 16 to 31 of A, and the bytes from 16 words of depth to the next. */
-interface TileWalk {
+export interface TileWalk {
   readonly second: Memory;
   readonly step: number;
 }
 
-function emitClearTiles(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
+/** The way through panels of A. */
+export const PANEL_WALK: TileWalk = { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES };
+
+/** Sums of 16 or 32 rows by 32 columns become zero. */
+export function emitClearTiles(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
   for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
   a.v("vpxord", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
 }
 
-/** Adds to the sums; beside each 16 words it asks for so many rows of the output, from `asked` on. */
-function emitSteps(
+/**
+ * Adds to the sums over `wordsLeft` words of the panels at `a` and `b`, which it leaves behind
+ * them; `beside` emits what is done beside each 16 words, which keep none but tile registers busy.
+ */
+export function emitSteps(
   a: X64,
   tiles: TileUnit,
   numRowTiles: 1 | 2,
   { second, step }: TileWalk,
-  rowsAsked = 0,
+  beside?: () => void,
 ): void {
   const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
   a.countdown(AT.wordsLeft, STEP_WORDS, () => {
@@ -141,14 +148,19 @@ function emitSteps(
       tiles.tdpbf16ps(tmm(3), a1, b1);
     }
     a.v("vaddps", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
-    for (let row = 0; row < rowsAsked; row++) {
-      for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
-      a.add(AT.asked, CORE_ARGUMENTS.outStrideBytes);
-    }
+    beside?.();
     a.add(AT.a, step);
     if (second.base !== AT.a) a.add(second.base, step);
     a.add(AT.b, STEP_WORDS * PANEL_ROW_BYTES);
   });
+}
+
+/** Asks for so many rows of a block's output, from `asked` on. */
+export function emitAskForRows(a: X64, count: number): void {
+  for (let row = 0; row < count; row++) {
+    for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
+    a.add(AT.asked, CORE_ARGUMENTS.outStrideBytes);
+  }
 }
 
 /**
@@ -167,7 +179,7 @@ function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWal
     a.mov(wordsLeft, most);
     a.cmp(wordsLeft, words);
     a.cmov("g", wordsLeft, words);
-    emitSteps(a, tiles, numRowTiles, walk, rowsAsked);
+    emitSteps(a, tiles, numRowTiles, walk, () => emitAskForRows(a, rowsAsked));
     a.mov(wordsLeft, words);
     a.sub(wordsLeft, most);
   };
@@ -186,7 +198,7 @@ function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWal
 }
 
 /** The sums' tiles into the buffer. */
-function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
+export function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
   for (let t = 0; t < 2 * numRowTiles; t++) {
     const at = Math.floor(t / 2) * 16 * PANEL_ROW_BYTES + (t % 2) * 64;
     tiles.tilestored(mem(AT.buffer, at, AT.bStride, 1), tmm(t));
@@ -194,7 +206,7 @@ function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
 }
 
 /** rowsLeft = the rows of a block that exist, in rax. */
-export function emitRowsLeft(a: X64): typeof r.rax {
+function emitRowsLeft(a: X64): typeof r.rax {
   const { rows } = CORE_ARGUMENTS;
   a.mov(r.rax, TILE_BLOCK);
   a.cmp(rows, r.rax);
@@ -202,22 +214,33 @@ export function emitRowsLeft(a: X64): typeof r.rax {
   return r.rax;
 }
 
-/** Existing rows and columns of the buffer to the output at `tile`. Masks in k1, k2. */
-function emitWriteOut(a: X64, accumulate: Memory): void {
+/**
+ * Calls `emit` for both halves of each existing row of the buffer, and their places in the output
+ * at `tile`, columns under a mask.
+ */
+export function emitEachRow(
+  a: X64,
+  emit: (half: { vector: Vector; from: Memory; to: Memory; exists: MaskRegister }) => void,
+): void {
   const [from, to] = [AT.buffer, AT.a];
-  const { outStrideBytes } = CORE_ARGUMENTS;
   const rowsLeft = emitRowsLeft(a);
   a.mov(to, AT.tile);
+  a.countdown(rowsLeft, 1, () => {
+    for (let v = 0; v < 2; v++) {
+      emit({ vector: zmm(v), from: mem(from, v * 64), to: mem(to, v * 64), exists: k(1 + v) });
+    }
+    a.add(from, PANEL_ROW_BYTES);
+    a.add(to, CORE_ARGUMENTS.outStrideBytes);
+  });
+}
+
+/** Existing rows and columns of the buffer to the output at `tile`. */
+function emitWriteOut(a: X64, accumulate: Memory): void {
   emitEither(a, accumulate, (adds) =>
-    a.countdown(rowsLeft, 1, () => {
-      for (let v = 0; v < 2; v++) {
-        const mask = merging(k(1 + v));
-        a.v("vmovups", [zmm(v), mem(from, v * 64)]);
-        if (adds) a.v("vaddps", [zmm(v), zmm(v), mem(to, v * 64)], mask);
-        a.v("vmovups", [mem(to, v * 64), zmm(v)], mask);
-      }
-      a.add(from, PANEL_ROW_BYTES);
-      a.add(to, outStrideBytes);
+    emitEachRow(a, ({ vector, from, to, exists }) => {
+      a.v("vmovups", [vector, from]);
+      if (adds) a.v("vaddps", [vector, vector, to], merging(exists));
+      a.v("vmovups", [to, vector], merging(exists));
     }),
   );
 }
