@@ -16,8 +16,11 @@ const SHARE = 0.5;
 const REFRESH_STEPS = 64;
 /** How far what is known moves towards what a step took: a median, which outliers do not move. */
 const MOVE = 1.15;
-/** Even where streams are so fast that any prompt slows them: it has to end sometime. */
-const CHUNK_MIN = 1;
+/**
+ * Even where streams are so fast that any prompt slows them: it has to end sometime. Two, because
+ * what the first token costs at a long context is reading latents, which a second one shares.
+ */
+const CHUNK_MIN = 2;
 
 export class PrefillPace {
   /** Milliseconds of a step without prompts, by the number of streams in it. */

@@ -19,7 +19,7 @@
  * Source: DeepSeek-V2 report §2.1.2 (absorption); blocks as in FlashMLA.
  */
 import { assert } from "../../base/errors.ts";
-import { ceilDiv } from "../../base/integers.ts";
+import { ceilDiv, roundUp } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -32,6 +32,8 @@ import { slotIndex } from "../kernel.ts";
 export const LATENT_BLOCK_TOKENS = 64;
 /** Query rows of one tile: what a body has scratch for. */
 export const TILE_ROWS_MAX = 64;
+/** Query rows that bodies compute at the price of one. */
+const VECTOR_ROWS = 16;
 
 export const LATENT_ATTENTION_SLOTS = [
   "numHeads",
@@ -71,15 +73,20 @@ export interface LatentTokens {
 /**
  * The tiles of a launch, row after row of `tiles`: runs of query rows of one sequence, enough of
  * them for all threads. A row r of a tile has floor(r / numHeads) + keysMinusToken keys.
+ *
+ * Each sequence's rows are divided among the threads, in vectors of rows: one with a long context
+ * may cost more than all others together. Fewer rows than that are divided all the same.
  */
 export function planLatentTiles(
   sequences: readonly LatentTokens[],
   { numHeads, numThreads }: { readonly numHeads: number; readonly numThreads: number },
 ): number[] {
   const totalRows = numHeads * sequences.reduce((sum, { count }) => sum + count, 0);
-  const tileRows = Math.min(TILE_ROWS_MAX, Math.max(1, ceilDiv(totalRows, numThreads)));
+  const fewRows = Math.min(VECTOR_ROWS, Math.max(1, ceilDiv(totalRows, numThreads)));
   return sequences.flatMap(({ firstToken, count, position }, sequence) => {
     const tiles: number[] = [];
+    const fairRows = roundUp(ceilDiv(count * numHeads, numThreads), fewRows);
+    const tileRows = Math.min(TILE_ROWS_MAX, fairRows);
     const end = (firstToken + count) * numHeads;
     for (let row = firstToken * numHeads; row < end; row += tileRows) {
       tiles.push(row, Math.min(tileRows, end - row), sequence, position - firstToken + 1);
