@@ -21,7 +21,17 @@ import { floorDiv } from "../../base/integers.ts";
 import { EXP2 } from "../../codegen/vector/math.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
-import { type Gp, k, type Memory, mem, merging, r, tmm, zmm } from "../../codegen/x64/operands.ts";
+import {
+  type Gp,
+  k,
+  type Memory,
+  mem,
+  merging,
+  r,
+  type Tile,
+  tmm,
+  zmm,
+} from "../../codegen/x64/operands.ts";
 import { emitClear, emitTranspose16 } from "../matmul/x64-pack.ts";
 import { emitTileConfiguration, type TileUnit } from "../matmul/x64-tile-core.ts";
 import {
@@ -50,6 +60,17 @@ const LOCALS = ["table", "keysLeft", "start", "groupsLeft"] as const;
 /** Tiles of keys, or of columns, that are summed side by side. */
 const SIDE_BY_SIDE = 4;
 const GREATER = 6;
+
+/**
+ * What is loaded beside the four sums, in turns: a load need not wait for the product that reads
+ * what it replaces.
+ */
+const QUERY_TILES: readonly [Tile, Tile] = [tmm(4), tmm(7)];
+const OTHER_TILES: readonly [Tile, Tile] = [tmm(5), tmm(6)];
+
+function inTurn(pair: readonly [Tile, Tile], step: number): Tile {
+  return step % 2 === 0 ? pair[0] : pair[1];
+}
 
 /** The code for a layout, with the tile instructions of `unit` (null: the processor's). */
 export function emitTiledAttention(
@@ -200,12 +221,13 @@ function emitScores({ a, at, tiles }: TiledCode): void {
     a.imul(r.rax, KEPT.latentsStride, tile * LANES);
     a.lea(rows[tile]!, mem(KEPT.latents, 0, r.rax, 1));
   }
-  const [query, first, second] = [tmm(4), tmm(5), tmm(6)];
   for (let tile = 0; tile < rows.length; tile++) tiles.tilezero(tmm(tile));
+  let step = 0;
   const addProducts = (queryTile: number, keysAt: (tile: number) => Memory): void => {
+    const query = inTurn(QUERY_TILES, step++);
     tiles.tileloadd(query, tileAt(inGroup(queryTile)));
     for (let tile = 0; tile < rows.length; tile++) {
-      const loaded = tile % 2 === 0 ? first : second;
+      const loaded = inTurn(OTHER_TILES, tile);
       tiles.tileloadd(loaded, keysAt(tile));
       tiles.tdpbf16ps(tmm(tile), loaded, query);
     }
@@ -234,18 +256,18 @@ function emitScores({ a, at, tiles }: TiledCode): void {
 /** The block's part of the output: weights times values, with columns as rows. */
 function emitMix({ at, tiles }: TiledCode): void {
   const columnTiles = floorDiv(at.latent, LANES);
-  const [weights, first, second] = [tmm(4), tmm(5), tmm(6)];
   for (let from = 0; from < columnTiles; from += SIDE_BY_SIDE) {
     const count = Math.min(SIDE_BY_SIDE, columnTiles - from);
     for (let tile = 0; tile < count; tile++) tiles.tilezero(tmm(tile));
     for (let half = 0; half < BLOCK_KEYS / DEPTH; half++) {
       for (let part = 0; part < PARTS; part++) {
+        const weights = inTurn(QUERY_TILES, part);
         tiles.tileloadd(
           weights,
           tileAt(inScratch(at.weights + (half * PARTS + part) * TILE_BYTES)),
         );
         for (let tile = 0; tile < count; tile++) {
-          const loaded = tile % 2 === 0 ? first : second;
+          const loaded = inTurn(OTHER_TILES, tile);
           const place = at.values + (half * columnTiles + from + tile) * TILE_BYTES;
           tiles.tileloadd(loaded, tileAt(inScratch(place)));
           tiles.tdpbf16ps(tmm(tile), loaded, weights);
