@@ -11,7 +11,7 @@
  * TopK is that of the plain scores, as the report prints it: no bias, no groups. L is 1 if all is
  * even. Source: DeepSeek-V3 report §2.1.2 (α multiplies L; see StepOptions.balanceWeight).
  */
-import { type RoutingRule, route } from "../kernels/route/contract.ts";
+import type { RoutingRule } from "../kernels/route/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
@@ -26,19 +26,19 @@ export interface BalanceLoss {
 
 export interface SequenceBalanceCall {
   readonly rule: RoutingRule;
-  readonly logits: Tensor<FloatType>;
   readonly scores: Tensor<FloatType>;
+  /** The choice that the scores alone would make. */
+  readonly plainChoice: Tensor<"i32">;
   /** Where the gradient goes, [numSequences, E]. */
   readonly gradient: Tensor<FloatType>;
 }
 
 /** The loss of the scores of one layer, and its gradient. */
 export function sequenceBalance(pass: Pass, call: SequenceBalanceCall): BalanceLoss {
-  const { rule, scores, gradient } = call;
+  const { rule, scores, plainChoice, gradient } = call;
   const { numSequences, seqLength } = pass;
   const numExperts = rule.numExperts;
-  using _mark = pass.scratch.mark();
-  const choice = view(plainChoice(pass, call));
+  const choice = view(plainChoice);
   const values = view(scores);
   const rows = view(gradient);
   let loss = 0;
@@ -56,22 +56,6 @@ export function sequenceBalance(pass: Pass, call: SequenceBalanceCall): BalanceL
     }
   }
   return { loss: loss / numSequences, gradient };
-}
-
-/** The choice that the scores alone would make. */
-function plainChoice(pass: Pass, { rule, logits }: SequenceBalanceCall): Tensor<"i32"> {
-  const { scratch, floatType } = pass;
-  const choice = scratch.allocate("i32", [logits.rows, rule.numChosen]);
-  using _mark = scratch.mark();
-  route(pass.device, {
-    rule: { ...rule, numGroups: 1, numChosenGroups: 1 },
-    logits,
-    bias: scratch.allocateZeros(floatType, [1, rule.numExperts]),
-    scores: scratch.allocate(floatType, [logits.rows, rule.numExperts]),
-    choice,
-    weight: scratch.allocate(floatType, [logits.rows, rule.numChosen]),
-  });
-  return choice;
 }
 
 /** Mean over the tokens of each expert's share of the token's scores. */

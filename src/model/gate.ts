@@ -75,9 +75,13 @@ export class Gate {
     using _mark = scratch.mark();
     const logits = scratch.allocate(floatType, [x.rows, rule.numExperts]);
     this.linear.forward(pass, x, logits, "overwrite");
-    route(device, { rule, logits, bias, scores, choice, weight });
+    const plainChoice =
+      gradient === null ? undefined : scratch.allocate("i32", [x.rows, rule.numChosen]);
+    route(device, { rule, logits, bias, scores, choice, weight, plainChoice });
     const balance =
-      gradient === null ? null : sequenceBalance(pass, { rule, logits, scores, gradient });
+      gradient === null || plainChoice === undefined
+        ? null
+        : sequenceBalance(pass, { rule, scores, plainChoice, gradient });
     return { scores, choice, weight, balance };
   }
 

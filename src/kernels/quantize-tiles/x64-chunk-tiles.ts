@@ -77,7 +77,8 @@ const AT = {
 const LOCALS = [
   ...(["blockX", "blockXScales", "blockOut", "blockScales"] as const),
   ...(["bandX", "bandXScales", "bandOut", "bandScales"] as const),
-  ...(["bandsLeft", "blockBands", "toGo", "columnsLeft", "rowScales"] as const),
+  ...(["bandsLeft", "blockBands", "toGo", "columnsLeft"] as const),
+  ...(["rowScales", "tileXScales", "xTileLeft"] as const),
 ] as const;
 type Locals = (name: (typeof LOCALS)[number]) => Memory;
 
@@ -96,6 +97,11 @@ const [isOdd, isHard] = [k(6), k(7)];
 
 function isScaled(dtype: ChunkDType): boolean {
   return dtype === "e4m3" || dtype === "e5m2";
+}
+
+/** Whether rows have scales of their own: where codes are only read, their tile has one. */
+function hasRowScales({ source, target }: ChunkFunction): boolean {
+  return isScaled(source) && isScaled(target);
 }
 
 function addSlot(a: X64, destination: Gp | Memory, name: TileSlot): void {
@@ -158,6 +164,11 @@ function emitBands(a: X64, of: ChunkFunction, local: Locals, emitTile: () => voi
   a.mov(AT.scales, local("bandScales"));
   loadSlot(a, r.rax, TILES_AT.columns);
   a.mov(local("columnsLeft"), r.rax);
+  if (hasRowScales(of)) {
+    move(a, local("tileXScales"), local("bandXScales"));
+    loadSlot(a, r.rax, TILES_AT.xTileColumns);
+    a.mov(local("xTileLeft"), r.rax);
+  }
   a.bind(nextTile);
   if (direction === "across") a.mov(AT.width, CHUNK);
   else loadSlot(a, AT.width, TILES_AT.tileColumns);
@@ -173,6 +184,7 @@ function emitBands(a: X64, of: ChunkFunction, local: Locals, emitTile: () => voi
   }
   if (direction === "across") a.lea(AT.scales, mem(AT.scales, 0, AT.width, 4));
   else a.add(AT.scales, 4);
+  if (hasRowScales(of)) emitNextScales(a, local);
   a.sub(local("columnsLeft"), AT.width);
   a.j("g", nextTile);
   for (const [name, stride] of POINTERS) {
@@ -186,26 +198,35 @@ function emitBands(a: X64, of: ChunkFunction, local: Locals, emitTile: () => voi
   a.j("g", nextBand);
 }
 
+/** The scales of the source's next tile, if one begins behind these columns. */
+function emitNextScales(a: X64, local: Locals): void {
+  const within = a.label();
+  a.sub(local("xTileLeft"), AT.width);
+  a.j("g", within);
+  a.add(local("tileXScales"), 4);
+  addSlot(a, local("xTileLeft"), "xTileColumns");
+  a.bind(within);
+}
+
 /** The chunks of a tile, row by row; `emit` finds their values read. */
 function emitEachChunk(
   a: X64,
-  { source, target }: ChunkFunction,
+  of: ChunkFunction,
   local: Locals,
   emit: (isTail: boolean) => void,
 ): void {
+  const { source, target } = of;
   const emitChunk = (isTail: boolean): void => {
     emitReadChunk(a, { source, at: AT.atX, isTail, constants: AT.constants });
     if (isScaled(source)) for (const value of VALUES) a.v("vmulps", [value, value, rowScale]);
     emit(isTail);
   };
-  // Where codes are only read, their tile has one scale, which is there.
-  const hasRowScales = isScaled(source) && isScaled(target);
   a.mov(AT.rowX, AT.x);
   a.mov(AT.rowOut, AT.out);
-  if (hasRowScales) move(a, local("rowScales"), local("bandXScales"));
+  if (hasRowScales(of)) move(a, local("rowScales"), local("tileXScales"));
   loadSlot(a, AT.rowsLeft, TILES_AT.bandRows);
   a.countdown(AT.rowsLeft, 1, () => {
-    if (hasRowScales) {
+    if (hasRowScales(of)) {
       a.mov(r.rax, local("rowScales"));
       a.v("vbroadcastss", [rowScale, mem(r.rax)]);
       addSlot(a, local("rowScales"), "xScaleRowBytes");

@@ -58,6 +58,8 @@ const SLOTS = [
   /** The others are of functions of chunks (x64-chunk-tiles.ts). */
   "chunkConstants",
   "bandsPerBlock",
+  /** Columns of the source's tiles, whole chunks. */
+  "xTileColumns",
   /** Written: not 0 if something was not ordinary. */
   "refused",
 ] as const;

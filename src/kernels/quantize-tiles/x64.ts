@@ -19,7 +19,7 @@ import {
 } from "./reference.ts";
 import { readRule, readSource } from "./slots.ts";
 import { emitDequantiseChunks, emitQuantiseChunks } from "./x64-chunk-tiles.ts";
-import { CHUNK_CONSTANTS_BYTES, type ChunkFormat, chunkConstants } from "./x64-chunks.ts";
+import { CHUNK, CHUNK_CONSTANTS_BYTES, type ChunkFormat, chunkConstants } from "./x64-chunks.ts";
 import { CONSTANTS_BYTES, codeConstants, type StoredDType, storedBytes } from "./x64-codes.ts";
 import { TILES_AT as AT, emitDequantise, emitQuantise, type TileDirection } from "./x64-tiles.ts";
 
@@ -41,7 +41,8 @@ export const X64_QUANTIZE_TILES: KernelImplementation = {
       });
       eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         const x = openOffset(patch, open, from);
-        run(patch, { x, out: codesOffset(patch, grid, to), scales: scalesOffset(patch, grid) });
+        const out = codesOffset(patch, grid, to);
+        runPatch(run, patch, { x, out, scales: scalesOffset(patch, grid) });
       });
     };
   },
@@ -61,7 +62,8 @@ export const X64_DEQUANTIZE_TILES: KernelImplementation = {
       const run = runner(grid, { xRowBytes: grid.codesRowStride, outRowBytes: open.rowBytes });
       eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
         const out = openOffset(patch, open, to);
-        run(patch, { x: codesOffset(patch, grid, from), out, scales: scalesOffset(patch, grid) });
+        const x = codesOffset(patch, grid, from);
+        runPatch(run, patch, { x, out, scales: scalesOffset(patch, grid) });
       });
     };
   },
@@ -80,22 +82,24 @@ export const X64_RETILE: KernelImplementation = {
       if (!takesSource(from, source, grid)) return otherwise(slots, firstTask, endTask);
       // Tiles as high as the matrix have one row of scales.
       const rowStride = source.tileRows === 1 ? source.scaleRowStride : 0;
+      const holdsChunks = source.tileColumns % CHUNK === 0 || source.tileColumns >= source.columns;
       const run = runner(grid, {
         ...ruleArguments(slots),
+        xTileColumns: source.tileColumns,
         xRowBytes: source.codesRowStride,
         xScaleRowBytes: 4 * rowStride,
         outRowBytes: grid.codesRowStride,
       });
       eachPatch(context.memory, grid, { firstTask, endTask, joinsRows: true }, (patch) => {
-        eachPart(patch, source.tileColumns, (part) => {
-          const tile = floorDiv(part.firstColumn, source.tileColumns);
-          run(part, {
-            x: codesOffset(part, source, from),
-            xScales: source.scalesOffset + 4 * (part.firstRow * rowStride + tile),
-            out: codesOffset(part, grid, to),
-            scales: scalesOffset(part, grid),
-          });
+        const placesOf = (part: Patch): PatchPlaces => ({
+          x: codesOffset(part, source, from),
+          xScales: xScalesOffset(part, source, rowStride),
+          out: codesOffset(part, grid, to),
+          scales: scalesOffset(part, grid),
         });
+        const beginsWhole = patch.firstColumn % source.tileColumns === 0;
+        if (holdsChunks && beginsWhole && run.tryOrdinary(patch, placesOf(patch))) return;
+        eachPart(patch, source.tileColumns, (part) => run.runAll(part, placesOf(part)));
       });
     };
   },
@@ -113,6 +117,7 @@ interface SharedArguments {
   readonly outRowBytes: number;
   /** Of a scaled source: from one row's scale to the next. */
   readonly xScaleRowBytes?: number;
+  readonly xTileColumns?: number;
   /** The scale rule; of no meaning where codes are only read. */
   readonly amaxMinBits?: number;
   readonly powerOfTwo?: number;
@@ -126,11 +131,20 @@ interface PatchPlaces {
   readonly xScales?: number;
 }
 
-/** Prepares a launch; what it returns runs a patch. */
-type TileRunner = (
-  grid: BandSlots,
-  shared: SharedArguments,
-) => (patch: Patch, places: PatchPlaces) => void;
+/** Runs patches of a launch. */
+interface PatchRunner {
+  /** False if something in the patch was not ordinary: what was written is to be written again. */
+  tryOrdinary(patch: Patch, places: PatchPlaces): boolean;
+  /** The same of any patch within one column of the source's tiles. */
+  runAll(patch: Patch, places: PatchPlaces): void;
+}
+
+/** Prepares a launch. */
+type TileRunner = (grid: BandSlots, shared: SharedArguments) => PatchRunner;
+
+function runPatch(runner: PatchRunner, patch: Patch, places: PatchPlaces): void {
+  if (!runner.tryOrdinary(patch, places)) runner.runAll(patch, places);
+}
 
 /** Where the constants of chunks stand, behind those of the other functions. */
 const CHUNK_CONSTANTS_AT = roundUp(CONSTANTS_BYTES, 64);
@@ -177,9 +191,7 @@ function createTileRunner(
   };
   const { byteOffset, byteLength } = argumentBlock;
   const args = new Float64Array(memory.wasm.buffer, byteOffset, byteLength / 8);
-  const constants = new Uint8Array(CHUNK_CONSTANTS_AT + CHUNK_CONSTANTS_BYTES);
-  constants.set(codeConstants(source));
-  if (source !== "e5m6") constants.set(chunkConstants(source), CHUNK_CONSTANTS_AT);
+  const constants = constantsOf(source);
   assert(scratch.byteLength >= constants.byteLength, "tiles need scratch for their constants");
   const base = memory.baseAddress;
   return (grid, shared) => {
@@ -196,9 +208,10 @@ function createTileRunner(
     args[AT.xScaleRowBytes] = shared.xScaleRowBytes ?? 0;
     args[AT.amaxMinBits] = shared.amaxMinBits ?? 0;
     args[AT.powerOfTwo] = shared.powerOfTwo ?? 0;
-    return ({ firstRow, endRow, firstColumn, endColumn }, { x, out, scales, xScales }) => {
-      const rows = endRow - firstRow;
-      const columns = endColumn - firstColumn;
+    args[AT.xTileColumns] = shared.xTileColumns ?? 0;
+    const setPatch = (patch: Patch, { x, out, scales, xScales = -base }: PatchPlaces): void => {
+      const rows = patch.endRow - patch.firstRow;
+      const columns = patch.endColumn - patch.firstColumn;
       args[AT.bands] = isJoined ? rows : 1;
       args[AT.bandRows] = isJoined ? 1 : rows;
       args[AT.bandsPerBlock] = isJoined ? ceilDiv(BLOCK_ELEMENTS, columns) : 1;
@@ -206,13 +219,30 @@ function createTileRunner(
       args[AT.x] = base + x;
       args[AT.out] = base + out;
       args[AT.scales] = base + scales;
-      args[AT.xScales] = xScales === undefined ? 0 : base + xScales;
-      args[AT.refused] = 0;
-      ordinary?.call(base + byteOffset, 0, 0, base);
-      const isDone = ordinary !== null && args[AT.refused] === 0;
-      if (!isDone) all.call(base + byteOffset, 0, 0, base);
+      args[AT.xScales] = base + xScales;
+    };
+    return {
+      tryOrdinary(patch, places): boolean {
+        if (ordinary === null) return false;
+        setPatch(patch, places);
+        args[AT.refused] = 0;
+        ordinary.call(base + byteOffset, 0, 0, base);
+        return args[AT.refused] === 0;
+      },
+      runAll(patch, places): void {
+        setPatch(patch, places);
+        all.call(base + byteOffset, 0, 0, base);
+      },
     };
   };
+}
+
+/** Those of both kinds of functions. */
+function constantsOf(source: StoredDType): Uint8Array {
+  const bytes = new Uint8Array(CHUNK_CONSTANTS_AT + CHUNK_CONSTANTS_BYTES);
+  bytes.set(codeConstants(source));
+  if (source !== "e5m6") bytes.set(chunkConstants(source), CHUNK_CONSTANTS_AT);
+  return bytes;
 }
 
 /** A function that takes everything, and one that may refuse. */
@@ -284,6 +314,11 @@ function codesOffset(
 function scalesOffset({ band, firstColumn }: Patch, grid: BandSlots): number {
   const tile = floorDiv(firstColumn, grid.tileColumns);
   return grid.scalesOffset + 4 * (band * grid.scaleRowStride + tile);
+}
+
+function xScalesOffset({ firstRow, firstColumn }: Patch, source: BandSlots, rowStride: number) {
+  const tile = floorDiv(firstColumn, source.tileColumns);
+  return source.scalesOffset + 4 * (firstRow * rowStride + tile);
 }
 
 function openOffset(

@@ -9,6 +9,7 @@
  *
  *   T tokens, E routed experts, K experts a token, G groups of E/G neighbouring experts
  *   bias_E    for the choice only: it never enters a weight and has no gradient
+ *   plainChoice_TK   top-K of scores, for the balance loss
  *   A group's score is the sum of its two largest biased scores ("top2") or its largest ("max").
  *
  * Equal scores go to the lower index. A token with a NaN logit still gets K distinct experts (NaN
@@ -41,6 +42,8 @@ export const ROUTE_SLOTS = [
   "scores",
   "choice",
   "weight",
+  /** 0: nobody asks for it. */
+  "plainChoice",
 ] as const;
 export const ROUTE_AT: Record<(typeof ROUTE_SLOTS)[number], number> = slotIndex(ROUTE_SLOTS);
 
@@ -83,6 +86,8 @@ export interface RouteCall {
   readonly scores: Tensor<FloatType>;
   readonly choice: Tensor<"i32">;
   readonly weight: Tensor<FloatType>;
+  /** The choice that the scores alone would make: without bias, without groups. */
+  readonly plainChoice?: Tensor<"i32"> | undefined;
 }
 
 export interface RouteBackwardCall {
@@ -117,16 +122,19 @@ function assertRule(rule: RoutingRule): void {
 
 /** Choose experts. Writes the scores (kept for backward), the choice and the routing weights. */
 export function route(device: Device, call: RouteCall): void {
-  const { rule, logits, bias, scores, choice, weight } = call;
+  const { rule, logits, bias, scores, choice, weight, plainChoice } = call;
   assertRule(rule);
   const tokens = logits.rows;
   const dtypes = [logits.dtype];
   assertMatrix(device, "route logits", logits, dtypes, tokens, rule.numExperts);
   assertMatrix(device, "route bias", bias, dtypes, 1, rule.numExperts);
   assertMatrix(device, "route scores", scores, dtypes, tokens, rule.numExperts);
-  assertMatrix(device, "route choice", choice, ["i32"], tokens, rule.numChosen);
   assertMatrix(device, "route weight", weight, dtypes, tokens, rule.numChosen);
-  for (const tensor of [logits, scores, choice, weight]) {
+  const choices = plainChoice === undefined ? [choice] : [choice, plainChoice];
+  for (const tensor of choices) {
+    assertMatrix(device, "route choice", tensor, ["i32"], tokens, rule.numChosen);
+  }
+  for (const tensor of [logits, scores, weight, ...choices]) {
     assert(isContiguous(tensor), "route: operands are contiguous");
   }
   device.launch(
@@ -146,6 +154,7 @@ export function route(device: Device, call: RouteCall): void {
       scores.byteOffset,
       choice.byteOffset,
       weight.byteOffset,
+      plainChoice?.byteOffset ?? 0,
     ],
     ceilDiv(tokens, ROUTE_TOKENS_PER_TASK),
   );

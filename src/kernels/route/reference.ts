@@ -23,19 +23,36 @@ export function createReferenceRoute(variant: string, context: ThreadContext): K
     const scores = slot(slots, AT.scores) / bytes;
     const choice = slot(slots, AT.choice) / 4;
     const weight = slot(slots, AT.weight) / bytes;
+    const bias = slot(slots, AT.bias) / bytes;
+    const plainChoice = slot(slots, AT.plainChoice) / 4;
+    const score = slot(slots, AT.softmax) === 1 ? softmaxScores : sigmoidScores;
     const biased = new Float64Array(experts);
     const end = Math.min(endTask * ROUTE_TOKENS_PER_TASK, slot(slots, AT.tokens));
     for (let token = firstTask * ROUTE_TOKENS_PER_TASK; token < end; token++) {
       const scoreAt = scores + token * experts;
-      const score = slot(slots, AT.softmax) === 1 ? softmaxScores : sigmoidScores;
       score(floats, logits + token * experts, scoreAt, experts);
-      addBias(floats, scoreAt, slot(slots, AT.bias) / bytes, biased);
+      for (let expert = 0; expert < experts; expert++) {
+        biased[expert] = comparable(floats[scoreAt + expert]! + floats[bias + expert]!);
+      }
       maskGroups(biased, slots);
       const choiceAt = choice + token * chosen;
       chooseTop(biased, choices, choiceAt, chosen);
       writeWeights(floats, scoreAt, choices, choiceAt, weight + token * chosen, slots);
+      if (plainChoice === 0) continue;
+      for (let expert = 0; expert < experts; expert++) {
+        biased[expert] = comparable(floats[scoreAt + expert]!);
+      }
+      chooseTop(biased, choices, plainChoice + token * chosen, chosen);
     }
   };
+}
+
+/**
+ * −MAX for NaN, not −∞: a NaN score must still beat a masked group, so that K experts can always be
+ * chosen.
+ */
+function comparable(score: number): number {
+  return Number.isNaN(score) ? -Number.MAX_VALUE : score;
 }
 
 function sigmoidScores(floats: Floats, from: number, to: number, experts: number): void {
@@ -54,15 +71,6 @@ function softmaxScores(floats: Floats, from: number, to: number, experts: number
     total += exponential;
   }
   for (let expert = 0; expert < experts; expert++) floats[to + expert]! /= total;
-}
-
-function addBias(floats: Floats, scores: number, bias: number, biased: Float64Array): void {
-  for (let expert = 0; expert < biased.length; expert++) {
-    const sum = floats[scores + expert]! + floats[bias + expert]!;
-    // −MAX, not −∞: a NaN score must still beat a masked group, so that K experts can always be
-    // chosen.
-    biased[expert] = Number.isNaN(sum) ? -Number.MAX_VALUE : sum;
-  }
 }
 
 /** Set the experts of all but the best groups to −∞. */

@@ -55,6 +55,7 @@ after(() => device[Symbol.asyncDispose]());
 interface Routed {
   readonly choice: number[][];
   readonly weight: number[][];
+  readonly plainChoice: number[][];
   readonly scores: Tensor<"f64">;
   readonly choiceTensor: Tensor<"i32">;
 }
@@ -66,9 +67,11 @@ function runRoute(rule: RoutingRule, logits: readonly number[], bias: readonly n
   const scores = arena.allocate("f64", [tokens, rule.numExperts]);
   const choice = arena.allocate("i32", [tokens, rule.numChosen]);
   const weight = arena.allocate("f64", [tokens, rule.numChosen]);
+  const plainChoice = arena.allocate("i32", [tokens, rule.numChosen]);
   fillFrom(logitsTensor, logits);
   fillFrom(biasTensor, bias);
-  route(device, { rule, logits: logitsTensor, bias: biasTensor, scores, choice, weight });
+  const outputs = { scores, choice, weight, plainChoice };
+  route(device, { rule, logits: logitsTensor, bias: biasTensor, ...outputs });
   const rowsOf = (values: ArrayLike<number>): number[][] =>
     Array.from({ length: tokens }, (_, token) =>
       Array.from(values).slice(token * rule.numChosen, (token + 1) * rule.numChosen),
@@ -76,6 +79,7 @@ function runRoute(rule: RoutingRule, logits: readonly number[], bias: readonly n
   return {
     choice: rowsOf(view(choice)),
     weight: rowsOf(view(weight)),
+    plainChoice: rowsOf(view(plainChoice)),
     scores,
     choiceTensor: choice,
   };
@@ -114,10 +118,14 @@ for (const [name, rule] of Object.entries(RULES)) {
     const random = new Random(SEED, name);
     const logits = Array.from({ length: TOKENS * rule.numExperts }, () => 2 * random.normal());
     const bias = Array.from({ length: rule.numExperts }, () => 0.3 * random.normal());
-    const { choice, weight } = runRoute(rule, logits, bias);
+    const { choice, weight, plainChoice } = runRoute(rule, logits, bias);
+    const plainRule = { ...rule, numGroups: 1, numChosenGroups: 1 };
+    const noBias = bias.map(() => 0);
     for (let token = 0; token < TOKENS; token++) {
       const row = logits.slice(token * rule.numExperts, (token + 1) * rule.numExperts);
       const wanted = routeBySorting(rule, row, bias);
+      const { chosen } = routeBySorting(plainRule, row, noBias);
+      assert.deepEqual(plainChoice[token], chosen, `token ${token} by scores alone, seed ${SEED}`);
       assert.deepEqual(choice[token], wanted.chosen, `token ${token}, seed ${SEED}`);
       wanted.weights.forEach((value, rank) => {
         assert.ok(Math.abs(weight[token]![rank]! - value) < 1e-12);
