@@ -84,7 +84,7 @@ function loop({ reads, writes }: Traffic, isAhead: boolean): RowProgram {
           v.storeBits(tensors.indexOf(tensor), keeping(v, loaded, own));
         }
       };
-      v.columns(move, isAhead ? { ahead: { rows: tensors.map((_, at) => at), level: 2 } } : {});
+      v.columns(move, isAhead ? { ahead: tensors.map((_, at) => at) } : {});
     },
   });
 }

@@ -262,11 +262,11 @@ class X64Lowering {
     }
     const parts = loop.reductions.map((reduction) => this.#startReduction(reduction));
     const unroll = loop.reductions.length > 0 ? PARTS : PLAIN_UNROLL;
-    const nextRows = this.#nextRows(loop.ahead?.rows ?? []);
+    const nextRows = this.#nextRows(loop.ahead);
     this.#rounds(unroll, () => {
       for (let copy = 0; copy < unroll; copy++) {
         this.#copy(loop, position, parts, { tail: false, copy });
-        for (const [operand, pointer] of nextRows) this.#prefetch(loop, operand, pointer, copy);
+        for (const [operand, pointer] of nextRows) this.#prefetch(operand, pointer, copy);
       }
     });
     this.#masked(() => this.#copy(loop, position, parts, { tail: true, copy: 0 }));
@@ -305,11 +305,11 @@ class X64Lowering {
   }
 
   /** Asks for the line at the columns of vector `copy`; beyond the last row that is harmless. */
-  #prefetch({ ahead }: ColumnLoop, operand: OperandIndex, pointer: Gp, copy: number): void {
+  #prefetch(operand: OperandIndex, pointer: Gp, copy: number): void {
     const { elementBytes } = this.#program.operands[operand]!;
     const offset = copy * LANES * elementBytes;
     if (offset % LINE_BYTES !== 0) return;
-    this.#a.prefetch(mem(pointer, offset, COLUMN, elementBytes), ahead?.level === 1 ? 0 : 1);
+    this.#a.prefetch(mem(pointer, offset, COLUMN, elementBytes));
   }
 
   /** One vector a round, under a mask of the columns that are left; fewer than 64 are. */

@@ -72,17 +72,6 @@ export type Reduction =
     };
 
 /**
- * Row operands whose next row a loop asks memory for, column by column, where the target can. It
- * pays where the loop computes for longer than it loads and the processor does not follow the rows
- * by itself, because they stand apart or are read by an earlier loop. `level` is the cache to bring
- * them to: 1 if the loop itself waits for no other memory, else 2.
- */
-export interface Ahead {
-  readonly rows: readonly OperandIndex[];
-  readonly level: 1 | 2;
-}
-
-/**
  * Columns [start, end) of a loop; each end is 0, the column count, or an i32 per-row operand
  * clamped between.
  */
@@ -94,7 +83,12 @@ export interface ColumnLoop {
   readonly end: OperandIndex | null;
   /** The result of a `locate`: no column runs in rows where it is 0. */
   readonly where: Value | null;
-  readonly ahead: Ahead | null;
+  /**
+   * Row operands, read or written, whose next row the loop asks memory for, column by column, where
+   * the target can. It pays where the processor does not follow the rows by itself, because they
+   * stand apart, are read by an earlier loop, or end in other pages than they begin in.
+   */
+  readonly ahead: readonly OperandIndex[];
 }
 
 export type Instruction =

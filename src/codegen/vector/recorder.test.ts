@@ -40,7 +40,7 @@ test("a recorded program is plain data that survives a copy", () => {
       start: null,
       end: null,
       where: null,
-      ahead: null,
+      ahead: [],
     },
     { op: "loadPerRow", operand: 1, element: 0 },
     { op: "mul", a: 0, b: 4 },
@@ -57,7 +57,7 @@ test("a recorded program is plain data that survives a copy", () => {
       start: null,
       end: null,
       where: null,
-      ahead: null,
+      ahead: [],
     },
   ]);
   assert.deepEqual(program.uniforms, [0, 9]);

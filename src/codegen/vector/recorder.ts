@@ -10,7 +10,6 @@
  */
 import { assert } from "../../base/errors.ts";
 import type {
-  Ahead,
   BinaryOp,
   Comparison,
   ElementBytes,
@@ -67,8 +66,8 @@ export interface LoopLimits {
   readonly end?: OperandIndex;
   /** A gathered operand: no column runs in rows where it is absent. */
   readonly where?: OperandIndex;
-  /** What to fetch meanwhile. */
-  readonly ahead?: Ahead;
+  /** Row operands whose next row to fetch meanwhile. */
+  readonly ahead?: readonly OperandIndex[];
 }
 
 const ELEMENT_BYTES: Record<OperandDType, ElementBytes> = { f32: 4, bf16: 2, i32: 4, u8: 1 };
@@ -393,7 +392,7 @@ export class Recorder {
     limits: LoopLimits = {},
   ): { readonly [Name in keyof Reductions]: Value } {
     assert(this.#loop === null, `${this.#name}: column loops do not nest`);
-    const { start = null, end = null, where, ahead = null } = limits;
+    const { start = null, end = null, where, ahead = [] } = limits;
     const presence = where === undefined ? null : this.#presenceOf(where);
     const loop = { body: [] as Value[], where: where ?? null };
     this.#loop = loop;
@@ -410,7 +409,7 @@ export class Recorder {
       return { ...reduction, value };
     });
     assert(
-      ahead === null || ahead.rows.every((operand) => this.#operand(operand).kind === "row"),
+      ahead.every((operand) => this.#operand(operand).kind === "row"),
       `${this.#name}: only row operands have a next row`,
     );
     const range = { start, end, where: presence, ahead };

@@ -28,7 +28,7 @@ export function crossEntropyProgram(variant: string): RowProgram {
           if (withGradient) v.store(logits, term);
           return { total: v.sum(term) };
         },
-        { ahead: { rows: [logits], level: 1 } },
+        { ahead: [logits] },
       );
       const sumExp = v.add(top, log(v, total));
       const penalty = v.mul(zLoss, v.mul(sumExp, sumExp));

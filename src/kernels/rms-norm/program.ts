@@ -32,7 +32,7 @@ export function rmsNormProgram(variant: string): RowProgram {
         () => {
           v.store(out, v.mul(v.mul(v.load(x), inverse), v.load(gain)));
         },
-        { ahead: { rows: [x], level: 2 } },
+        { ahead: [x, out] },
       );
     },
   });
@@ -63,7 +63,7 @@ export function rmsNormBackwardProgram(variant: string): RowProgram {
           v.store(dX, result);
           v.store(dGain, v.fma(gradient, unit, v.load(dGain)));
         },
-        { ahead: { rows: [x, dOut], level: 2 } },
+        { ahead: [x, dOut, dX] },
       );
     },
   });

@@ -22,7 +22,7 @@ export function softmaxCausalProgram(variant: string): RowProgram {
           v.store(out, term);
           return { total: v.sum(term) };
         },
-        { end: limits, ahead: { rows: [x], level: 2 } },
+        { end: limits, ahead: [x, out] },
       );
       const inverse = v.div(v.float(1), total);
       v.columns(() => v.store(out, v.mul(v.load(out), inverse)), { end: limits });
@@ -38,10 +38,13 @@ export function softmaxBackwardProgram(variant: string): RowProgram {
     scalars: ["scale"],
     body(v, { p, dP }, { scale }) {
       const { mean } = v.columns(() => ({ mean: v.sumOfProducts(v.load(p), v.load(dP)) }));
-      v.columns(() => {
-        const centred = v.sub(v.load(dP), mean);
-        v.store(dP, v.mul(v.mul(v.load(p), centred), scale));
-      });
+      v.columns(
+        () => {
+          const centred = v.sub(v.load(dP), mean);
+          v.store(dP, v.mul(v.mul(v.load(p), centred), scale));
+        },
+        { ahead: [p, dP] },
+      );
     },
   });
 }

@@ -24,7 +24,7 @@ export function swigluProgram(variant: string): RowProgram {
           const product = v.mul(silu, v.load(up));
           v.store(out, factor === null ? product : v.mul(product, factor));
         },
-        { ahead: { rows: [gate, up], level: 2 } },
+        { ahead: [gate, up, out] },
       );
     },
   });
@@ -64,7 +64,7 @@ export function swigluBackwardProgram(variant: string): RowProgram {
           if (factor === null) return {};
           return { weightGradient: v.sumOfProducts(gradient, product) };
         },
-        { ahead: { rows: [gate, up], level: 2 } },
+        { ahead: [gate, dGate, dUp, activation] },
       );
       if (dWeight !== undefined && weightGradient !== undefined) {
         v.storePerRow(dWeight, weightGradient);
