@@ -31,12 +31,15 @@ export class CpuMemory {
   /** Native address of byte 0; 0 where native code is off. Set once, by the native runtime. */
   readonly baseAddress: number;
   #views: Views;
+  /** This is the thread that grows the memory: its views are never stale. */
+  readonly #isOwner: boolean;
   #reservedBytes: number;
   #numReservations = 0;
 
-  private constructor(wasm: WebAssembly.Memory, baseAddress: number) {
+  private constructor(wasm: WebAssembly.Memory, baseAddress: number, isOwner: boolean) {
     this.wasm = wasm;
     this.baseAddress = baseAddress;
+    this.#isOwner = isOwner;
     this.#views = viewsOf(wasm);
     // Offset 0 is never handed out: a zero offset is then always a mistake.
     this.#reservedBytes = RESERVATION_ALIGNMENT;
@@ -49,12 +52,13 @@ export class CpuMemory {
       maximum: MAX_PAGES,
       shared: true,
     });
-    return new CpuMemory(wasm, addressOf === null ? 0 : addressOf(new Uint8Array(wasm.buffer)));
+    const baseAddress = addressOf === null ? 0 : addressOf(new Uint8Array(wasm.buffer));
+    return new CpuMemory(wasm, baseAddress, true);
   }
 
   /** The same memory, seen from a worker thread. */
   static attach(wasm: WebAssembly.Memory, baseAddress: number): CpuMemory {
-    return new CpuMemory(wasm, baseAddress);
+    return new CpuMemory(wasm, baseAddress, false);
   }
 
   get byteLength(): number {
@@ -111,9 +115,10 @@ export class CpuMemory {
 
   /**
    * Views go stale when another thread grows the memory: they are made again when the buffer has
-   * changed.
+   * changed. Asking for the buffer is slow.
    */
   #current(): Views {
+    if (this.#isOwner) return this.#views;
     if (this.#views.buffer !== (this.wasm.buffer as unknown)) this.#views = viewsOf(this.wasm);
     return this.#views;
   }
@@ -140,6 +145,7 @@ export class CpuMemory {
         cause,
       );
     }
+    this.#views = viewsOf(this.wasm);
   }
 }
 

@@ -12,16 +12,18 @@ export function createReferencePlanDispatch(_variant: string, context: ThreadCon
     const numRows = slot(slots, AT.tokens) * chosen;
     const [choice, offsets] = [at("choice"), at("offsets")];
     const [tokenOfRow, rowOfChoice] = [at("tokenOfRow"), at("rowOfChoice")];
-    const next = new Int32Array(experts + 1);
-    for (let index = 0; index < numRows; index++) {
-      next[words[choice + index]! + 1]!++;
+    words.fill(0, offsets, offsets + experts + 1);
+    for (let index = 0; index < numRows; index++) words[offsets + words[choice + index]! + 1]!++;
+    for (let expert = 0; expert < experts; expert++) {
+      words[offsets + expert + 1]! += words[offsets + expert]!;
     }
-    for (let expert = 0; expert < experts; expert++) next[expert + 1]! += next[expert]!;
-    words.set(next, offsets);
+    // An expert's offset moves past its rows, to where the next one's began; then all go back.
     for (let index = 0; index < numRows; index++) {
-      const row = next[words[choice + index]!]!++;
+      const row = words[offsets + words[choice + index]!]!++;
       words[tokenOfRow + row] = Math.floor(index / chosen);
       words[rowOfChoice + index] = row;
     }
+    words.copyWithin(offsets + 1, offsets, offsets + experts);
+    words[offsets] = 0;
   };
 }

@@ -14,6 +14,8 @@ function floatsOf(context: ThreadContext, dtype: FloatType): Floats {
 export function createReferenceRoute(variant: string, context: ThreadContext): KernelBody {
   const dtype = variant as FloatType;
   const bytes = DTYPE_BYTES[dtype];
+  // Kept: making a new one for each token took longer than routing it.
+  let biased = new Float64Array(0);
   return (slots, firstTask, endTask) => {
     const floats = floatsOf(context, dtype);
     const choices = context.memory.i32;
@@ -26,7 +28,7 @@ export function createReferenceRoute(variant: string, context: ThreadContext): K
     const bias = slot(slots, AT.bias) / bytes;
     const plainChoice = slot(slots, AT.plainChoice) / 4;
     const score = slot(slots, AT.softmax) === 1 ? softmaxScores : sigmoidScores;
-    const biased = new Float64Array(experts);
+    if (biased.length !== experts) biased = new Float64Array(experts);
     const end = Math.min(endTask * ROUTE_TOKENS_PER_TASK, slot(slots, AT.tokens));
     for (let token = firstTask * ROUTE_TOKENS_PER_TASK; token < end; token++) {
       const scoreAt = scores + token * experts;
