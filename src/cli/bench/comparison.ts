@@ -22,7 +22,7 @@ import {
 } from "./model-cases.ts";
 
 export const COMPARISON_THREADS = 2;
-/** Timed steps of one process, after one that is not timed. */
+/** Timed steps of one process, after `UNTIMED_STEPS` of either side. */
 export const COMPARISON_STEPS = 3;
 
 /** What one process of either side reports. */

@@ -15,6 +15,7 @@ import { OperationalError } from "../../base/errors.ts";
 import { median } from "../../base/median.ts";
 import type { RecipeName } from "../../training/recipe/recipes.ts";
 import { COMPARISON_STEPS, COMPARISON_THREADS, type ComparisonSample } from "./comparison.ts";
+import { UNTIMED_STEPS } from "./model-cases.ts";
 import { runComparisonApart } from "./processes.ts";
 import type { BenchRow } from "./row.ts";
 
@@ -131,7 +132,7 @@ interface TorchResult {
 }
 
 async function runTorch(python: string, dtype: PeerDtype): Promise<ComparisonSample> {
-  const sizes = ["--warmup", "1", "--steps", String(COMPARISON_STEPS)];
+  const sizes = ["--warmup", String(UNTIMED_STEPS), "--steps", String(COMPARISON_STEPS)];
   const args = ["--dtype", dtype, "--threads", String(COMPARISON_THREADS), ...sizes, "--json"];
   const { stdout } = await run(python, [SCRIPT, ...args]).catch((error: Error) => {
     throw new OperationalError("platform.peer", `${SCRIPT} failed: ${error.message}`, {}, error);
