@@ -77,7 +77,6 @@ export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions)
       ? createNativeRuntime()
       : { runtime: null, reason: `HADAL_KERNELS=${choice}` };
   const memory = CpuMemory.create(native.runtime?.addressOf ?? null);
-  const job = new Job();
   const span = (byteLength: number): Span => ({
     byteOffset: memory.reserve(byteLength),
     byteLength,
@@ -95,6 +94,7 @@ export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions)
     isIntegerIn(numThreads, 1, MAX_THREADS),
     `numThreads (${numThreads}): 1 to ${MAX_THREADS}`,
   );
+  const job = Job.create(numThreads);
   const workers = await Promise.all(
     Array.from({ length: numThreads - 1 }, (_, index) =>
       startWorker({
@@ -171,7 +171,7 @@ class CpuDevice implements Device {
       return;
     }
     this.#job.open(keyIndex, numTasks, grain);
-    this.#runAndClose(key, () => this.#job.work(body));
+    this.#runAndClose(key, () => this.#job.work(body, 0));
   }
 
   together(work: () => void): void {

@@ -1,6 +1,10 @@
 /**
  * @file The job that threads share: one launch at a time, its tasks claimed in chunks.
  *
+ * Each thread has a share of the tasks, as many after one another, and helps others when its own is
+ * done. So a thread mostly gets the rows again that it had in the launch before, which are still in
+ * its caches.
+ *
  * The launching thread writes the job, opens it and works on it too; workers that are awake, or
  * wake in time, join. A worker announces itself (`ACTIVE`) before it looks whether the job is open,
  * and the launcher closes the job before it waits for `ACTIVE` to reach zero: so either the
@@ -17,16 +21,19 @@ const SEQUENCE = 0;
 const OPEN = 1;
 const ACTIVE = 2;
 const SLEEPERS = 3;
-const NEXT_TASK = 4;
 const NUM_TASKS = 5;
 const GRAIN = 6;
 const KEY = 7;
 const STOP = 8;
 const FAILED = 9;
+const NUM_THREADS = 10;
 const NUM_WORDS = 16;
+/** The next task of each thread's share, on cache lines of their own. */
+const LINE_WORDS = 16;
 const FAILURE_BYTES = 1024;
 const SLOTS_OFFSET = NUM_WORDS * 4;
 const FAILURE_OFFSET = SLOTS_OFFSET + MAX_SLOTS * 8;
+const SHARES_OFFSET = FAILURE_OFFSET + FAILURE_BYTES;
 
 /** In place of a kernel's number: a launch list, whose place stands where tasks are counted. */
 const LIST_KEY = -1;
@@ -36,11 +43,32 @@ export class Job {
   readonly buffer: SharedArrayBuffer;
   readonly slots: Float64Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #nextTasks: Int32Array<SharedArrayBuffer>;
+  readonly #numThreads: number;
 
-  constructor(buffer?: SharedArrayBuffer) {
-    this.buffer = buffer ?? new SharedArrayBuffer(FAILURE_OFFSET + FAILURE_BYTES);
-    this.#words = new Int32Array(this.buffer, 0, NUM_WORDS);
-    this.slots = new Float64Array(this.buffer, SLOTS_OFFSET, MAX_SLOTS);
+  private constructor(buffer: SharedArrayBuffer) {
+    this.buffer = buffer;
+    this.#words = new Int32Array(buffer, 0, NUM_WORDS);
+    this.slots = new Float64Array(buffer, SLOTS_OFFSET, MAX_SLOTS);
+    this.#nextTasks = new Int32Array(buffer, SHARES_OFFSET);
+    this.#numThreads = this.#words[NUM_THREADS]!;
+  }
+
+  /** The launcher's view of a new job. */
+  static create(numThreads: number): Job {
+    const buffer = new SharedArrayBuffer(SHARES_OFFSET + 4 * LINE_WORDS * numThreads);
+    new Int32Array(buffer, 0, NUM_WORDS)[NUM_THREADS] = numThreads;
+    return new Job(buffer);
+  }
+
+  /** A worker's view of it. */
+  static attach(buffer: SharedArrayBuffer): Job {
+    return new Job(buffer);
+  }
+
+  /** The first task of a thread's share; that of the next thread ends it. */
+  #firstOf(threadIndex: number, numTasks: number): number {
+    return Math.floor((threadIndex * numTasks) / this.#numThreads);
   }
 
   /** Launcher: publish a job whose slots are already written. */
@@ -49,7 +77,10 @@ export class Job {
     words[KEY] = keyIndex;
     words[NUM_TASKS] = numTasks;
     words[GRAIN] = grain;
-    Atomics.store(words, NEXT_TASK, 0);
+    for (let thread = 0; thread < this.#numThreads; thread++) {
+      const first = this.#firstOf(thread, numTasks);
+      Atomics.store(this.#nextTasks, LINE_WORDS * thread, first);
+    }
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, SEQUENCE, 1);
     if (Atomics.load(words, SLEEPERS) > 0) Atomics.notify(words, SEQUENCE);
@@ -60,15 +91,22 @@ export class Job {
     this.open(LIST_KEY, byteOffset, 0);
   }
 
-  /** Any thread that has joined: claim and run tasks until none is left. */
-  work(body: KernelBody): void {
+  /**
+   * Any thread that has joined: claim and run tasks until none is left, its own share first, then
+   * those of the threads behind it.
+   */
+  work(body: KernelBody, threadIndex: number): void {
     const words = this.#words;
     const numTasks = words[NUM_TASKS]!;
     const grain = words[GRAIN]!;
-    for (;;) {
-      const first = Atomics.add(words, NEXT_TASK, grain);
-      if (first >= numTasks) return;
-      body(this.slots, first, Math.min(first + grain, numTasks));
+    for (let step = 0; step < this.#numThreads; step++) {
+      const share = (threadIndex + step) % this.#numThreads;
+      const end = this.#firstOf(share + 1, numTasks);
+      for (;;) {
+        const first = Atomics.add(this.#nextTasks, LINE_WORDS * share, grain);
+        if (first >= end) break;
+        body(this.slots, first, Math.min(first + grain, end));
+      }
     }
   }
 
@@ -94,6 +132,7 @@ export class Job {
 
   /** Worker: sleep until there is a job or the end; runs every job it can join. */
   serve(
+    threadIndex: number,
     bodyOf: (keyIndex: number) => KernelBody,
     listAt: (byteOffset: number) => Pick<BoundList, "follow" | "abort">,
   ): void {
@@ -106,7 +145,7 @@ export class Job {
       try {
         if (Atomics.load(words, OPEN) === 0) continue;
         if (words[KEY] === LIST_KEY) this.#follow(listAt(words[NUM_TASKS]!));
-        else this.work(bodyOf(words[KEY]!));
+        else this.work(bodyOf(words[KEY]!), threadIndex);
       } catch (error) {
         this.#fail(error);
       } finally {

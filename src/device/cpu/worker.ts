@@ -38,7 +38,8 @@ const program = createProgram(
 );
 defined(parentPort, "parentPort").postMessage("ready");
 const lists = new BoundLists(memory, program);
-new Job(start.job).serve(
+Job.attach(start.job).serve(
+  start.threadIndex,
   (keyIndex) => program.body(keyIndex),
   (byteOffset) => lists.at(byteOffset),
 );
