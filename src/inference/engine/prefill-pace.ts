@@ -17,24 +17,37 @@ const REFRESH_STEPS = 64;
 /** How far what is known moves towards what a step took: a median, which outliers do not move. */
 const MOVE = 1.15;
 /**
- * Even where streams are so fast that any prompt slows them: it has to end sometime. Two, because
- * what the first token costs at a long context is reading latents, which a second one shares.
+ * Even where streams are so fast that any prompt slows them, some is read: it has to end sometime.
+ * A token, or up to so many where they add hardly more than half of them: at a long context what
+ * costs is reading the latents, which a few tokens do together.
  */
-const CHUNK_MIN = 2;
+const TOGETHER_MOST = 4;
+const HARDLY_MORE = 1.25;
 
 export class PrefillPace {
   /** Milliseconds of a step without prompts, by the number of streams in it. */
   readonly #streamsMs = new Map<number, number>();
   /** Milliseconds that a prompt token adds. */
   #tokenMs: number | undefined;
+  /** Milliseconds that a step's prompt tokens added, by their number, of the smallest numbers. */
+  readonly #addedMs = new Map<number, number>();
   #stepsSincePlain = 0;
 
   /** Prompt tokens for the next step beside `numStreams` >= 1 streams; 0: measure these alone. */
   chunk(numStreams: number): number {
     const nearest = this.#nearest(numStreams);
     if (nearest === null || this.#stepsSincePlain >= REFRESH_STEPS) return 0;
-    if (this.#tokenMs === undefined) return CHUNK_MIN;
-    return roundDown(Math.max(CHUNK_MIN, (SHARE * nearest) / this.#tokenMs));
+    if (this.#tokenMs === undefined) return 1;
+    return this.#together(roundDown(Math.max(1, (SHARE * nearest) / this.#tokenMs)));
+  }
+
+  /** `count`, or more that were seen to add hardly more; what was never seen is tried. */
+  #together(count: number): number {
+    const added = this.#addedMs.get(count);
+    if (added === undefined || 2 * count > TOGETHER_MOST) return count;
+    const ofTwice = this.#addedMs.get(2 * count);
+    if (ofTwice === undefined) return 2 * count;
+    return ofTwice <= HARDLY_MORE * added ? this.#together(2 * count) : count;
   }
 
   /** A step over streams and prompts took so long. */
@@ -48,8 +61,10 @@ export class PrefillPace {
     const alone = numStreams === 0 ? 0 : this.#nearest(numStreams);
     if (alone === null) return;
     // Noise may make a step shorter than one without prompts: not free all the same.
-    const added = Math.max(milliseconds - alone, milliseconds / 16) / promptTokens;
-    this.#tokenMs = moved(this.#tokenMs, added);
+    const added = Math.max(milliseconds - alone, milliseconds / 16);
+    this.#tokenMs = moved(this.#tokenMs, added / promptTokens);
+    if (promptTokens > TOGETHER_MOST) return;
+    this.#addedMs.set(promptTokens, moved(this.#addedMs.get(promptTokens), added));
   }
 
   /** Of about as many streams; null if nothing near was measured. */
