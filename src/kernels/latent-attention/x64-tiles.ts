@@ -11,7 +11,7 @@
  *
  * Latents are bf16; whatever they meet is f32, taken as three bf16 (x64-frame.ts), so that products
  * are those of f32 up to the order of sums. Of key times query the three smallest of nine products
- * of parts are left out: together they are below 2^-23 of it.
+ * of parts are left out: together they are below 2^-21 of it.
  *
  * Blocks are cut at fixed positions and lanes never meet, so a row's bits depend on its own query
  * and keys alone. Weights of unseen keys are exact zeros; 0 · NaN is NaN, so a latent that is not
