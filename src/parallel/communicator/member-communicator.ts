@@ -291,11 +291,12 @@ class MemberCommunicator implements Communicator {
     const bytes = DTYPE_BYTES[tensor.dtype];
     const { byteOffset, byteLength } = this.#partOf(tensor);
     let next = byteOffset;
-    const parts = Array.from(counts, (count) => {
-      const part = { byteOffset: next, byteLength: count * bytes };
+    const parts: Part[] = [];
+    for (let index = 0; index < counts.length; index++) {
+      const part = { byteOffset: next, byteLength: counts[index]! * bytes };
       next += part.byteLength;
-      return part;
-    });
+      parts.push(part);
+    }
     assert(next === byteOffset + byteLength, `${what} must add up to the tensor's elements`);
     return parts;
   }

@@ -63,9 +63,10 @@ class CommunicationLoop {
   constructor(mpi: MpiLibrary, signs: Signs, join: CommunicationJoin) {
     this.#mpi = mpi;
     this.#signs = signs;
-    this.#desk = new Desk(mpi.size, join.desk);
+    this.#desk = new Desk(mpi, join.desk);
     const mailbox = new Mailbox(mpi.size, join.mailbox);
-    this.#courier = new Courier({ ...join, mpi, signs, mailbox, desk: this.#desk });
+    const finish = (ticket: number): void => mailbox.finish(ticket);
+    this.#courier = new Courier({ ...join, mpi, signs, mailbox, desk: this.#desk, finish });
     this.#peers = Array.from({ length: mpi.size }, (_, peer) => peer).filter(
       (peer) => peer !== mpi.rank,
     );

@@ -9,10 +9,10 @@
 
 import type { Signs } from "../signs.ts";
 import { FAILURE_BYTES } from "../signs.ts";
-import type { Failure } from "../transport.ts";
+import type { Envelope, Failure } from "../transport.ts";
 import { MAX_TAGS } from "../transport.ts";
-import type { Desk, Owner } from "./desk.ts";
-import type { Completion, MpiLibrary } from "./library.ts";
+import type { Completion, Desk, Owner, OwnerKind } from "./desk.ts";
+import type { MpiLibrary } from "./library.ts";
 import type { Mailbox } from "./mailbox.ts";
 
 const BEAT_TAG = MAX_TAGS + 1;
@@ -30,6 +30,8 @@ export interface CourierParts {
   readonly mailbox: Mailbox;
   readonly desk: Desk;
   readonly memory: WebAssembly.Memory;
+  /** Under the lock: the rank's message of this ticket has come to its end. */
+  readonly finish: (ticket: number) => void;
   /** Beats that are heard, a place for each rank, then those that are sent. */
   readonly beats: SharedArrayBuffer;
 }
@@ -50,11 +52,13 @@ export class Courier {
   readonly #signs: Signs;
   readonly #mailbox: Mailbox;
   readonly #desk: Desk;
+  readonly #finish: (ticket: number) => void;
   readonly #base: number;
   readonly #beats: Uint8Array<SharedArrayBuffer>;
   readonly #beatBase: number;
 
-  constructor({ mpi, signs, mailbox, desk, memory, beats }: CourierParts) {
+  constructor({ mpi, signs, mailbox, desk, memory, finish, beats }: CourierParts) {
+    this.#finish = finish;
     this.#mpi = mpi;
     this.#signs = signs;
     this.#mailbox = mailbox;
@@ -69,11 +73,12 @@ export class Courier {
    */
   turn(): { readonly worked: number; readonly ended: number } {
     const begun = this.begin();
-    const done = this.#desk.complete(this.#mpi);
+    const done = this.#desk.complete();
     let ended = 0;
-    for (const { owner, completion } of done) {
-      this.#settle(owner, completion);
-      if (owner.kind === "send" || owner.kind === "receive") ended++;
+    for (const completion of done) {
+      this.#settle(completion);
+      const { kind } = completion.owner;
+      if (kind === "send" || kind === "receive") ended++;
     }
     return { worked: begun + done.length, ended };
   }
@@ -96,14 +101,9 @@ export class Courier {
     this.#beginBeat("beatHeard", peer, peer * BEAT_BYTES);
   }
 
-  #beginBeat(kind: Owner["kind"], peer: number, place: number): void {
-    const message = {
-      address: this.#beatBase + place,
-      byteLength: BEAT_BYTES,
-      peer,
-      tag: BEAT_TAG,
-    };
-    this.#desk.begin(this.#mpi, { kind, peer, ticket: 0, byteLength: BEAT_BYTES }, message);
+  #beginBeat(kind: OwnerKind, peer: number, place: number): void {
+    const address = this.#beatBase + place;
+    this.#desk.begin(kind, 0, { address, byteLength: BEAT_BYTES, peer, tag: BEAT_TAG });
   }
 
   /**
@@ -118,23 +118,30 @@ export class Courier {
         this.#desk.close();
         continue;
       }
-      const { kind, peer, tag, ticket, byteOffset, byteLength } = command;
-      const message = { address: this.#base + byteOffset, byteLength, peer, tag };
-      this.#desk.begin(this.#mpi, { kind, peer, ticket, byteLength }, message);
+      this.start(command.kind, command.ticket, command);
     }
     return count;
   }
 
-  #settle(owner: Owner, { byteLength, error }: Completion): void {
+  /** Under the lock, behind all that the rank has asked for before. */
+  start(
+    kind: "send" | "receive",
+    ticket: number,
+    { peer, tag, byteOffset, byteLength }: Envelope,
+  ): void {
+    this.#desk.begin(kind, ticket, { address: this.#base + byteOffset, byteLength, peer, tag });
+  }
+
+  #settle({ owner, byteLength, error }: Completion): void {
     if (owner.kind === "beatSent") this.#desk.set(owner.peer, "beating", false);
     else if (owner.kind === "beatHeard") this.#heardBeat(owner.peer);
     else if (owner.kind === "receive") this.#received(owner, byteLength, error);
-    else this.#mailbox.finish(owner.ticket);
+    else this.#finish(owner.ticket);
   }
 
   #received({ peer, byteLength: expected, ticket }: Owner, got: number, error: number): void {
     if (error === 0 && got === expected) {
-      this.#mailbox.finish(ticket);
+      this.#finish(ticket);
       return;
     }
     const sent = error === 0 ? `${got} bytes` : `more bytes (MPI's error ${error})`;

@@ -7,10 +7,12 @@
  */
 import { assert, defined } from "../../../base/errors.ts";
 import {
-  type Completion,
+  HANDLE_BYTES,
   type MpiLibrary,
   type NativeMessage,
   type Requests,
+  STATUS_COUNT,
+  STATUS_ERROR,
   STATUS_WORDS,
 } from "./library.ts";
 import { TICKETS } from "./mailbox.ts";
@@ -23,6 +25,17 @@ export interface Owner {
   readonly ticket: number;
   readonly byteLength: number;
 }
+
+/** What became of a request. */
+export interface Completion {
+  readonly owner: Owner;
+  readonly byteLength: number;
+  /** 0, or MPI's error code, such as a message longer than its buffer. */
+  readonly error: number;
+}
+
+/** Nothing is complete, as most looks find. */
+const NOTHING: readonly Completion[] = [];
 
 const KINDS = ["send", "receive", "beatSent", "beatHeard"] as const;
 export type OwnerKind = (typeof KINDS)[number];
@@ -48,11 +61,19 @@ export interface DeskBuffers {
 
 export class Desk {
   readonly buffers: DeskBuffers;
+  readonly #mpi: MpiLibrary;
   readonly #words: Int32Array;
+  readonly #handles: BigUint64Array;
+  /** How many were complete, which, and what became of each. */
+  readonly #count: Int32Array;
+  readonly #indices: Int32Array;
+  readonly #statuses: Int32Array;
+  /** Where these are. */
   readonly #requests: Requests;
   readonly #firstPeer: number;
 
-  constructor(numRanks: number, buffers?: DeskBuffers) {
+  constructor(mpi: MpiLibrary, buffers?: DeskBuffers) {
+    const numRanks = mpi.size;
     const capacity = TICKETS + 2 * numRanks;
     this.#firstPeer = HEADER_WORDS + OWNER_WORDS * capacity;
     this.buffers = buffers ?? {
@@ -61,11 +82,18 @@ export class Desk {
       indices: new SharedArrayBuffer(4 * capacity),
       statuses: new SharedArrayBuffer(4 * STATUS_WORDS * capacity),
     };
+    this.#mpi = mpi;
     this.#words = new Int32Array(this.buffers.words);
+    this.#handles = new BigUint64Array(this.buffers.handles);
+    this.#count = new Int32Array(new SharedArrayBuffer(4));
+    this.#indices = new Int32Array(this.buffers.indices);
+    this.#statuses = new Int32Array(this.buffers.statuses);
+    const addressOf = (buffer: ArrayBufferLike): number => mpi.addressOf(new Uint8Array(buffer));
     this.#requests = {
-      handles: new BigUint64Array(this.buffers.handles),
-      indices: new Int32Array(this.buffers.indices),
-      statuses: new Int32Array(this.buffers.statuses),
+      handles: addressOf(this.buffers.handles),
+      count: addressOf(this.#count.buffer),
+      indices: addressOf(this.buffers.indices),
+      statuses: addressOf(this.buffers.statuses),
     };
   }
 
@@ -84,7 +112,7 @@ export class Desk {
 
   countPoll(): void {
     Atomics.add(this.#words, POLLS, 1);
-    Atomics.store(this.#words, IS_POLLING, 1);
+    if (!this.isPolling) Atomics.store(this.#words, IS_POLLING, 1);
   }
 
   /** Whether the rank has said nothing else since it last polled: that it computes, or sleeps. */
@@ -130,29 +158,38 @@ export class Desk {
   }
 
   /** Starts a message and remembers what it is for. */
-  begin(mpi: MpiLibrary, owner: Owner, message: NativeMessage): void {
+  begin(kind: OwnerKind, ticket: number, message: NativeMessage): void {
     const slot = this.numRequests;
-    const { kind, peer, ticket, byteLength } = owner;
-    this.#words.set(
-      [KINDS.indexOf(kind), peer, ticket, byteLength],
-      HEADER_WORDS + OWNER_WORDS * slot,
-    );
-    if (kind === "send" || kind === "beatSent") mpi.isend(this.#requests, slot, message);
-    else mpi.irecv(this.#requests, slot, message);
+    const word = HEADER_WORDS + OWNER_WORDS * slot;
+    this.#words[word] = KINDS.indexOf(kind);
+    this.#words[word + 1] = message.peer;
+    this.#words[word + 2] = ticket;
+    this.#words[word + 3] = message.byteLength;
+    const handle = this.#requests.handles + HANDLE_BYTES * slot;
+    if (kind === "send" || kind === "beatSent") this.#mpi.isend(handle, message);
+    else this.#mpi.irecv(handle, message);
     // What MPI has refused is not under way: its handle would be that of another request.
     this.#words[NUM_OWNERS] = slot + 1;
   }
 
   /** Those that have come to their end, which are then forgotten. */
-  complete(mpi: MpiLibrary): { readonly owner: Owner; readonly completion: Completion }[] {
-    if (this.numRequests === 0) return [];
-    const completions = mpi.testSome(this.#requests, this.numRequests);
-    const done = completions.map((completion) => ({
-      completion,
-      owner: this.#ownerAt(completion.index),
-    }));
+  complete(): readonly Completion[] {
+    if (this.numRequests === 0) return NOTHING;
+    const hasErrors = this.#mpi.testSome(this.#requests, this.numRequests);
+    // Less than 0 where there is no request.
+    const count = this.#count[0]!;
+    if (count <= 0) return NOTHING;
+    const indices = this.#indices.slice(0, count);
+    const done = Array.from(indices, (index, place): Completion => {
+      const status = place * STATUS_WORDS;
+      return {
+        owner: this.#ownerAt(index),
+        byteLength: this.#statuses[status + STATUS_COUNT]!,
+        error: hasErrors ? this.#statuses[status + STATUS_ERROR]! : 0,
+      };
+    });
     // From the back, so that filling a gap with the last request moves none that is still to go.
-    for (const { index } of completions.toSorted((a, b) => b.index - a.index)) this.#forget(index);
+    for (const index of indices.sort().reverse()) this.#forget(index);
     return done;
   }
 
@@ -169,8 +206,7 @@ export class Desk {
 
   #forget(slot: number): void {
     const last = this.numRequests - 1;
-    const { handles } = this.#requests;
-    handles[slot] = handles[last]!;
+    this.#handles[slot] = this.#handles[last]!;
     const from = HEADER_WORDS + OWNER_WORDS * last;
     this.#words.copyWithin(HEADER_WORDS + OWNER_WORDS * slot, from, from + OWNER_WORDS);
     this.#words[NUM_OWNERS] = last;

@@ -29,33 +29,32 @@ const ERR_IN_STATUS = 18;
 
 /** An MPI_Status of Open MPI in 32-bit words, and where it holds the error and the bytes. */
 export const STATUS_WORDS = 6;
-const STATUS_ERROR = 2;
-const STATUS_COUNT = 4;
+export const STATUS_ERROR = 2;
+export const STATUS_COUNT = 4;
 
-/** Requests that `testSome` looks at, and what it found. */
+export const HANDLE_BYTES = 8;
+
+/** Addresses of the requests that `testSome` looks at, and of what it finds. */
 export interface Requests {
-  readonly handles: BigUint64Array;
-  readonly indices: Int32Array;
-  readonly statuses: Int32Array;
-}
-
-/** What became of a request. */
-export interface Completion {
-  readonly index: number;
-  readonly byteLength: number;
-  /** 0, or MPI's error code, such as a message longer than its buffer. */
-  readonly error: number;
+  readonly handles: number;
+  /** How many were complete. */
+  readonly count: number;
+  readonly indices: number;
+  readonly statuses: number;
 }
 
 export interface MpiLibrary {
   readonly rank: number;
   readonly size: number;
   addressOf(bytes: Uint8Array): number;
-  /** Starts a send or a receive of bytes at an address; the handle goes to `requests[slot]`. */
-  isend(requests: Requests, slot: number, message: NativeMessage): void;
-  irecv(requests: Requests, slot: number, message: NativeMessage): void;
-  /** Those of the first `count` requests that are complete. */
-  testSome(requests: Requests, count: number): Completion[];
+  /** Starts a send or a receive of bytes at an address; the handle goes to the address `handle`. */
+  isend(handle: number, message: NativeMessage): void;
+  irecv(handle: number, message: NativeMessage): void;
+  /**
+   * Which of the first `numRequests` requests are complete; whether statuses say what became of
+   * each, for something has failed.
+   */
+  testSome(requests: Requests, numRequests: number): boolean;
   finalize(): void;
   abort(): void;
 }
@@ -100,22 +99,16 @@ export function attachMpi(): MpiLibrary {
     rank,
     size,
     addressOf: (bytes) => Number(koffi.address(bytes)),
-    isend: ({ handles }, slot, { address, byteLength, peer, tag }) => {
-      const handle = handles.subarray(slot, slot + 1);
+    isend: (handle, { address, byteLength, peer, tag }) => {
       check("MPI_Isend", call.isend(address, byteLength, byte, peer, tag, world, handle));
     },
-    irecv: ({ handles }, slot, { address, byteLength, peer, tag }) => {
-      const handle = handles.subarray(slot, slot + 1);
+    irecv: (handle, { address, byteLength, peer, tag }) => {
       check("MPI_Irecv", call.irecv(address, byteLength, byte, peer, tag, world, handle));
     },
-    testSome: ({ handles, indices, statuses }, count) => {
-      const code = call.testSome(count, handles, word, indices, statuses);
+    testSome: ({ handles, count, indices, statuses }, numRequests) => {
+      const code = call.testSome(numRequests, handles, count, indices, statuses);
       if (code !== ERR_IN_STATUS) check("MPI_Testsome", code);
-      return Array.from({ length: Math.max(0, word[0]!) }, (_, place) => ({
-        index: indices[place]!,
-        byteLength: statuses[place * STATUS_WORDS + STATUS_COUNT]!,
-        error: code === ERR_IN_STATUS ? statuses[place * STATUS_WORDS + STATUS_ERROR]! : 0,
-      }));
+      return code === ERR_IN_STATUS;
     },
     finalize: () => check("MPI_Finalize", call.finalize()),
     abort: () => {
@@ -140,7 +133,7 @@ function bindFunctions(
 > {
   const pointer = "void *";
   const handle = "uintptr_t";
-  const message = [handle, "int", handle, "int", "int", handle, pointer];
+  const message = [handle, "int", handle, "int", "int", handle, handle];
   const bind = (name: string, parameters: readonly string[]): NativeCall =>
     library.func(name, "int", parameters);
   return {
@@ -150,7 +143,7 @@ function bindFunctions(
     size: bind("MPI_Comm_size", [handle, pointer]),
     isend: bind("MPI_Isend", message),
     irecv: bind("MPI_Irecv", message),
-    testSome: bind("MPI_Testsome", ["int", pointer, pointer, pointer, pointer]),
+    testSome: bind("MPI_Testsome", ["int", handle, handle, handle, handle]),
     finalize: bind("MPI_Finalize", []),
     abort: bind("MPI_Abort", [handle, "int"]),
   };

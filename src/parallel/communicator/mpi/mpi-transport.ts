@@ -4,14 +4,15 @@
  * A library makes progress only inside calls, and a rank that computes makes none: then, and while
  * the rank sleeps, the communication thread polls for it.
  */
-import { assert, OperationalError } from "../../../base/errors.ts";
+import { assert, defined, OperationalError } from "../../../base/errors.ts";
 import type { CpuMemory } from "../../../device/cpu/memory.ts";
 import type { Judged } from "../communicator.ts";
 import type { Signs } from "../signs.ts";
 import type { Envelope, Failure, Ticket, Transport } from "../transport.ts";
 import { type Vitals, Watchdog } from "../watchdog.ts";
-import type { Courier } from "./courier.ts";
+import { Courier } from "./courier.ts";
 import type { Desk } from "./desk.ts";
+import type { MpiLibrary } from "./library.ts";
 import { type CommandKind, type Mailbox, TICKETS } from "./mailbox.ts";
 
 /** Which of the two members of `Signs` is who. */
@@ -20,9 +21,12 @@ export const MPI_SIDE = 1;
 
 const REST_MS = 50;
 /** About a millisecond: to sleep and be woken by the other thread costs up to a tenth of it. */
-const SPINS = 1000;
+const SPINS = 4000;
 /** MPI counts bytes in an int. */
 const MESSAGE_BYTES_MAX = 2 ** 31 - 1;
+
+/** Tries for the lock before the communication thread is left to it: it holds it for a moment. */
+const LOCK_TRIES = 100;
 
 interface Pending {
   isDone: boolean;
@@ -41,7 +45,8 @@ export interface MpiTransportOptions {
   readonly mailbox: Mailbox;
   readonly signs: Signs;
   readonly desk: Desk;
-  readonly courier: Courier;
+  readonly mpi: MpiLibrary;
+  readonly beats: SharedArrayBuffer;
   readonly watchdogMs: number;
 }
 
@@ -57,7 +62,8 @@ export class MpiTransport implements Transport {
   readonly #watchdog: Watchdog;
   readonly #vitals: Vitals;
   readonly #freeTickets: number[] = Array.from({ length: TICKETS }, (_, ticket) => ticket);
-  readonly #underWay = new Map<number, Pending>();
+  /** By ticket. */
+  readonly #underWay: (Pending | null)[] = Array.from({ length: TICKETS }, () => null);
   /** What waits for a free ticket, in order. */
   readonly #queued: Queued[] = [];
   #bell = 0;
@@ -72,7 +78,10 @@ export class MpiTransport implements Transport {
     this.#mailbox = mailbox;
     this.#signs = signs;
     this.#desk = options.desk;
-    this.#courier = options.courier;
+    const { mpi, desk, beats } = options;
+    const finish = (ticket: number): void => this.#finish(ticket);
+    const parts = { mpi, desk, beats, signs, mailbox, memory: memory.wasm, finish };
+    this.#courier = new Courier(parts);
     this.#watchdog = new Watchdog(size, watchdogMs);
     // This rank's own numbers: that it asks shows that it lives.
     this.#vitals = {
@@ -105,13 +114,9 @@ export class MpiTransport implements Transport {
     for (;;) {
       const ticket = this.#mailbox.takeFinished();
       if (ticket === null) break;
-      const pending = this.#underWay.get(ticket);
-      assert(pending !== undefined, `ticket ${ticket} is not under way`);
-      pending.isDone = true;
-      this.#underWay.delete(ticket);
-      this.#freeTickets.push(ticket);
+      this.#finish(ticket);
     }
-    this.#handOver();
+    if (this.#queued.length > 0) this.#handOver();
   }
 
   rest(): void {
@@ -126,20 +131,46 @@ export class MpiTransport implements Transport {
 
   tick(): void {
     this.#signs.live(RANK_SIDE);
-    if (this.#underWay.size > 0 && this.#desk.isPolling) this.#callForHelp();
+    if (this.#freeTickets.length < TICKETS && this.#desk.isPolling) this.#callForHelp();
   }
 
   fail(failure: Failure): void {
     this.#signs.fail(failure);
   }
 
-  #post(kind: CommandKind, envelope: Envelope): Ticket {
+  #post(kind: "send" | "receive", envelope: Envelope): Ticket {
     const { byteLength } = envelope;
     assert(byteLength <= MESSAGE_BYTES_MAX, `a message of ${byteLength} bytes: send it in parts`);
     const pending = { isDone: false };
-    this.#queued.push({ kind, envelope, pending });
-    this.#handOver();
+    if (this.#queued.length > 0 || !this.#start(kind, envelope, pending)) {
+      this.#queued.push({ kind, envelope, pending });
+      this.#handOver();
+    }
     return pending;
+  }
+
+  /** Whether it could, without the communication thread. */
+  #start(kind: "send" | "receive", envelope: Envelope, pending: Pending): boolean {
+    if (this.#freeTickets.length === 0 || !this.#tryLock()) return false;
+    try {
+      this.#courier.begin();
+      this.#courier.start(kind, this.#issue(pending), envelope);
+    } finally {
+      this.#desk.unlock();
+    }
+    return true;
+  }
+
+  #finish(ticket: number): void {
+    defined(this.#underWay[ticket] ?? undefined, "a ticket under way").isDone = true;
+    this.#underWay[ticket] = null;
+    this.#freeTickets.push(ticket);
+  }
+
+  #issue(pending: Pending): number {
+    const ticket = defined(this.#freeTickets.pop(), "a free ticket");
+    this.#underWay[ticket] = pending;
+    return ticket;
   }
 
   /** The communication thread polls from here on. */
@@ -150,8 +181,7 @@ export class MpiTransport implements Transport {
 
   /** Whether it could: the communication thread may be at it. */
   #move(work: "begin" | "turn"): boolean {
-    this.#isHelped = !this.#desk.tryLock();
-    if (this.#isHelped) return false;
+    if (!this.#tryLock()) return false;
     try {
       this.#courier[work]();
       return true;
@@ -160,13 +190,21 @@ export class MpiTransport implements Transport {
     }
   }
 
+  #tryLock(): boolean {
+    this.#isHelped = false;
+    if (this.#desk.tryLock()) return true;
+    // The communication thread leaves off when it sees this.
+    this.#desk.countPoll();
+    for (let tries = 1; tries < LOCK_TRIES; tries++) if (this.#desk.tryLock()) return true;
+    this.#isHelped = true;
+    return false;
+  }
+
   #handOver(): void {
     let handed = false;
     while (this.#queued.length > 0 && this.#freeTickets.length > 0) {
       const { kind, envelope, pending } = this.#queued.shift()!;
-      const ticket = this.#freeTickets.pop()!;
-      this.#underWay.set(ticket, pending);
-      this.#mailbox.post({ kind, ticket, ...envelope });
+      this.#mailbox.post({ kind, ticket: this.#issue(pending), ...envelope });
       handed = true;
     }
     if (handed && !this.#move("begin")) this.#signs.ring(MPI_SIDE);

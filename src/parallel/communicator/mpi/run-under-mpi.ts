@@ -18,7 +18,7 @@ import type {
   CommunicationReport,
   CommunicationStart,
 } from "./communication-thread.ts";
-import { beatBytes, Courier } from "./courier.ts";
+import { beatBytes } from "./courier.ts";
 import { Desk } from "./desk.ts";
 import { attachMpi } from "./library.ts";
 import { Mailbox } from "./mailbox.ts";
@@ -43,15 +43,15 @@ export async function runUnderMpi(runRank: RunRank, run: MpiRun = {}): Promise<u
   let world: Communicator | null = null;
   const join = async (memory: CpuMemory): Promise<Communicator> => {
     assert(world === null, "a rank joins once");
-    const desk = new Desk(size);
+    // Both call MPI, one at a time: the other thread begins when this one is done.
+    const mpi = attachMpi();
+    const desk = new Desk(mpi);
     const beats = new SharedArrayBuffer(beatBytes(size));
     const parts = { memory: memory.wasm, beats };
     const told: CommunicationJoin = { ...parts, mailbox: mailbox.buffer, desk: desk.buffers };
-    // Both call MPI, one at a time: the other thread begins when this one is done.
-    const courier = new Courier({ ...parts, mpi: attachMpi(), signs, mailbox, desk });
     worker.postMessage(told);
-    const options = { rank, size, memory, mailbox, signs, desk, courier, watchdogMs };
-    world = worldOf(new MpiTransport(options));
+    const options = { rank, size, memory, mailbox, signs, desk, watchdogMs };
+    world = worldOf(new MpiTransport({ ...options, mpi, beats }));
     return world;
   };
   try {
