@@ -5,9 +5,9 @@
  *     out[m, n] (=|+=) Σ_p fma(Σ_{d in piece p} A[m, d] · B[d, n],  scaleA[m, p] · scaleB[p, n])
  *
  * Operands are packed as bf16, which holds every FP8 value exactly. A piece of 32×32 results is
- * summed in tiles and leaves through the buffer, from which promotion reads it; the block of the
- * output stays in the first-level cache while the pieces pass. Pieces are whole tiles, 32 of depth
- * or a multiple; others are packed one by one.
+ * summed in tiles and leaves through the buffer; beside the sums of the next piece it is promoted
+ * into a second buffer, from which the block goes to the output when all pieces have passed. Pieces
+ * are whole tiles, 32 of depth or a multiple; others are packed one by one.
  *
  *   scales    aScales[panel][piece][32 rows]   bScales[panel][piece][32 columns]      f32
  */
