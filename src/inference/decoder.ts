@@ -56,7 +56,7 @@ import {
   wantedRowsOf,
 } from "./latent-pass.ts";
 import { countWork, cutInTwo, type TokenWork, tokenWorkOf } from "./micro-batches.ts";
-import { type PassArenas, RecordedPasses } from "./recorded-passes.ts";
+import { type PassArenas, type RecordedArenas, RecordedPasses } from "./recorded-passes.ts";
 
 /** New tokens of one sequence. Each cache is in a pass at most once. */
 export interface Feed {
@@ -235,8 +235,9 @@ export class Decoder {
   /** The same launches, recorded or replayed. */
   #forwardRecorded(key: string, shape: InputShape, call: PassCall): PassResult {
     const { vocabSize, hiddenDim } = this.model.config;
-    const { floatType, layers } = this.model;
+    const { floatType } = this.model;
     const rows = wantedRowsOf(call);
+    this.#followers?.announce("layers", this.expertLoad);
     const { logits, hidden, offsets } = this.#recorded.run(key, {
       open: ({ saved }) => ({
         inputs: allocateInputs(saved, shape),
@@ -249,20 +250,24 @@ export class Decoder {
         fillInputs(inputs, shape, call);
         fillFrom(wantedRows, rows);
       },
-      launch: (places, arenas) => {
-        const nextOffsets = this.expertLoad.rowsOf(places.offsets);
-        const pass = { ...this.#openPass(arenas, places.inputs, call.sequences), nextOffsets };
-        const x = this.#allocateStream(pass.saved, call.tokens.length);
-        finish(this.#layersWork({ pass, inputs: places.inputs, x }));
-        if (rows.length > 0) {
-          const last = this.#gather(pass, x, places.wantedRows);
-          layers.head.forward(pass, layers.norm.compute(pass, arenas.scratch, last), places.logits);
-        }
-        layers.norm.forward(pass, x, places.hidden);
-      },
+      launch: (places, arenas) => this.#recordableWork(call, places, arenas),
     });
     this.expertLoad.count([offsets], call.tokens.length);
     return { logits: this.#split(copyOfLogits(logits), call), hidden };
+  }
+
+  *#recordableWork(call: PassCall, places: PassPlaces, arenas: RecordedArenas): Work<void> {
+    const { inputs, wantedRows, hidden, logits } = places;
+    const { head, norm } = this.model.layers;
+    const nextOffsets = this.expertLoad.rowsOf(places.offsets);
+    const pass = { ...this.#openPass(arenas, inputs, call.sequences), nextOffsets };
+    const x = this.#allocateStream(pass.saved, call.tokens.length);
+    yield* this.#layersWork({ pass, inputs, x });
+    if (logits.rows > 0) {
+      const last = this.#gather(pass, x, wantedRows);
+      head.forward(pass, norm.compute(pass, arenas.scratch, last), logits);
+    }
+    norm.forward(pass, x, hidden);
   }
 
   #shapeOf(sequences: readonly SequenceTokens[]): InputShape {
@@ -281,8 +286,7 @@ export class Decoder {
   #keyOf(shape: InputShape, { sequences, tokens, wanted }: PassCall): string | null {
     // Under such a recipe, what is quantised depends on values that the launching thread reads.
     const looksAtValues = this.model.recipe.outlierFactor !== 0;
-    const waits = this.#followers !== null;
-    if (tokens.length > RECORDED_TOKENS || looksAtValues || waits) return null;
+    if (tokens.length > RECORDED_TOKENS || looksAtValues) return null;
     const { cosTable } = this.model.ropeTables.atLeast(endOf(sequences));
     // How the tokens are spread over the sequences is in the inputs.
     const sizes = [tokens.length, sequences.length, countRows(wanted), countTiles(shape)];
@@ -351,7 +355,7 @@ export class Decoder {
     const places = openDraft(saved, shape, { model: this.model, call });
     fillDraft(places, shape, call);
     this.#followers?.announce("draft", this.expertLoad);
-    this.#runDraft(places, { saved, scratch }, call.sequences);
+    finish(this.#draftWork(places, { saved, scratch }, call.sequences));
     const { hidden } = places;
     const kept = this.#kept.allocate(hidden.dtype, [hidden.rows, hidden.columns]);
     view(kept).set(view(hidden));
@@ -360,23 +364,24 @@ export class Decoder {
 
   /** The same launches, recorded or replayed. */
   #draftRecorded(key: string, shape: InputShape, call: DraftCall): DraftResult {
+    this.#followers?.announce("draft", this.expertLoad);
     const { logits, hidden } = this.#recordedDrafts.run(key, {
       open: ({ saved }) => openDraft(saved, shape, { model: this.model, call }),
       fill: (places) => fillDraft(places, shape, call),
-      launch: (places, arenas) => this.#runDraft(places, arenas, call.sequences),
+      launch: (places, arenas) => this.#draftWork(places, arenas, call.sequences),
     });
     return { logits: lastLogits(logits, call), hidden };
   }
 
-  #runDraft(
+  *#draftWork(
     { inputs, before, lastRows, hidden, logits }: DraftPlaces,
-    arenas: PassArenas,
+    arenas: PassArenas | RecordedArenas,
     sequences: readonly SequenceTokens[],
-  ): void {
+  ): Work<void> {
     const module = defined(this.model.layers.mtpModules[0], "an MTP module to draft with");
     const pass = this.#openPass(arenas, inputs, sequences);
     const x = module.join(pass, { hidden: before, tokens: inputs.tokens });
-    finish(this.#blockWork(pass, inputs, module.block, x));
+    yield* this.#blockWork(pass, inputs, module.block, x);
     gatherRows(this.#device, { src: x, index: lastRows, out: hidden });
     if (logits.rows === 0) return;
     const normed = module.outputNorm.compute(pass, arenas.scratch, hidden);
@@ -419,12 +424,13 @@ export class Decoder {
   }
 
   #openPass(
-    { saved, scratch }: PassArenas,
+    arenas: PassArenas | RecordedArenas,
     { ofTokens, ofHeads }: PassInputs,
     sequences: readonly SequenceTokens[],
   ): Pass {
     const { floatType, computeType, ropeTables } = this.model;
-    return {
+    const { saved, scratch } = arenas;
+    const pass: Pass = {
       device: this.#device,
       floatType,
       computeType,
@@ -437,6 +443,9 @@ export class Decoder {
       attention: "exact",
       balanceScale: 0,
     };
+    if (!("leave" in arenas)) return pass;
+    const { leave } = arenas;
+    return { ...pass, unrecorded: (work) => leave((within) => work({ ...pass, ...within })) };
   }
 
   /** `x` through one block, in place. */

@@ -136,24 +136,27 @@ function* forwardCame(
 
 /**
  * The same, each choice going by itself: results are added to `out` in the order of the choices,
- * as in one process. Counts the choices where the pass wants to know.
+ * as in one process.
  */
 export function* forwardByChoice(
   pass: Pass,
-  exchange: ExpertExchange,
+  ranks: ExpertRanks,
   experts: RoutedExperts,
   call: {
     readonly choice: Tensor<"i32">;
-    readonly tokens: SentTokens;
+    /** [T, K] */
+    readonly weight: Tensor<FloatType>;
+    readonly input: Operand;
     readonly out: Tensor<FloatType>;
+    /** Where it is counted which experts were chosen, as `DispatchPlan.offsets` has it. */
+    readonly offsets: Tensor<"i32"> | undefined;
   },
-): Work<RemoteSaved> {
+): Work<void> {
   const { scratch, device, floatType } = pass;
-  const { choice, out } = call;
-  const { announced, weight, input } = call.tokens;
+  const { choice, weight, input, out, offsets } = call;
   const { rows, columns } = choice;
   const numChoices = rows * columns;
-  const offsets = pass.nextOffsets?.();
+  const announced = announceChoice(pass, ranks, choice);
   if (offsets !== undefined) countChoices(view(choice), view(offsets));
   const token = scratch.allocate("i32", [1, numChoices]);
   view(token).forEach((_, place, tokenOf) => {
@@ -161,7 +164,7 @@ export function* forwardByChoice(
   });
   const rule = experts.recipe.tensors.dispatch;
   const results = scratch.allocateZeros(floatType, [numChoices, out.columns]);
-  const saved = yield* forwardOverRanks(pass, exchange, experts, {
+  yield* forwardOverRanks(pass, ranks.exchange, experts, {
     tokens: {
       announced,
       weight: reshape(weight, [numChoices, 1]),
@@ -175,7 +178,6 @@ export function* forwardByChoice(
     placeOf[place] = place;
   });
   combineRows(device, { src: results, index, out });
-  return saved;
 }
 
 /**

@@ -36,11 +36,13 @@ import { Gate, type GateSaved } from "./gate.ts";
 import type { WriteMode } from "./linear.ts";
 import { layerInput, type Operand, operandOf } from "./operand.ts";
 import type { ComputeType, ParameterSet } from "./parameters.ts";
-import type { Pass } from "./pass.ts";
+import { amid, type Pass } from "./pass.ts";
 
 type RoutedSaved =
   | { readonly kind: "here"; readonly experts: ExpertsSaved }
-  | ({ readonly kind: "overRanks" } & RemoteSaved);
+  | ({ readonly kind: "overRanks" } & RemoteSaved)
+  /** Results that come choice by choice are for inference alone. */
+  | { readonly kind: "notKept" };
 
 export interface MoeSaved {
   readonly gate: GateSaved;
@@ -93,30 +95,29 @@ export class MoeLayer {
     const { choice, weight } = gate;
     const ranks = this.#ranks;
     using _mark = pass.scratch.mark();
-    const announced = ranks === null ? null : announceChoice(pass, ranks, choice);
+    const announced = ranks === null || ranks.byChoice ? null : announceChoice(pass, ranks, choice);
     const { operand, cached } = layerInput(pass, x, { recipe, use: "dispatch" });
     let shared: FeedForwardSaved | null = null;
     const forwardShared = (): void => {
       shared = this.sharedExperts?.forward(pass, operand, out) ?? null;
     };
-    if (ranks === null || announced === null) {
+    if (ranks === null) {
       const plan = makeDispatchPlan(pass, choice, this.experts.numExperts);
       const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
       forwardShared();
       return { gate, input: cached, routed: { kind: "here", experts }, shared };
     }
-    const { exchange, byChoice } = ranks;
-    const tokens = { announced, weight, input: operand };
-    if (byChoice) {
-      const remote = yield* forwardByChoice(pass, exchange, this.experts, { choice, tokens, out });
+    if (announced === null) {
+      const call = { choice, weight, input: operand, out, offsets: pass.nextOffsets?.() };
+      yield* amid(pass, (within) => forwardByChoice(within, ranks, this.experts, call));
       forwardShared();
-      return { gate, input: cached, routed: { kind: "overRanks", ...remote }, shared };
+      return { gate, input: cached, routed: { kind: "notKept" }, shared };
     }
-    const meanwhile = forwardShared;
-    const remote = yield* forwardOverRanks(pass, exchange, this.experts, {
+    const tokens = { announced, weight, input: operand };
+    const remote = yield* forwardOverRanks(pass, ranks.exchange, this.experts, {
       tokens,
       out,
-      meanwhile,
+      meanwhile: forwardShared,
     });
     return { gate, input: cached, routed: { kind: "overRanks", ...remote }, shared };
   }
@@ -171,8 +172,8 @@ export class MoeLayer {
       const index = state.experts.plan.rowOfChoice;
       return (out) => combineRows(device, { src, index, out });
     }
-    const { exchange, byChoice } = defined(this.#ranks, "the ranks of the experts");
-    assert(!byChoice, "experts whose results come choice by choice only infer");
+    assert(state.kind !== "notKept", "experts whose results come choice by choice only infer");
+    const { exchange } = defined(this.#ranks, "the ranks of the experts");
     const { dOut, dWeight, meanwhile } = call;
     const remote = { state, gradients: { dOut, dWeight }, meanwhile };
     const x = yield* backwardOverRanks(pass, exchange, this.experts, remote);

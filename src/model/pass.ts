@@ -13,6 +13,7 @@
 import type { Device } from "../device/device.ts";
 import type { AttentionProducts } from "../kernels/attention/contract.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
+import type { Work } from "../parallel/communicator/work.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -38,6 +39,19 @@ export interface Pass {
   readonly balanceScale: number;
   /** Where each MoE layer's `DispatchPlan.offsets` go, for who reads them after the pass. */
   readonly nextOffsets?: () => Tensor<"i32">;
+  /** Takes what `amid` is given, where the launches around it are recorded. */
+  readonly unrecorded?: (work: WithinPass) => Work<void>;
+}
+
+/** Work in arenas of the pass it is given, over tensors of the one that it comes from. */
+export type WithinPass = (pass: Pass) => Work<void>;
+
+/**
+ * Work whose launches follow from data, amid launches that do not: at once, or each time that those
+ * are replayed.
+ */
+export function amid(pass: Pass, work: WithinPass): Work<void> {
+  return pass.unrecorded?.(work) ?? work(pass);
 }
 
 /** A copy of `x` in the compute type, allocated from `arena`. */

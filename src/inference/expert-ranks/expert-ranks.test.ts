@@ -115,6 +115,39 @@ describe("decoding over expert ranks", () => {
   });
 });
 
+describe("recorded passes over expert ranks", () => {
+  it("replay what does not follow from data, and give the bits of one process", async () => {
+    const random = new Random(SEED, "decoding");
+    const one: DecodingCase = { ...PLAIN, isSkewed: true };
+    const cases = [
+      one,
+      { ...one, precision: "bf16" as const, numRedundant: 4, rebalanceTokens: 9 },
+      { ...one, ranksPerHost: 1 },
+    ].map((each) => {
+      // Few shapes, in turns, whose tokens go to the ranks in all proportions.
+      const shapes = [
+        [1, 1, 1],
+        [1, 0, 0],
+        [1, 1, 0],
+        [2, 1, 1],
+      ];
+      const passes = Array.from({ length: 40 }, () => shapes[random.below(shapes.length)]!);
+      return { ...each, passes };
+    });
+    await assertAlike(2, cases);
+  });
+
+  it("launch attention the first two times alone, and experts every time", async () => {
+    const one = { ...PLAIN, passes: Array.from({ length: 5 }, () => [1, 1]), isTraced: true };
+    const [decoded] = await decodeOnRanks(2, [one]);
+    const times = (wanted: string): number =>
+      decoded!.events.filter((event) => event === wanted).length;
+    // Three layers and an MTP module, of which three have experts: two products each.
+    assert.equal(times("attention"), 2 * 4);
+    assert.equal(times("experts"), 5 * 3 * 2);
+  });
+});
+
 describe("two micro-batches over expert ranks", () => {
   it("change no bit of any sequence, whatever else is in a pass", async () => {
     const random = new Random(SEED, "passes");

@@ -338,7 +338,8 @@ function matrixGradients({ parameters }: Model): number[] {
 }
 
 function gateUpOf(feedForward: BlockSaved["feedForward"]): Operand {
-  return feedForward.kind === "dense"
-    ? feedForward.state.gateUp
-    : feedForward.state.routed.experts.gateUp;
+  if (feedForward.kind === "dense") return feedForward.state.gateUp;
+  const { routed } = feedForward.state;
+  assert.ok(routed.kind === "here");
+  return routed.experts.gateUp;
 }
