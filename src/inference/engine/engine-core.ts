@@ -18,7 +18,7 @@ import { FairShares } from "./fair-shares.ts";
 import { KeptPrefixes } from "./kept-prefixes.ts";
 import { EngineCounts, loadMetrics } from "./metrics.ts";
 import { PrefillPace } from "./prefill-pace.ts";
-import { type PlannedRun, planStep, type SchedulePlan } from "./scheduler.ts";
+import { type PlannedRun, planStep, type SchedulePlan, tenantsAsking } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface StepOptions {
@@ -110,7 +110,7 @@ export class EngineCore {
 
   /** Queue a sequence. */
   enter(sequence: Sequence): void {
-    this.#shares.enter(sequence.tenant);
+    this.#shares.enter(sequence.tenant, tenantsAsking(this.#sequences));
     this.#sequences.push(sequence);
   }
 

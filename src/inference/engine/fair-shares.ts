@@ -4,7 +4,8 @@
  *
  * A tenant is named `ACCOUNT` or `ACCOUNT/USER`. An account is what somebody else has given, such
  * as an API key; a user is whatever the account says, so inventing users wins nothing from others.
- * Counted are tokens; who comes new is not owed those of the time before.
+ * Counted are tokens; who comes new, or has only been answered for a while, is not owed those of
+ * the time before. Else a slow answer under way would save up turns for whoever has it.
  */
 import { assert, defined } from "../../base/errors.ts";
 
@@ -31,18 +32,17 @@ export class FairShares {
     return copy;
   }
 
-  /** A sequence of the tenant comes in. */
-  enter(tenant: string): void {
-    const name = accountOf(tenant);
-    const account = this.#accounts.get(name) ?? {
-      ...newcomer(this.#accounts),
+  /**
+   * A sequence of the tenant comes in; `asking` are the tenants of those that wait for turns, which
+   * decoding takes none of.
+   */
+  enter(tenant: string, asking: readonly string[]): void {
+    const accounts = new Set(asking.map(accountOf));
+    const account = enterAmong(this.#accounts, accountOf(tenant), accounts, (share) => ({
+      ...share,
       tenants: new Map<string, Share>(),
-    };
-    this.#accounts.set(name, account);
-    const share = account.tenants.get(tenant) ?? newcomer(account.tenants);
-    account.tenants.set(tenant, share);
-    account.numSequences++;
-    share.numSequences++;
+    }));
+    enterAmong(account.tenants, tenant, new Set(asking), (share) => share);
   }
 
   /** A sequence of the tenant goes. */
@@ -86,7 +86,24 @@ function accountOf(tenant: string): string {
   return end < 0 ? tenant : tenant.slice(0, end);
 }
 
-function newcomer(others: ReadonlyMap<string, Share>): Share {
-  const least = Math.min(...[...others.values()].map(({ given }) => given));
-  return { given: Number.isFinite(least) ? least : 0, numSequences: 0 };
+/** Counts a sequence of the one of this name, who is made if not there yet. */
+function enterAmong<S extends Share>(
+  shares: Map<string, S>,
+  name: string,
+  asking: ReadonlySet<string>,
+  make: (share: Share) => S,
+): S {
+  const level = levelOf(shares, asking);
+  const share = shares.get(name) ?? make({ given: level, numSequences: 0 });
+  shares.set(name, share);
+  if (!asking.has(name)) share.given = Math.max(share.given, level);
+  share.numSequences++;
+  return share;
+}
+
+/** Where who begins to ask stands: with the least of those who ask, or with the most of all. */
+function levelOf(shares: ReadonlyMap<string, Share>, asking: ReadonlySet<string>): number {
+  const ofAsking = [...shares].flatMap(([name, { given }]) => (asking.has(name) ? [given] : []));
+  if (ofAsking.length > 0) return Math.min(...ofAsking);
+  return Math.max(0, ...[...shares.values()].map(({ given }) => given));
 }

@@ -6,7 +6,12 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
 import { FairShares } from "./fair-shares.ts";
-import { planStep, type SchedulableSequence, type ScheduleLimits } from "./scheduler.ts";
+import {
+  planStep,
+  type SchedulableSequence,
+  type ScheduleLimits,
+  tenantsAsking,
+} from "./scheduler.ts";
 
 const SEED = 31;
 const BLOCK = 64;
@@ -20,12 +25,15 @@ class Simulated implements SchedulableSequence {
   cached = 0;
   generated = 0;
   blocks = 0;
+  /** The step that it comes before. */
+  readonly comesAt: number;
 
-  constructor(id: number, tenant: string, promptTokens: number, wanted: number) {
+  constructor(id: number, tenant: string, promptTokens: number, wanted: number, comesAt = 0) {
     this.id = id;
     this.tenant = tenant;
     this.promptTokens = promptTokens;
     this.wanted = wanted;
+    this.comesAt = comesAt;
   }
 
   get arrival(): number {
@@ -61,12 +69,17 @@ interface Simulation {
 function simulate({ numBlocks, limits, sequences, observe }: Simulation): Simulated[] {
   const ended: Simulated[] = [];
   const shares = new FairShares();
-  for (const { tenant } of sequences) shares.enter(tenant);
-  let open = [...sequences];
+  const coming = [...sequences].sort((a, b) => a.comesAt - b.comesAt);
+  let open: Simulated[] = [];
   let free = numBlocks;
   let admissions = 0;
-  for (let step = 0; open.length > 0; step++) {
+  for (let step = 0; open.length + coming.length > 0; step++) {
     assert.ok(step < 20_000, `seed ${SEED}: the workload never ends`);
+    while (coming[0] !== undefined && coming[0].comesAt <= step) {
+      const sequence = coming.shift()!;
+      shares.enter(sequence.tenant, tenantsAsking(open));
+      open.push(sequence);
+    }
     const plan = planStep(open, { ...limits, freeBlocks: free, shares });
     const byId = (id: number): Simulated => open.find((each) => each.id === id)!;
     for (const id of plan.preempt) {
@@ -157,5 +170,26 @@ describe("scheduler", () => {
     // A user is of its account: one more of them has no claim on what others get.
     assert.equal(placeOf("many/last", ...invented), 20);
     assert.ok(placeOf("many/last", ...TWENTY.map(() => "many"), "one", "one") < 6);
+  });
+
+  it("lets nobody save up turns by a slow answer, of accounts as of users", () => {
+    for (const [slow, busy] of [
+      ["slow", "busy"],
+      ["key/slow", "key/busy"],
+      ["slow/one", "busy"],
+    ] as const) {
+      const stream = new Simulated(0, slow, 1, 200);
+      const prompts = (first: number, count: number, tenant: string, comesAt: number) =>
+        Array.from({ length: count }, (_, index) => {
+          return new Simulated(first + index, tenant, 100, 1, comesAt);
+        });
+      const sequences = [stream, ...prompts(1, 60, busy, 0), ...prompts(61, 20, slow, 30)];
+      const limits = { stepTokens: 101, runningMax: 8 };
+      const ended = simulate({ numBlocks: 80, limits, sequences });
+      const firstTen = ended.filter(({ id }) => id > 60).slice(0, 10);
+      const [from, to] = [firstTen[0]!, firstTen.at(-1)!].map((one) => ended.indexOf(one));
+      const between = ended.slice(from, to).filter(({ tenant }) => tenant === busy);
+      assert.ok(between.length >= 8, `${between.length} of ${busy} beside ten of ${slow}`);
+    }
   });
 });

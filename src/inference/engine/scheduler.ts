@@ -57,6 +57,13 @@ export interface SchedulePlan {
   readonly run: readonly PlannedRun[];
 }
 
+/** Of the sequences that wait for turns: whose prompts are not read yet, once or anew. */
+export function tenantsAsking(
+  sequences: readonly Pick<SchedulableSequence, "tenant" | "isDecoding">[],
+): string[] {
+  return sequences.flatMap(({ tenant, isDecoding }) => (isDecoding ? [] : [tenant]));
+}
+
 export function planStep(
   sequences: readonly SchedulableSequence[],
   limits: ScheduleLimits,
