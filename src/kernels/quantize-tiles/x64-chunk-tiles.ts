@@ -37,13 +37,12 @@ import {
   emitWriteCodes,
   emitWriteFloats,
   FREE,
-  floatBits,
   HARD_BITS,
   HARD_DISTANCE,
   MAGNITUDE,
   VALUES,
 } from "./x64-chunks.ts";
-import { emitSplat, storedBytes } from "./x64-codes.ts";
+import { emitSplat, floatBits, storedBytes } from "./x64-codes.ts";
 import {
   LARGEST_POWER,
   LEAST_POWER,

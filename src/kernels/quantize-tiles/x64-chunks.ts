@@ -31,7 +31,7 @@ import {
 import { toBf16 } from "../../numerics/bf16.ts";
 import type { OpenDType } from "./contract.ts";
 import { FORMATS } from "./reference.ts";
-import { emitSplat, LANES } from "./x64-codes.ts";
+import { emitSplat, floatBits, LANES } from "./x64-codes.ts";
 
 /** Formats with a fast way. */
 export type ChunkFormat = "e4m3" | "e5m2";
@@ -128,14 +128,6 @@ export function chunkConstants(source: ChunkDType): Uint8Array {
 
 function stored(constants: Gp, name: Stored): Memory {
   return mem(constants, VECTOR_BYTES * STORED.indexOf(name));
-}
-
-const float = new Float32Array(1);
-const bits = new Uint32Array(float.buffer);
-/** The bits of a float32. */
-export function floatBits(value: number): number {
-  float[0] = value;
-  return bits[0]!;
 }
 
 /** Loads what reading `source` and writing `target` keep in registers; clobbers rax. */

@@ -100,6 +100,15 @@ export function codeConstants(source: StoredDType): Uint8Array {
   return bytes;
 }
 
+const float = new Float32Array(1);
+const floatWord = new Uint32Array(float.buffer);
+
+/** The bits of a float32. */
+export function floatBits(value: number): number {
+  float[0] = value;
+  return floatWord[0]!;
+}
+
 /** Emits: every lane of `to` = 32 bits. Clobbers rax. */
 export function emitSplat(a: X64, to: Vector, bits: number): void {
   a.mov(r.rax, bits | 0);

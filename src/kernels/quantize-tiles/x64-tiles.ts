@@ -33,6 +33,7 @@ import {
   emitRead,
   emitSplat,
   emitWrite,
+  floatBits,
   LANE_MASK,
   LANES,
   type StoredDType,
@@ -409,11 +410,4 @@ function emitLoadScales(a: X64): void {
   emitLanes(a, { left: AT.width, constants: AT.constants, isPacked: false });
   a.v("vmovups", [scale, mem(AT.scales)], zeroing(LANE_MASK));
   a.bind(loaded);
-}
-
-const float = new Float32Array(1);
-const bits = new Uint32Array(float.buffer);
-function floatBits(value: number): number {
-  float[0] = value;
-  return bits[0]!;
 }

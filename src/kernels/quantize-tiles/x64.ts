@@ -20,7 +20,13 @@ import {
 import { readRule, readSource } from "./slots.ts";
 import { emitDequantiseChunks, emitQuantiseChunks } from "./x64-chunk-tiles.ts";
 import { CHUNK, CHUNK_CONSTANTS_BYTES, type ChunkFormat, chunkConstants } from "./x64-chunks.ts";
-import { CONSTANTS_BYTES, codeConstants, type StoredDType, storedBytes } from "./x64-codes.ts";
+import {
+  CONSTANTS_BYTES,
+  codeConstants,
+  floatBits,
+  type StoredDType,
+  storedBytes,
+} from "./x64-codes.ts";
 import { TILES_AT as AT, emitDequantise, emitQuantise, type TileDirection } from "./x64-tiles.ts";
 
 export const X64_QUANTIZE_TILES: KernelImplementation = {
@@ -292,14 +298,10 @@ function readOpen(
   };
 }
 
-const float = new Float32Array(1);
-const bits = new Uint32Array(float.buffer);
-
 /** The scale rule, as native functions take it. */
 function ruleArguments(slots: Float64Array): { amaxMinBits: number; powerOfTwo: number } {
   const { amaxMin, powerOfTwo } = readRule(slots);
-  float[0] = amaxMin;
-  return { amaxMinBits: bits[0]!, powerOfTwo: powerOfTwo ? 1 : 0 };
+  return { amaxMinBits: floatBits(amaxMin), powerOfTwo: powerOfTwo ? 1 : 0 };
 }
 
 /** Where a patch begins in the codes of a scaled matrix, in its scales, in an open matrix. */
