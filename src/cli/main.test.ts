@@ -89,6 +89,11 @@ describe("hadal", () => {
     for (const line of stdout.split("\n")) assert.ok(line.length <= 48, line);
   });
 
+  test("takes a terminal without a width, as mpirun's, for an ordinary one", async () => {
+    const untold = await hadal(["sing", "--help"], { columns: 0 });
+    assert.equal(untold.stdout, (await hadal(["sing", "--help"])).stdout);
+  });
+
   test("refuses an unknown verb and an unknown flag with code 2 and a guess", async () => {
     const noVerb = await hadal(["sign"]);
     assert.equal(noVerb.code, 2);

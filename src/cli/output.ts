@@ -37,9 +37,9 @@ export class Output {
     this.#progress = new ProgressLine(stderr);
   }
 
-  /** The characters of a line on stdout. */
+  /** The characters of a line on stdout; a terminal that says 0, as mpirun's, has not been told. */
   get width(): number {
-    return this.#stdout.columns ?? DEFAULT_COLUMNS;
+    return this.#stdout.columns || DEFAULT_COLUMNS;
   }
 
   /** Whether a person sits before stdout, who can end what does not end by itself. */
