@@ -99,7 +99,7 @@ export const train = {
       placeholder: "N",
       whole: true,
       least: 0,
-      help: "with ep ranks: experts move to suit their load after so many; 0: never",
+      help: "with ep ranks: experts move to suit their load after so many (copies: 100); 0: never",
     },
     device: {
       kind: "text",

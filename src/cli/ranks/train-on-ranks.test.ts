@@ -72,7 +72,10 @@ test("on threads a run says, writes and samples what it does in one process", ()
   assert.match(readFileSync(join(base, "threads", "samples.jsonl"), "utf8"), /"prompt":"let "/);
   const again = hadal(...train("threads"), "--ranks", "2");
   assert.equal(again.status, 1);
-  assert.match(again.stderr, /^error: .* already holds a run/m);
+  assert.match(
+    again.stderr,
+    /^error: .* already holds a run; carry on with hadal train --out .* --resume, or/m,
+  );
 });
 
 test("over a layout a run computes the same under MPI and on threads, and tells its bytes", () => {
@@ -122,7 +125,10 @@ test("under MPI a run computes the bits of threads, and one rank speaks", { skip
 test("what the quickstart advises of ranks are flags that it has", () => {
   const words = ["quickstart", "--no-serve", "--out", join(base, "quick"), "--data", base];
   const odd = hadal(...words, "--ranks", "3");
-  assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*; 1f1b, zb1p and dualpipev take any$/m);
+  assert.match(
+    odd.stderr,
+    /^error: dualpipe over .* 3 ranks .*; 1f1b, zb1p and dualpipev take any$/m,
+  );
   for (const schedule of ["1f1b", "dualpipev"]) {
     const refused = hadal(...words, "--ranks", "9", "--schedule", schedule);
     assert.match(refused.stderr, /^error: a model of \d layers has at most \d+ stages/m);
@@ -131,7 +137,10 @@ test("what the quickstart advises of ranks are flags that it has", () => {
 
 test("what ranks there are is said once, and a schedule is of ranks", () => {
   const odd = hadal(...train("odd"), "--ranks", "3");
-  assert.match(odd.stderr, /^error: dualpipe over 3 ranks .*: the number of ranks must be even/m);
+  assert.match(
+    odd.stderr,
+    /^error: dualpipe over a pipeline of 3 ranks .*: the number of ranks must be even/m,
+  );
   const alone = hadal(...train("odd"), "--schedule", "1f1b");
   assert.match(alone.stderr, /^error: --schedule is of ranks; give --ranks N too/m);
   for (const [words, refusal] of [

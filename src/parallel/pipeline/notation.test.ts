@@ -77,7 +77,11 @@ test("a size that a schedule does not admit is refused with what it admits", () 
   );
   assert.throws(
     () => makeSchedule("dualpipe", { ...size, numRanks: 7 }),
-    /number of ranks must be even; 1f1b/,
+    /over a pipeline of 7 ranks with 15 micro-batches: the number of ranks must be even; 1f1b/,
+  );
+  assert.throws(
+    () => makeSchedule("dualpipe", { ...size, numRanks: 1 }),
+    /over a pipeline of 1 rank with/,
   );
   assert.throws(() => makeSchedule("dualpipev", size), /at least twice the ranks \(16\)/);
   assert.throws(() => makeSchedule("interleaved", size), /a multiple of the ranks/);

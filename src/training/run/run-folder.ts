@@ -260,7 +260,8 @@ export function refuseBegunRun(path: string): void {
   if (listCheckpoints(path).length === 0) return;
   throw new OperationalError(
     "run.exists",
-    `${path} already holds a run; carry on with --resume, or choose another --out`,
+    `${path} already holds a run; carry on with hadal train --out ${path} --resume, ` +
+      "or choose another --out",
     { path },
   );
 }

@@ -109,7 +109,8 @@ export function makeSchedule(kind: ScheduleKind, size: ScheduleRequest): Schedul
     const { numRanks, numMicroBatches } = size;
     throw new OperationalError(
       "parallel.schedule",
-      `${kind} over ${numRanks} ranks with ${numMicroBatches} micro-batches: ${problem}`,
+      `${kind} over a pipeline of ${numRanks} ${numRanks === 1 ? "rank" : "ranks"} with ` +
+        `${numMicroBatches} micro-batches: ${problem}`,
     );
   }
   return SCHEDULES[kind].make(size);
