@@ -71,3 +71,7 @@ describe("the table of verbs", () => {
     for (const { load } of VERBS) assert.equal(typeof (await load()), "function");
   });
 });
+
+test("every example of hadal train says where the run ends, or carries one on", () => {
+  for (const { command } of train.examples) assert.match(command, / --(steps|minutes|resume) ?/);
+});

@@ -137,8 +137,8 @@ export const train = {
       does: "each rank with half of every layer's experts, and half of each batch",
     },
     {
-      command: "hadal train --data src --out run --ranks 2 --layout ep=2 --redundant-experts 2",
-      does: "the same with copies of the busiest experts, which follow the load",
+      command: "hadal train --out r --resume --ranks 2 --layout ep=2 --redundant-experts 2",
+      does: "carries on with copies of the busiest experts, which follow the load",
     },
     {
       command: "hadal train --out runs/first --resume --minutes 10",
