@@ -51,9 +51,11 @@ function describeStart(
   const skipped = report.skippedBinary + report.skippedInvalidUtf8 + report.skippedUnreadable;
   const tokens = trainTokens.toLocaleString("en");
   const megabytes = (report.bytes / 1e6).toFixed(2);
+  const lines = report.skippedLines;
   output.line(
     `data: ${report.documents} documents, ${megabytes} MB` +
-      `${skipped === 0 ? "" : `, ${skipped} files skipped (binary, not UTF-8 or unreadable)`}`,
+      `${skipped === 0 ? "" : `, ${skipped} files skipped (binary, not UTF-8 or unreadable)`}` +
+      `${lines === 0 ? "" : `, ${lines} lines of .jsonl skipped (without a text)`}`,
   );
   output.line(`tokenizer: ${vocabSize} tokens; ${tokens} tokens to train on`);
   const { total, active } = countParameters(settings.model);
