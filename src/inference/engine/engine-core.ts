@@ -104,8 +104,9 @@ export class EngineCore {
     return this.#sequences.length === 0;
   }
 
-  get numWaiting(): number {
-    return this.#sequences.filter(({ admission }) => admission === null).length;
+  /** The tenants of requests that wait to be admitted, one for each. */
+  get waitingTenants(): readonly string[] {
+    return this.#sequences.flatMap(({ admission, tenant }) => (admission === null ? [tenant] : []));
   }
 
   /** Queue a sequence. */
@@ -116,9 +117,10 @@ export class EngineCore {
 
   describe(): readonly EngineMetric[] {
     const { blocks } = this.#decoder;
+    const numWaiting = this.waitingTenants.length;
     const counted = this.#counts.describe({
-      num_requests_running: this.#sequences.length - this.numWaiting,
-      num_requests_waiting: this.numWaiting,
+      num_requests_running: this.#sequences.length - numWaiting,
+      num_requests_waiting: numWaiting,
       kv_cache_usage_perc: 1 - blocks.numFree / blocks.numBlocks,
     });
     const { layerIndexes } = this.#decoder.expertLoad;

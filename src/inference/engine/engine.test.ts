@@ -318,6 +318,20 @@ describe("engine", () => {
     await engine.close();
   });
 
+  it("lets an account in that has less than its part of a queue another one fills", async () => {
+    const engine = open({ queueMax: 2 });
+    const ask = (tenant: string, seed: number): Promise<unknown> =>
+      collect(engine, { ...REQUEST, tenant, seed });
+    const greedy = Array.from({ length: 9 }, (_, seed) => ask(`one/${seed}`, seed));
+    const [ofOne, [other]] = await Promise.all([
+      Promise.allSettled(greedy),
+      Promise.allSettled([ask("other", 9)]),
+    ]);
+    assert.ok(ofOne.some(({ status }) => status === "rejected"));
+    assert.equal(other!.status, "fulfilled");
+    await engine.close();
+  });
+
   it("gives text that a constraint accepts, drafted too, and refuses bombs", async () => {
     const engine = open({ drafting: "always" });
     const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };

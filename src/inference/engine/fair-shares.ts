@@ -81,6 +81,19 @@ export class FairShares {
   }
 }
 
+/**
+ * Whether one more request of the tenant's may wait beside those of `waiting`. Up to `most` do;
+ * beyond, up to twice as many, whose account has less than an even part of `most`: one that fills
+ * the queue keeps nobody else out.
+ */
+export function mayWait(tenant: string, waiting: readonly string[], most: number): boolean {
+  if (waiting.length < most) return true;
+  const account = accountOf(tenant);
+  const accounts = waiting.map(accountOf);
+  const own = accounts.filter((each) => each === account).length;
+  return waiting.length < 2 * most && own < most / new Set([...accounts, account]).size;
+}
+
 function accountOf(tenant: string): string {
   const end = tenant.indexOf("/");
   return end < 0 ? tenant : tenant.slice(0, end);

@@ -24,6 +24,7 @@ import type {
 import { checkRequest } from "./check-request.ts";
 import { DraftPolicy } from "./draft-policy.ts";
 import { EngineCore, type StepOptions } from "./engine-core.ts";
+import { mayWait } from "./fair-shares.ts";
 import { Sequence } from "./sequence.ts";
 import { ConstraintCompiler } from "./thread/constraint-compiler.ts";
 
@@ -145,22 +146,22 @@ export class LocalEngine implements Engine, PrefixReader {
     this.#core.checkIntegrity();
   }
 
-  #refuseIfFull(): void {
+  #refuseIfFull(tenant: string): void {
     if (this.#isClosed) {
       throw new OperationalError("engine.closed", "the engine was closed; start it again");
     }
     const most = this.#options.queueMax ?? QUEUE_MAX;
-    const { numWaiting } = this.#core;
-    if (numWaiting < most) return;
+    const { waitingTenants } = this.#core;
+    if (mayWait(tenant, waitingTenants, most)) return;
     throw new OperationalError(
       "engine.busy",
-      `${numWaiting} requests wait already, at most ${most} may; ask again later`,
+      `${waitingTenants.length} requests wait already, at most ${most} may; ask again later`,
       { retryAfterMs: RETRY_AFTER_MS },
     );
   }
 
   async #open(request: EngineRequest, signal: AbortSignal): Promise<Sequence> {
-    this.#refuseIfFull();
+    this.#refuseIfFull(request.tenant);
     const askedAt = performance.now();
     const endToken = request.endTokens?.[0] ?? this.tokenizer.eosId;
     const constraint =
@@ -186,7 +187,7 @@ export class LocalEngine implements Engine, PrefixReader {
   /** Queue a sequence; returns what aborts it, which listens to the signal. */
   #enter(sequence: Sequence, signal: AbortSignal): () => void {
     // While the constraint was compiled the queue may have filled.
-    this.#refuseIfFull();
+    this.#refuseIfFull(sequence.tenant);
     const abort = (): void => {
       sequence.isAborted = true;
       this.#wake();
