@@ -7,27 +7,17 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { CpuMemory } from "../../device/cpu/memory.ts";
-import { createNativeRuntime } from "../../device/cpu/native.ts";
-import type { ThreadContext } from "../../device/program.ts";
 import { toBf16 } from "../../numerics/bf16.ts";
 import { mismatch, toleranceFor } from "../../numerics/tolerance.ts";
 import type { TileUnit } from "../matmul/x64-tile-core.ts";
 import { EMULATION_BYTES, emulatedTiles } from "../matmul/x64-tiles-test-support.ts";
+import { nativeThread } from "../native-thread-test-support.ts";
 import { LATENT_ATTENTION_SLOTS, LATENT_BLOCK_TOKENS, planLatentTiles } from "./contract.ts";
 import { createReferenceLatentAttention } from "./reference.ts";
 import { tiledAttentionBody } from "./x64-tiled.ts";
 
-const { runtime, reason } = createNativeRuntime();
-const memory = CpuMemory.create(runtime?.addressOf ?? null);
-const SCRATCH_BYTES = 4 * 2 ** 20;
-const context: ThreadContext = {
-  memory,
-  threadIndex: 0,
-  scratch: { byteOffset: memory.reserve(SCRATCH_BYTES), byteLength: SCRATCH_BYTES },
-  argumentBlock: { byteOffset: memory.reserve(512), byteLength: 512 },
-  native: runtime,
-};
+const { context, reason } = nativeThread(4 * 2 ** 20);
+const { memory, native } = context;
 const tileState = memory.reserve(EMULATION_BYTES);
 const emulated = (a: X64): TileUnit => emulatedTiles(a, memory.baseAddress + tileState);
 
@@ -38,14 +28,10 @@ const UNITS: readonly {
 }[] = [
   {
     name: "tiles",
-    refusal: runtime?.features.amxBf16 ? "" : reason || "this processor has no AMX",
+    refusal: native?.features.amxBf16 ? "" : reason || "this processor has no AMX",
     unit: null,
   },
-  {
-    name: "emulated tiles",
-    refusal: runtime?.features.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16",
-    unit: emulated,
-  },
+  { name: "emulated tiles", refusal: reason, unit: emulated },
 ];
 
 const [HEADS, LATENT, KEY] = [3, 64, 20];

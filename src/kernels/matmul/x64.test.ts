@@ -5,9 +5,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
-import { CpuMemory } from "../../device/cpu/memory.ts";
-import { createNativeRuntime } from "../../device/cpu/native.ts";
 import type { ThreadContext } from "../../device/program.ts";
+import { nativeThread } from "../native-thread-test-support.ts";
 import { type BlockMultiplier, TRANSPOSITIONS, type Transposition } from "./block-multiplier.ts";
 import { testMultiplier } from "./multiplier-test-support.ts";
 import {
@@ -32,20 +31,12 @@ import {
   emulatedTiles,
 } from "./x64-tiles-test-support.ts";
 
-const { runtime, reason } = createNativeRuntime();
-const memory = CpuMemory.create(runtime?.addressOf ?? null);
-const SCRATCH_BYTES = 8 * 2 ** 20;
-const context: ThreadContext = {
-  memory,
-  threadIndex: 0,
-  scratch: { byteOffset: memory.reserve(SCRATCH_BYTES), byteLength: SCRATCH_BYTES },
-  argumentBlock: { byteOffset: memory.reserve(512), byteLength: 512 },
-  native: runtime,
-};
+const { context, reason } = nativeThread(8 * 2 ** 20);
+const { memory, native } = context;
 const tileState = memory.reserve(EMULATION_BYTES);
 const EMULATED_CORE = tileCore((a) => emulatedTiles(a, memory.baseAddress + tileState));
 
-const features = runtime?.features;
+const features = native?.features;
 const noBf16 = features?.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
 const noTiles = features?.amxBf16 ? "" : reason || "this processor has no AMX";
 const CORES: readonly { core: X64Core; name: string; refusal: string }[] = [

@@ -6,13 +6,11 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
-import { CpuMemory } from "../../device/cpu/memory.ts";
-import { createNativeRuntime } from "../../device/cpu/native.ts";
-import type { ThreadContext } from "../../device/program.ts";
 import { E4M3, E5M2, fromE4m3, toE4m3, toE5m2 } from "../../numerics/fp8.ts";
 import type { X64Core } from "../matmul/x64-core.ts";
 import type { TileUnit } from "../matmul/x64-tile-core.ts";
 import { EMULATION_BYTES, emulatedTiles } from "../matmul/x64-tiles-test-support.ts";
+import { nativeThread } from "../native-thread-test-support.ts";
 import type { ProductFormat } from "./contract.ts";
 import { createReferenceScaledMultiplier } from "./reference.ts";
 import type { ScaledBlock } from "./scaled-block.ts";
@@ -20,19 +18,11 @@ import { createScaledMultiplierOver } from "./x64.ts";
 import { scaledCore } from "./x64-core.ts";
 import { scaledTileCore } from "./x64-tile-core.ts";
 
-const { runtime, reason } = createNativeRuntime();
-const memory = CpuMemory.create(runtime?.addressOf ?? null);
-const SCRATCH_BYTES = 16 * 2 ** 20;
-const context: ThreadContext = {
-  memory,
-  threadIndex: 0,
-  scratch: { byteOffset: memory.reserve(SCRATCH_BYTES), byteLength: SCRATCH_BYTES },
-  argumentBlock: { byteOffset: memory.reserve(512), byteLength: 512 },
-  native: runtime,
-};
+const { context, reason } = nativeThread(16 * 2 ** 20);
+const { memory, native } = context;
 
-const noBf16 = runtime?.features.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
-const noTiles = runtime?.features.amxBf16 ? "" : reason || "this processor has no AMX";
+const noBf16 = native?.features.avx512Bf16 ? "" : reason || "this processor has no AVX512_BF16";
+const noTiles = native?.features.amxBf16 ? "" : reason || "this processor has no AMX";
 const tileState = memory.reserve(EMULATION_BYTES);
 const emulated = (a: X64): TileUnit => emulatedTiles(a, memory.baseAddress + tileState);
 
