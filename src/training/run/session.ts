@@ -17,7 +17,7 @@ import { budgetOf } from "../settings.ts";
 import type { StepOutcome } from "../trainer.ts";
 import { type ValidationResult, validate } from "../validation.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
-import { readingNewest } from "./damaged-checkpoint.ts";
+import { problemOfWeights, readingNewest } from "./damaged-checkpoint.ts";
 import type { EvaluationKind, TrainingObserver } from "./observer.ts";
 import type { RunFolder } from "./run-folder.ts";
 import type { TrainRunOptions, TrainRunSummary } from "./train-run.ts";
@@ -117,9 +117,22 @@ export class Session {
     this.#choosePlan();
     this.#planOnceMeasured(this.#tally.secondsBefore);
     if (checkpoint === undefined) this.#writeCheckpoint();
+    else this.#mendWeights(checkpoint);
     this.#tally.startMs = performance.now();
     this.#tally.watchedSeconds = this.#tally.secondsBefore;
     this.#tally.lastCheckpointMs = performance.now();
+  }
+
+  /** What is read of a checkpoint has been; what others would read of it may be damaged. */
+  #mendWeights(checkpoint: string): void {
+    const problem = problemOfWeights(checkpoint);
+    if (problem === undefined) return;
+    this.#observer.onWarning?.(
+      `the weights of ${checkpoint} are damaged (${problem}); the run goes on from the training ` +
+        "state beside them, which is whole, and writes this checkpoint anew",
+    );
+    this.#tally.lastCheckpointStep = -1;
+    this.#writeCheckpoint();
   }
 
   /** The plan already made for this budget; else a new one, at once or when the speed is known. */

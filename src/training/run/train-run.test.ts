@@ -252,6 +252,32 @@ test("a damaged newest checkpoint is told with the one to go back to", async () 
   assert.equal((await train({ resume: true })).steps, 12);
 });
 
+test("weights that are damaged beside a whole training state are told of, and made anew", async () => {
+  // A run's memory is never given back: these have a device of their own.
+  await using own = await openCpuDevice({ numThreads: 1 });
+  await train({ device: own });
+  const { path } = listCheckpoints(run).at(-1)!;
+  const weights = join(path, "model.safetensors");
+  const content = readFileSync(weights);
+  const damages: [RegExp, () => void][] = [
+    [/model\.safetensors has \d+ bytes/, () => writeFileSync(weights, content.subarray(0, -99))],
+    [/neither model\.safetensors nor/, () => rmSync(weights)],
+    [/config\.json cannot be read/, () => rmSync(join(path, "config.json"))],
+  ];
+  for (const [problem, damage] of damages) {
+    damage();
+    const warnings: string[] = [];
+    const observer = { onWarning: (message: string) => void warnings.push(message) };
+    await train({ device: own, resume: true, observer });
+    assert.match(warnings[0]!, problem);
+    assert.ok(warnings[0]!.startsWith(`the weights of ${path} are damaged (`));
+    assert.match(warnings[0]!, /the run goes on from the training state .* writes this checkpoint/);
+    assert.deepEqual(readFileSync(weights), content);
+    await train({ device: own, resume: true, observer });
+    assert.equal(warnings.length, 3, "then only of the budget, which is spent");
+  }
+});
+
 test("a step that is not finite ends the run, which resumes with gentler settings", async () => {
   const wild = settings(
     "learningRate.peak=1e30",
