@@ -139,6 +139,19 @@ test("train says in words which file, recipe or run is not there", () => {
   );
 });
 
+test("complete refuses to continue nothing", () => {
+  const { code, stderr } = hadal("complete", "--model", runPath, "--max-tokens", "2");
+  assert.equal(code, 2);
+  assert.match(stderr, /^error: give the text to continue, --prefix TEXT, or .*--file F --line N/);
+});
+
+test("evaluate bpb names files as they were named, and counts one as one", () => {
+  const file = join("data", "part3.ts");
+  const { stdout } = hadal("evaluate", "bpb", "--model", "run", "--data", file);
+  assert.match(stdout, /^data\/part3\.ts +[\d,]+ +\d\.\d+$/m);
+  assert.match(stdout, /^all 1 document +[\d,]+ /m);
+});
+
 test("evaluate bpb counts every byte of the files once", () => {
   const file = join(folder, "data", "part3.ts");
   const result = resultOf("evaluate", "bpb", "--model", runPath, "--data", file);
@@ -190,14 +203,16 @@ test("export with smaller weights writes a checkpoint that computes as loading i
   assert.ok((bytes as number) < inferenceWeights.bytes["f32"]!);
 });
 
-test("export does not write over a folder that holds something", () => {
+test("export does not write over a file, or a folder that holds something", () => {
   const filesOfRun = () => readdirSync(runPath, { recursive: true }).map(String).toSorted();
   const before = filesOfRun();
-  for (const out of [runPath, join(runPath, "config.json")]) {
-    const args = ["--model", runPath, "--format", "huggingface", "--out", out];
-    const { code, stderr } = hadal("export", ...args);
-    assert.equal(code, 1);
-    assert.match(stderr, /^error: .* is there already, .*another --out/m);
+  for (const format of ["huggingface", "gguf"]) {
+    for (const out of [runPath, join(runPath, "config.json")]) {
+      const args = ["--model", runPath, "--format", format, "--out", out];
+      const { code, stderr } = hadal("export", ...args);
+      assert.equal(code, 1);
+      assert.match(stderr, /^error: .* is there already, .*another --out/m);
+    }
   }
   assert.deepEqual(filesOfRun(), before);
 });

@@ -20,6 +20,10 @@ test("lines of .jsonl that hold no text are counted where the text is announced"
   } as CorpusReport;
   const settings = resolveSettings({ preset: "tiny" });
   const start = { report, settings, vocabSize: 300, trainTokens: 9, step: 0 };
-  trainingProgress(output, null).onStart?.(start);
+  const { onStart } = trainingProgress(output, null);
+  onStart?.(start);
   assert.match(terminal.text, /^data: 3 documents, 1.00 MB, 2 lines of .jsonl skipped/m);
+  onStart?.({ ...start, report: { ...report, documents: 1, skippedBinary: 1, skippedLines: 1 } });
+  const one = /^data: 1 document, 1.00 MB, 1 file skipped \(.*\), 1 line of .jsonl skipped/m;
+  assert.match(terminal.text, one);
 });

@@ -2,6 +2,7 @@
  * @file What people see of a training run: the data, the model, a live line, evaluations,
  * checkpoints.
  */
+import { counted } from "../base/counted.ts";
 import { countParameters } from "../model/counts.ts";
 import { PREPARE_STAGES, type PrepareStage } from "../training/prepare.ts";
 import type { EvaluationKind, RunStart, TrainingObserver } from "../training/run/observer.ts";
@@ -52,10 +53,11 @@ function describeStart(
   const tokens = trainTokens.toLocaleString("en");
   const megabytes = (report.bytes / 1e6).toFixed(2);
   const lines = report.skippedLines;
+  const files = counted(skipped, "file");
   output.line(
-    `data: ${report.documents} documents, ${megabytes} MB` +
-      `${skipped === 0 ? "" : `, ${skipped} files skipped (binary, not UTF-8 or unreadable)`}` +
-      `${lines === 0 ? "" : `, ${lines} lines of .jsonl skipped (without a text)`}`,
+    `data: ${counted(report.documents, "document")}, ${megabytes} MB` +
+      `${skipped === 0 ? "" : `, ${files} skipped (binary, not UTF-8 or unreadable)`}` +
+      `${lines === 0 ? "" : `, ${counted(lines, "line")} of .jsonl skipped (without a text)`}`,
   );
   output.line(`tokenizer: ${vocabSize} tokens; ${tokens} tokens to train on`);
   const { total, active } = countParameters(settings.model);

@@ -9,6 +9,7 @@
  * asserted; markers have no bytes and cost nothing. Independent of the tokenizer: models and
  * compressors compare. Refuses documents without any text.
  */
+import { counted } from "../base/counted.ts";
 import { assert, OperationalError } from "../base/errors.ts";
 import { ceilDiv } from "../base/integers.ts";
 import type { TrainableModel } from "../model/model-types.ts";
@@ -134,7 +135,8 @@ function summarise(documents: readonly EvaluatedDocument[], tally: Tally): BitsP
   const nats = tally.nats.reduce((sum, x) => sum + x, 0);
   const bytes = tally.bytes.reduce((sum, x) => sum + x, 0);
   if (bytes === 0) {
-    const message = `${documents.length} documents hold no text; give files with text`;
+    const where = counted(documents.length, "document");
+    const message = `there is no text in ${where}; give files with text`;
     throw new OperationalError("data.empty", message);
   }
   return { ...costOf(nats, bytes), tokens: tally.tokens, documents: costs };

@@ -10,6 +10,7 @@
  * given more minutes than it had plans them by the speed it had, so that its schedule goes on where
  * it was instead of opening anew.
  */
+import { counted } from "../base/counted.ts";
 import { assert } from "../base/errors.ts";
 
 /**
@@ -34,9 +35,8 @@ export type Budget =
 
 /** "5 minutes", "1 step". */
 export function describeBudget(budget: Budget): string {
-  const say = (limit: number, unit: string): string => `${limit} ${unit}${limit === 1 ? "" : "s"}`;
-  if ("steps" in budget) return say(budget.steps, "step");
-  return "tokens" in budget ? say(budget.tokens, "token") : say(budget.minutes, "minute");
+  if ("steps" in budget) return counted(budget.steps, "step");
+  return "tokens" in budget ? counted(budget.tokens, "token") : counted(budget.minutes, "minute");
 }
 
 /** The length of a run, once it is known. */

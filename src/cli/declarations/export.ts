@@ -21,7 +21,7 @@ export const exportModel = {
     out: {
       kind: "text",
       placeholder: "PATH",
-      help: "the file (gguf), or the folder (huggingface), new or empty, to write",
+      help: "the new file (gguf), or the folder (huggingface), new or empty, to write",
       required: true,
     },
     dtype: {

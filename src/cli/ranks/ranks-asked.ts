@@ -1,4 +1,5 @@
 /** @file What the flags of a verb and the launcher of this process say of ranks. */
+import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
 import { formatLayout, numRanksOf, parseLayout } from "../../parallel/mesh.ts";
 import type { ScheduleKind } from "../../parallel/pipeline/schedules/kinds.ts";
@@ -68,7 +69,7 @@ function refusalOf(mesh: TrainingLayout["mesh"], numRanks: number, isLaunched: b
   ];
   return new OperationalError(
     "usage.layout",
-    `--layout ${formatLayout(mesh)} is of ${asked} ranks and there ` +
+    `--layout ${formatLayout(mesh)} is of ${counted(asked, "rank")} and there ` +
       `${numRanks === 1 ? "is 1" : `are ${numRanks}`}; ${remedies.join(", or ")}`,
   );
 }

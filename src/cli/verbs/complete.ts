@@ -1,5 +1,6 @@
 /** @file `hadal complete`: continue a text, or fill the gap between two. */
 import { readFileSync } from "node:fs";
+import { counted } from "../../base/counted.ts";
 import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { Decoder } from "../../inference/decoder.ts";
@@ -63,6 +64,11 @@ function placeOf(values: Values<typeof complete>): Place {
     if (line !== undefined) {
       throw new OperationalError("usage.flags", "--line is a line of --file; name the file too");
     }
+    if (prefix === undefined && suffix === undefined) {
+      const missing =
+        "give the text to continue, --prefix TEXT, or a line to write, --file F --line N";
+      throw new OperationalError("usage.missing", missing);
+    }
     return { prefix: prefix ?? "", suffix };
   }
   if (line === undefined) {
@@ -77,7 +83,7 @@ function placeInFile(file: string, line: number): Place {
   if (line > lines.length) {
     throw new OperationalError(
       "usage.line",
-      `--line ${line} is beyond the ${lines.length} lines of ${file}`,
+      `--line ${line} is beyond the ${counted(lines.length, "line")} of ${file}`,
     );
   }
   const prefix = lines.slice(0, line - 1).map((text) => `${text}\n`);

@@ -2,6 +2,7 @@
  * @file `hadal doctor`: what this machine runs and why, whether it computes rightly, and how fast.
  */
 import { availableParallelism, cpus, totalmem } from "node:os";
+import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { createNativeRuntime } from "../../device/cpu/native.ts";
@@ -61,7 +62,8 @@ export const run: Run<typeof doctor> = async (_values, { output, env }) => {
 function describeMachine(output: Output): void {
   const model = cpus()[0]?.model ?? "unknown processor";
   const gib = (totalmem() / 2 ** 30).toFixed(1);
-  output.line(`${model}, ${availableParallelism()} threads, ${gib} GiB, Node ${process.version}`);
+  const threads = counted(availableParallelism(), "thread");
+  output.line(`${model}, ${threads}, ${gib} GiB, Node ${process.version}`);
   const { runtime, reason } = createNativeRuntime();
   if (runtime === null) output.line(`native code: off (${reason})`);
   else {
@@ -82,7 +84,7 @@ function describeKernels(output: Output, device: Device): Record<string, string>
   }
   for (const [target, keys] of byTarget) {
     const names = [...new Set(keys.map((key) => key.split("/")[0]))];
-    output.line(`${target}: ${keys.length} kernels (${names.join(", ")})`);
+    output.line(`${target}: ${counted(keys.length, "kernel")} (${names.join(", ")})`);
   }
   const reasons = new Set(reports.flatMap((report) => report.reasons));
   for (const reason of reasons) output.line(output.style("dim", `  passed over: ${reason}`));

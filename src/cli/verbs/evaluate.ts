@@ -1,4 +1,5 @@
 /** @file `hadal evaluate bpb`: bits per byte of files under a model. */
+import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import {
@@ -33,7 +34,7 @@ export const run: Run<typeof evaluate> = async (values, { output, env }) => {
     [
       ["file", "bytes", "bits per byte"],
       ...worstFirst.slice(0, LISTED_FILES).map(rowOf),
-      rowOf({ ...result, name: `all ${documents.length} documents` }),
+      rowOf({ ...result, name: `all ${counted(documents.length, "document")}` }),
     ],
     ["left", "right", "right"],
   );

@@ -15,7 +15,7 @@ import type { Run } from "../verb.ts";
 export const run: Run<typeof exportModel> = async (values, { output, env }) => {
   const { model: path, format, out } = values;
   refuseForeignFlag(values);
-  if (format === "huggingface") refuseOccupied(out);
+  refuseOccupied(out, format);
   await using device = await openCpuDevice({ ...cpuOptionsFromEnvironment(env), numThreads: 1 });
   const loaded = loadCheckpoint(device, resolveCheckpoint(path), { precision: "f32" });
   const dtype = format === "gguf" ? writeFile(loaded, values) : writeFolder(loaded, values);
@@ -32,13 +32,16 @@ function refuseForeignFlag({ format, dtype, weights }: Values<typeof exportModel
   throw new OperationalError("usage.flags", `--format ${format} takes --${own}, not --${foreign}`);
 }
 
-/** A checkpoint replaces what is in its place: an empty folder at most. */
-function refuseOccupied(out: string): void {
+/** What is written replaces what is in its place: nothing, or for a checkpoint an empty folder. */
+function refuseOccupied(out: string, format: Values<typeof exportModel>["format"]): void {
   const place = statSync(out, { throwIfNoEntry: false });
-  if (place === undefined || (place.isDirectory() && readdirSync(out).length === 0)) return;
+  if (place === undefined) return;
+  const isFolder = format === "huggingface";
+  if (isFolder && place.isDirectory() && readdirSync(out).length === 0) return;
+  const what = isFolder ? "a checkpoint" : "the file";
   throw new OperationalError(
     "checkpoint.exists",
-    `${out} is there already, and a checkpoint would take its place; give another --out`,
+    `${out} is there already, and ${what} would take its place; give another --out`,
   );
 }
 

@@ -1,5 +1,6 @@
 /** @file `hadal schedule`: a pipeline schedule in text, CSV, JSON or as a picture. */
 import { readFileSync } from "node:fs";
+import { counted } from "../../base/counted.ts";
 import { OperationalError, reasonOf } from "../../base/errors.ts";
 import { writeFileAtomically } from "../../checkpoint/atomic.ts";
 import { drawSvg } from "../../parallel/pipeline/draw-svg.ts";
@@ -33,7 +34,8 @@ export const run: Run<typeof schedule> = async (values, { output }) => {
   const timeline = simulate(made, fixedCosts(UNIT_COSTS));
   const measured =
     values.measured === undefined ? null : parseTrace(readText(values.measured), made);
-  const size = `${numRanks} ranks, ${numMicroBatches} micro-batches`;
+  const microBatches = counted(numMicroBatches, "micro-batch", "micro-batches");
+  const size = `${counted(numRanks, "rank")}, ${microBatches}`;
   if (svg !== undefined) {
     const pictures = [{ heading: `${kind}, ${size}: ${summarise(timeline)}`, timeline }];
     if (measured !== null) {

@@ -2,6 +2,7 @@
  * @file `hadal train`: settings from preset, file and flags; a run folder with everything that came
  * of it.
  */
+import { counted } from "../../base/counted.ts";
 import { cpuOptionsFromEnvironment } from "../../device/cpu/cpu-device.ts";
 import { openCpuDevice } from "../../kernels/cpu.ts";
 import { countParameters } from "../../model/counts.ts";
@@ -31,7 +32,7 @@ export const run: Run<typeof train> = async (values, context) => {
   const { validation, averageValidation } = summary;
   const minutes = (summary.seconds / 60).toFixed(1);
   output.line(
-    `${summary.wasInterrupted ? "interrupted" : "done"} after ${summary.steps} steps, ` +
+    `${summary.wasInterrupted ? "interrupted" : "done"} after ${counted(summary.steps, "step")}, ` +
       `${summary.tokens.toLocaleString("en")} tokens, ${minutes} minutes`,
   );
   output.line(

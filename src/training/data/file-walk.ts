@@ -14,7 +14,7 @@ import { OperationalError, reasonOf } from "../../base/errors.ts";
 
 /** One file of a corpus. */
 export interface CorpusFile {
-  /** Where it is. */
+  /** Where it is, from where its root was named. */
   readonly path: string;
   /** The root's own name and the way from there, with slashes: the same wherever the root lies. */
   readonly name: string;
@@ -43,15 +43,14 @@ interface IgnoreLevel {
 export function walkFiles(roots: readonly string[]): FileWalk {
   const walker = new Walker();
   for (const root of roots) {
-    const path = resolve(root);
     try {
-      statSync(path);
+      statSync(root);
     } catch (error) {
       const reason = reasonOf(error);
       const message = `${root} cannot be read (${reason}); name a file or folder that exists`;
-      throw new OperationalError("data.missing", message, { path }, error);
+      throw new OperationalError("data.missing", message, { path: root }, error);
     }
-    walker.visit(path, { name: basename(path), parts: [], levels: [] });
+    walker.visit(root, { name: basename(resolve(root)), parts: [], levels: [] });
   }
   return walker;
 }

@@ -29,7 +29,7 @@ export function readingNewest<T>(run: string, read: () => T): T {
   }
 }
 
-/** Why nobody could load the weights of a checkpoint; undefined if they are whole, by their size. */
+/** Why nobody could load a checkpoint's weights; undefined if they are whole, by their size. */
 export function problemOfWeights(checkpoint: string): string | undefined {
   try {
     readModelConfig(checkpoint);

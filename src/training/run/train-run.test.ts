@@ -252,7 +252,7 @@ test("a damaged newest checkpoint is told with the one to go back to", async () 
   assert.equal((await train({ resume: true })).steps, 12);
 });
 
-test("weights that are damaged beside a whole training state are told of, and made anew", async () => {
+test("weights damaged beside a whole training state are told of, and made anew", async () => {
   // A run's memory is never given back: these have a device of their own.
   await using own = await openCpuDevice({ numThreads: 1 });
   await train({ device: own });

@@ -1,4 +1,5 @@
 /** @file Tokens a second of a server that a fixed number of clients keep busy. */
+import { counted } from "../../../base/counted.ts";
 import type { CompletionClient } from "./completion-client.ts";
 import { quantile, type ServeRow } from "./serve-row.ts";
 import { Requests, type Workload } from "./workloads.ts";
@@ -85,7 +86,7 @@ export async function measureThroughput(
     `${quantile(values, share).toFixed(1)} ms (p${100 * share})`;
   return {
     name: "throughput",
-    workload: `${workload}, ${streams} ${streams === 1 ? "stream" : "streams"}`,
+    workload: `${workload}, ${counted(streams, "stream")}`,
     value: load.tokensPerSecond,
     unit: "tokens/s",
     ratio: load.tokensPerSecond / single,

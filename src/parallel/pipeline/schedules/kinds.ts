@@ -6,6 +6,7 @@
  * once, and how often a rank's share of the parameters is stored. B is the full backward. At
  * F = I = W = ½B and a pair of F + B the bubble is exact, else an upper bound.
  */
+import { counted } from "../../../base/counted.ts";
 import { OperationalError } from "../../../base/errors.ts";
 import type { ActionCosts } from "../simulate.ts";
 import { dualPipe, dualPipeV } from "./dual-pipe.ts";
@@ -109,8 +110,8 @@ export function makeSchedule(kind: ScheduleKind, size: ScheduleRequest): Schedul
     const { numRanks, numMicroBatches } = size;
     throw new OperationalError(
       "parallel.schedule",
-      `${kind} over a pipeline of ${numRanks} ${numRanks === 1 ? "rank" : "ranks"} with ` +
-        `${numMicroBatches} micro-batches: ${problem}`,
+      `${kind} over a pipeline of ${counted(numRanks, "rank")} with ` +
+        `${counted(numMicroBatches, "micro-batch", "micro-batches")}: ${problem}`,
     );
   }
   return SCHEDULES[kind].make(size);
