@@ -38,7 +38,11 @@ export function finiteTensors(reader: TensorReader): TensorReader {
   };
 }
 
-/** How the elements of a dtype say that they are not finite: all bits of the mask are set. */
+/**
+ * How the elements of a dtype say that they are not finite: all bits of the mask are set. Floats of
+ * other dtypes, as F64, are not here, for no weights or scales are read from them
+ * (fp8-weights.ts, packed-integers.ts).
+ */
 const MASKS: Partial<Record<StoredDtype, number>> = {
   F32: 0x7f800000,
   BF16: 0x7f80,
@@ -46,7 +50,7 @@ const MASKS: Partial<Record<StoredDtype, number>> = {
   F8_E4M3: 0x7f,
 };
 
-/** The first element that is not finite; dtypes that are no floats have none. */
+/** The first element that is not finite; other dtypes have none. */
 function findNonFinite(
   dtype: StoredDtype,
   bytes: Uint8Array,

@@ -172,6 +172,28 @@ describe("scheduler", () => {
     assert.ok(placeOf("many/last", ...TWENTY.map(() => "many"), "one", "one") < 6);
   });
 
+  it("gives turns back with a run that is taken back in the same step", () => {
+    const shares = new FairShares();
+    const prompt = (tenant: string, admission: number, numPending: number, needs: number) => {
+      shares.enter(tenant, []);
+      const asked = { id: admission, tenant, arrival: -admission, admission, numPending };
+      return { ...asked, isDecoding: false, countMissing: () => needs, numOwnBlocks: 1 };
+    };
+    // The last admitted, of the tenant served least, takes the only block and loses it to the first:
+    // its tenant has been given nothing, and is still the one to come next.
+    const sequences = [prompt("b", 3, 40, 1), prompt("a", 0, 20, 1), prompt("b", 1, 20, 0)];
+    sequences.push(prompt("c", 2, 20, 0));
+    shares.give("a", 1);
+    shares.give("c", 2);
+    const limits = { stepTokens: 100, runningMax: 4, freeBlocks: 1, shares };
+    const { preempt, run } = planStep(sequences, limits);
+    assert.deepEqual(preempt, [3]);
+    assert.deepEqual(
+      run.map(({ id }) => id),
+      [0, 1, 2],
+    );
+  });
+
   it("lets nobody save up turns by a slow answer, of accounts as of users", () => {
     for (const [slow, busy] of [
       ["slow", "busy"],

@@ -177,5 +177,6 @@ class StepPlan {
     const [{ numTokens }] = this.#run.splice(at, 1) as [PlannedRun];
     this.#tokensLeft += numTokens;
     this.#blocksLeft += sequence.countMissing(numTokens);
+    this.#shares.give(sequence.tenant, -numTokens);
   }
 }
