@@ -101,7 +101,7 @@ test("F32 comes back bit for bit, BF16 and F16 rounded once, into memory at any 
   assert.deepEqual([...out], [...values].map(Math.f16round));
 });
 
-test("an FP8 weight without fitting scales, and a weight of integers, are refused by name", () => {
+test("an FP8 weight without fitting scales, and a weight of integers or F64, are refused by name", () => {
   const code: TensorSource = {
     name: "w",
     dtype: "F8_E4M3",
@@ -121,6 +121,7 @@ test("an FP8 weight without fitting scales, and a weight of integers, are refuse
     [[code, scale("I32", [2, 1], 2)], /w_scale_inv is I32 \[2,1\], expected F32 \[2,1\]/],
     [[{ ...code, shape: [258] }], /w has shape \[258\], expected \[out, in\]/],
     [[{ ...code, dtype: "I8" }], /w is I8; weights are F32, BF16, F16 or F8_E4M3/],
+    [[{ ...code, dtype: "F64", data: () => new Uint8Array(8 * 258) }], /w is F64; weights are F32/],
     [[], /no tensor "w"/],
   ];
   for (const [sources, message] of cases) {
