@@ -98,11 +98,11 @@ export async function serveModels(
   const declarations = options.models.map(modelOf);
   const aliases = new Map(options.aliases.map(aliasOf));
   const settings = engineSettings(options, env);
-  const { openModel, weights } = options;
+  const { openModel } = options;
   const loader =
     openModel === undefined
       ? modelLoader(engineOpener(env, settings), keptBy(settings))
-      : modelLoader((path) => openModel(path, settings.prefixFolder), { weights });
+      : modelLoader((path) => openModel(path, settings.prefixFolder), keptByRank(settings));
   await using models = new ModelRegistry(loader, declarations, aliases);
   for (const { id } of declarations) await models.load(id);
   const start = (port: number): Promise<ApiServer> =>
@@ -145,6 +145,12 @@ function engineOpener(
 /** Of a model's weights in this process. */
 function keptBy({ role, weights, experts }: EngineSettings): LoaderOptions {
   return { copies: role === "split" ? 2 : 1, weights, numRedundant: experts?.numRedundant };
+}
+
+/** Where ranks are processes, and this is one of them. */
+function keptByRank({ weights, experts }: EngineSettings): LoaderOptions {
+  const { numRedundant, numRanks: numProcesses } = experts ?? {};
+  return { weights, numRedundant, numProcesses };
 }
 
 /** What the options say of engines; refuses what does not go together. */

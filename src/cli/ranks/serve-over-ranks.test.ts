@@ -71,6 +71,13 @@ function environmentOf(name: string): readonly string[] {
   }
 }
 
+async function estimateOf({ address }: Served): Promise<number> {
+  const { data } = (await (await fetch(`${address}/v1/models`)).json()) as {
+    readonly data: readonly [{ readonly estimated_bytes: number }];
+  };
+  return data[0].estimated_bytes;
+}
+
 async function complete(address: string, prompt: string): Promise<Record<string, unknown>> {
   const response = await fetch(`${address}/v1/completions`, {
     method: "POST",
@@ -112,10 +119,12 @@ test("two processes share the experts of one model, whose answers are those of o
   };
   await using one = await start(...SERVE);
   const expected = await answersOf(one);
+  const whole = await estimateOf(one);
   await one.end("SIGTERM");
   const words = ["--redundant-experts", "2", "--rebalance-tokens", "50"];
   await using server = await start(...LAUNCH, "--expert-ranks", "2", ...words);
   assert.deepEqual(await answersOf(server), expected);
+  assert.ok((await estimateOf(server)) < whole, "this process keeps a part of the experts");
   const metrics = await (await fetch(`${server.address}/metrics`)).text();
   assert.match(metrics, /^hadal_expert_passes_total\{.*micro_batches="2"\} [1-9]/m);
   assert.match(metrics, /^hadal_expert_rank_load_over_mean\{.*rank="1"\} /m);

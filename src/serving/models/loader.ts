@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { availableMemory } from "node:process";
 import { OperationalError } from "../../base/errors.ts";
+import { divExact } from "../../base/integers.ts";
 import type { Engine } from "../../inference/engine/api.ts";
 import { countPlaced } from "../../model/parameter-layout.ts";
 import { storedBytes } from "../../model/stored-parameters.ts";
@@ -25,6 +26,11 @@ export interface LoaderOptions {
   readonly weights?: string | undefined;
   /** Copies of routed experts in each layer beyond one of each; none if left out. */
   readonly numRedundant?: number | undefined;
+  /**
+   * Processes that share the routed experts, of which this one keeps its part. Their engine is open
+   * before a model is asked for. 1 if left out.
+   */
+  readonly numProcesses?: number | undefined;
 }
 
 /** A loader of models whose engines `openEngine` opens. */
@@ -32,10 +38,11 @@ export function modelLoader(
   openEngine: (path: string) => Promise<Engine>,
   options: LoaderOptions = {},
 ): ModelLoader {
-  const { copies = 1 } = options;
+  const { copies = 1, numProcesses = 1 } = options;
   return {
     estimateBytes: (path) => copies * estimateBytes(path, options),
-    availableBytes: () => availableMemory(),
+    // An engine that is open has what it needs, and has taken it from what is available.
+    availableBytes: () => (numProcesses > 1 ? Number.POSITIVE_INFINITY : availableMemory()),
     open: async ({ id, path }) => {
       const engine = await openEngine(path);
       return { id, engine, format: chatFormatOf(path, engine.tokenizer) };
@@ -44,11 +51,12 @@ export function modelLoader(
 }
 
 /** The parameters and the latent cache; what a step needs besides is small. */
-function estimateBytes(path: string, { weights: notation, numRedundant = 0 }: LoaderOptions) {
+function estimateBytes(path: string, options: LoaderOptions): number {
+  const { weights: notation, numRedundant = 0, numProcesses = 1 } = options;
   const checkpoint = resolveCheckpoint(path);
   const config = readModelConfig(checkpoint);
   const { weights } = inferenceOptions(checkpoint, notation);
-  const numPlaces = config.numRoutedExperts + numRedundant;
+  const numPlaces = divExact(config.numRoutedExperts + numRedundant, numProcesses);
   const parameters =
     weights === undefined
       ? DTYPE_BYTES.f32 * countPlaced(config, numPlaces)

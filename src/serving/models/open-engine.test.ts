@@ -63,6 +63,18 @@ describe("an engine in its own thread", () => {
     await engine.close();
   });
 
+  test("of experts that processes share, counts its own as memory", () => {
+    const estimateOf = (numProcesses: number, numRedundant: number): number => {
+      const options = { numProcesses, numRedundant };
+      return modelLoader(openEngineHere as never, options).estimateBytes(TINY_CHAT);
+    };
+    const { numRoutedExperts } = readModelConfig(TINY_CHAT);
+    const ofExperts = estimateOf(1, numRoutedExperts) - estimateOf(1, 0);
+    assert.ok(ofExperts > 0);
+    assert.equal(estimateOf(2, 0), estimateOf(1, 0) - ofExperts / 2);
+    assert.equal(estimateOf(2, numRoutedExperts), estimateOf(1, 0));
+  });
+
   test("keeps weights in the format asked for, under a hash of their own", async () => {
     const settings = { prefixFolder: null, role: "both", weights: "int8" } as const;
     const coded = await openEngine(TINY_CHAT, ENV, settings);
