@@ -8,12 +8,13 @@ import { once } from "node:events";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { startTestServer, tinyTokenizer } from "../src/serving/test-support.ts";
+import { leashed } from "./support/leash.ts";
 
 const HADAL = fileURLToPath(new URL("../bin/hadal.js", import.meta.url));
 const hasScript = spawnSync("script", ["--version"], { encoding: "utf8" }).stdout?.includes("util");
 const DIM = "\u001b[2m";
 
-class Terminal {
+class Terminal implements Disposable {
   readonly #child: ChildProcess;
   #shown = "";
   #seen = 0;
@@ -48,6 +49,10 @@ class Terminal {
     if (this.#child.exitCode === null) await once(this.#child, "exit");
     return this.#child.exitCode;
   }
+
+  [Symbol.dispose](): void {
+    leashed(this.#child)[Symbol.dispose]();
+  }
 }
 
 test("a person talks, interrupts, goes back in history and leaves", {
@@ -65,7 +70,7 @@ test("a person talks, interrupts, goes back in history and leaves", {
       if (request === server.engine.requests[0] && index === last) await held;
     },
   });
-  const terminal = new Terminal(`${process.execPath} ${HADAL} chat --url ${server.url} --thinking`);
+  using terminal = new Terminal(`${process.execPath} ${HADAL} chat --url ${server.url} --thinking`);
   await terminal.shows("> ");
   terminal.type("Count!\r");
   // Thinking is dimmed, the answer is not.

@@ -10,6 +10,7 @@ import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Random } from "../src/base/random.ts";
 import { post, streamed, TINY_CHAT } from "../src/serving/test-support.ts";
+import { leashed } from "./support/leash.ts";
 
 const HADAL = fileURLToPath(new URL("../bin/hadal.js", import.meta.url));
 
@@ -18,7 +19,7 @@ const XDG_CACHE_HOME = mkdtempSync(join(tmpdir(), "hadal-cache-"));
 const ENV = { ...process.env, XDG_CACHE_HOME };
 after(() => rmSync(XDG_CACHE_HOME, { recursive: true }));
 
-interface Serving {
+interface Serving extends Disposable {
   readonly child: ChildProcess;
   readonly url: string;
   /** Everything printed so far. */
@@ -40,7 +41,7 @@ async function serve(...flags: readonly string[]): Promise<Serving> {
     if (typeof ended === "number") assert.fail(text);
   }
   const url = /http:\/\/127\.0\.0\.1:\d+/.exec(text)![0];
-  return { child, url, printed: () => text };
+  return { child, url, printed: () => text, ...leashed(child) };
 }
 
 async function endOf(child: ChildProcess): Promise<unknown> {
@@ -128,6 +129,7 @@ describe("a served model", () => {
       "--temperature",
       "0",
     ]);
+    using _ = leashed(chat);
     let said = "";
     chat.stdout.setEncoding("utf8").on("data", (part: string) => {
       said += part;
@@ -140,7 +142,8 @@ describe("a served model", () => {
 });
 
 test("a second signal ends a server that still waits for its requests", async () => {
-  const { child, url, printed } = await serve();
+  using serving = await serve();
+  const { child, url, printed } = serving;
   // A request whose body never comes; that it is being read, the server says with 100.
   const socket = connect(Number(new URL(url).port), "127.0.0.1");
   socket.on("error", () => {});
@@ -160,7 +163,8 @@ test("a server finds on the disk what the one before it has read", async () => {
   const content = "The owl is green. ".repeat(30);
   const cached: number[] = [];
   for (const flags of [[], [], ["--prefix-cache-disk-bytes", "0"]]) {
-    const { child, url } = await serve(...flags);
+    using serving = await serve(...flags);
+    const { child, url } = serving;
     const request = { model: "tiny-chat", prompt: content, max_tokens: 1 };
     const { body } = await post(`${url}/v1/completions`, request);
     const { cached_tokens, disk_tokens } = cacheDetailsOf(body["usage"]);
@@ -174,7 +178,8 @@ test("a server finds on the disk what the one before it has read", async () => {
 });
 
 test("a request is told where it left a cached prompt, and what memory had of it", async () => {
-  const { child, url } = await serve("--prefix-cache-disk-bytes", "0");
+  using serving = await serve("--prefix-cache-disk-bytes", "0");
+  const { child, url } = serving;
   const first = Array.from({ length: 150 }, (_, index) => 300 + index);
   const second = first.with(80, 700);
   const ask = async (prompt: readonly number[]): Promise<CacheDetails> => {
@@ -205,6 +210,7 @@ test("a request is told where it left a cached prompt, and what memory had of it
 test("an address that others reach is refused without keys, with what to do", async () => {
   const words = ["serve", "--model", TINY_CHAT, "--port", "0", "--host", "0.0.0.0"];
   const child = spawn(process.execPath, [HADAL, ...words]);
+  using _ = leashed(child);
   let text = "";
   child.stderr.on("data", (part: Buffer) => {
     text += part;

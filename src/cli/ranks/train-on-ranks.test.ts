@@ -13,6 +13,7 @@ import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { writeSmallCorpus } from "../../../test/fixtures/small-corpus.ts";
 import { smallSettings } from "../../../test/fixtures/small-run.ts";
+import { leashed } from "../../../test/support/leash.ts";
 
 const HADAL = fileURLToPath(new URL("../../../bin/hadal.js", import.meta.url));
 const found = spawnSync("mpirun", ["--version"], { encoding: "utf8" });
@@ -103,6 +104,7 @@ test("a run over a layout that is killed goes on where it was", async () => {
     HADAL,
     ...[...train("killed"), ...words, "--steps", "40"],
   ]);
+  using _ = leashed(killed);
   const ended = once(killed, "exit");
   const metrics = join(base, "killed", "metrics.jsonl");
   const numSteps = (): number => (existsSync(metrics) ? losses("killed").length : 0);
