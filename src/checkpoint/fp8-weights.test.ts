@@ -101,7 +101,7 @@ test("F32 comes back bit for bit, BF16 and F16 rounded once, into memory at any 
   assert.deepEqual([...out], [...values].map(Math.f16round));
 });
 
-test("an FP8 weight without fitting scales, and a weight of integers or F64, are refused by name", () => {
+test("an FP8 weight without its scales, or one of integers or F64, is refused by name", () => {
   const code: TensorSource = {
     name: "w",
     dtype: "F8_E4M3",

@@ -179,8 +179,8 @@ describe("scheduler", () => {
       const asked = { id: admission, tenant, arrival: -admission, admission, numPending };
       return { ...asked, isDecoding: false, countMissing: () => needs, numOwnBlocks: 1 };
     };
-    // The last admitted, of the tenant served least, takes the only block and loses it to the first:
-    // its tenant has been given nothing, and is still the one to come next.
+    // The last admitted, of the tenant served least, takes the only block and loses it to the
+    // first: its tenant has been given nothing, and is still the one to come next.
     const sequences = [prompt("b", 3, 40, 1), prompt("a", 0, 20, 1), prompt("b", 1, 20, 0)];
     sequences.push(prompt("c", 2, 20, 0));
     shares.give("a", 1);
