@@ -14,7 +14,7 @@ const ARGUMENT_BYTES = 512;
 /** A thread with memory of its own and so much scratch. */
 export function nativeThread(scratchBytes: number): NativeThread {
   const { runtime, reason } = createNativeRuntime();
-  const memory = CpuMemory.create(runtime?.addressOf ?? null);
+  const memory = CpuMemory.create(runtime);
   const span = (byteLength: number): ThreadContext["scratch"] => ({
     byteOffset: memory.reserve(byteLength),
     byteLength,

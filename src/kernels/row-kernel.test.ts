@@ -26,7 +26,7 @@ const native = createNativeRuntime();
 const REGION_BYTES = 192 * 1024;
 
 function makeContext(): ThreadContext {
-  const memory = CpuMemory.create(native.runtime?.addressOf ?? null);
+  const memory = CpuMemory.create(native.runtime);
   const span = (byteLength: number) => ({ byteOffset: memory.reserve(byteLength), byteLength });
   return {
     memory,

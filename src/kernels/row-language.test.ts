@@ -15,7 +15,7 @@ import { rowImplementations } from "./row-kernel.ts";
 import { gathered, PARTIAL, perRow, row, vector } from "./row-operands.ts";
 
 const native = createNativeRuntime();
-const memory = CpuMemory.create(native.runtime?.addressOf ?? null);
+const memory = CpuMemory.create(native.runtime);
 const span = (byteLength: number) => ({ byteOffset: memory.reserve(byteLength), byteLength });
 const context: ThreadContext = {
   memory,

@@ -76,8 +76,7 @@ export function measurePeaks(): Peaks {
 /** Memory and native code of its own, and room for a few slots. */
 function openPlace(): { runtime: NativeRuntime | null; memory: CpuMemory; slots: number } {
   const { runtime } = createNativeRuntime();
-  const addressOf = runtime === null ? null : (bytes: Uint8Array) => runtime.addressOf(bytes);
-  const memory = CpuMemory.create(addressOf);
+  const memory = CpuMemory.create(runtime);
   return { runtime, memory, slots: memory.reserve(4096) };
 }
 
@@ -160,6 +159,7 @@ function nativeTraffic(
   const numBytes = arrayBytes(3);
   // At different places of a page: streams at the same distance modulo 4096 bytes slow each other.
   const arrays = [0, 1, 2].map((index) => memory.reserve(numBytes + 4096) + 1344 * index);
+  memory.useHugePages(arrays[0]!, memory.reservedBytes);
   const rate = (places: readonly number[], bytes: number, numArrays: number): number => {
     memory.f64.set([...places, bytes], slots / 8);
     const run = (): void => kernel.call(memory.baseAddress + slots, 0, 0, memory.baseAddress);

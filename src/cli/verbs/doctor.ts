@@ -1,6 +1,7 @@
 /**
  * @file `hadal doctor`: what this machine runs and why, whether it computes rightly, and how fast.
  */
+import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
@@ -44,6 +45,7 @@ export const run: Run<typeof doctor> = async (_values, { output, env }) => {
     memoryBytes: totalmem(),
     nativeRefusal: device.nativeRefusal,
     features: createNativeRuntime().runtime?.features ?? null,
+    hugePages: hugePages(),
     kernels: targets,
     conformance: { cases: CONFORMANCE_CASES.length, seed: SEED, failures },
     peaks,
@@ -71,8 +73,19 @@ function describeMachine(output: Output): void {
       ([name, present]) => `${name} ${present ? "yes" : "no"}`,
     );
     output.line(`native code: on; ${features.join(", ")}`);
+    output.line(`huge pages: ${hugePages() ?? "not offered by this system"}`);
   }
   output.line();
+}
+
+/** When Linux gives them: "always", "madvise" (where asked, as native code does), or "never". */
+function hugePages(): string | null {
+  try {
+    const text = readFileSync("/sys/kernel/mm/transparent_hugepage/enabled", "utf8");
+    return /\[(\w+)\]/.exec(text)?.[1] ?? null;
+  } catch {
+    return null;
+  }
 }
 
 /** How many kernels run on which target, and why any fell behind the best. */

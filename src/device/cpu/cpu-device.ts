@@ -20,12 +20,14 @@ import {
 } from "../program.ts";
 import { Job } from "./job.ts";
 import { BoundList, ListPlaces, listBytes, type RecordedLaunch, writeList } from "./launch-list.ts";
-import { CpuMemory } from "./memory.ts";
+import { CpuMemory, HUGE_PAGE_BYTES } from "./memory.ts";
 import { createNativeRuntime } from "./native.ts";
 import type { WorkerStart } from "./worker.ts";
 
 /** Packed panels of a matrix product and the score blocks of attention fit in half each. */
 const SCRATCH_BYTES = 16 * 2 ** 20;
+/** Panels begin at its beginning; further on a thread touches little here and there. */
+const HUGE_SCRATCH_BYTES = HUGE_PAGE_BYTES;
 /**
  * Chunks a thread claims in one launch, so that an uneven split levels out, and a thread that the
  * system interrupts delays the others by one small chunk.
@@ -76,15 +78,16 @@ export async function startCpuDevice(programUrl: URL, options: CpuDeviceOptions)
     choice === "auto" || choice === "x64"
       ? createNativeRuntime()
       : { runtime: null, reason: `HADAL_KERNELS=${choice}` };
-  const memory = CpuMemory.create(native.runtime?.addressOf ?? null);
+  const memory = CpuMemory.create(native.runtime);
   const span = (byteLength: number): Span => ({
     byteOffset: memory.reserve(byteLength),
     byteLength,
   });
-  const makeSpans = (): { scratch: Span; argumentBlock: Span } => ({
-    scratch: span(SCRATCH_BYTES),
-    argumentBlock: span(MAX_SLOTS * 8),
-  });
+  const makeSpans = (): { scratch: Span; argumentBlock: Span } => {
+    const scratch = span(SCRATCH_BYTES);
+    memory.useHugePages(scratch.byteOffset, scratch.byteOffset + HUGE_SCRATCH_BYTES);
+    return { scratch, argumentBlock: span(MAX_SLOTS * 8) };
+  };
   const program = createProgram(
     { memory, threadIndex: 0, ...makeSpans(), native: native.runtime },
     choice,

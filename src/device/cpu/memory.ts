@@ -6,15 +6,25 @@
  * stay valid for the life of the process. (A native address does not keep a buffer alive; memory
  * that is never freed does not need it to.) Larger than 4 GiB it cannot be; a request beyond that
  * is an error that says so.
+ *
+ * Reservations of 2 MiB and more stand in huge pages of their own, smaller ones together in a few.
+ * Whether the system backs such a place by one page of 2 MiB or by 512 small ones as they are
+ * touched is said by whoever knows how much of it will be filled (`useHugePages`).
  */
 import { assert, OperationalError } from "../../base/errors.ts";
 import { ceilDiv, roundUp } from "../../base/integers.ts";
+import type { NativeRuntime } from "./native.ts";
+
+/** What the memory needs of native code. */
+export type NativeMemory = Pick<NativeRuntime, "addressOf" | "useHugePages">;
 
 const PAGE_BYTES = 65536;
 const MAX_PAGES = 65536;
 const GROWTH_BYTES = 32 * 2 ** 20;
 /** Every reservation starts on a line that vector stores and the page table like. */
 const RESERVATION_ALIGNMENT = 4096;
+/** Translations of 512 small pages that one entry of the processor's cache holds. */
+export const HUGE_PAGE_BYTES: number = 2 * 2 ** 20;
 
 interface Views {
   readonly buffer: SharedArrayBuffer;
@@ -33,41 +43,55 @@ export class CpuMemory {
   #views: Views;
   /** This is the thread that grows the memory: its views are never stale. */
   readonly #isOwner: boolean;
-  #reservedBytes: number;
+  readonly #native: NativeMemory | null;
+  // Offset 0 is never handed out: a zero offset is then always a mistake.
+  #reservedBytes = RESERVATION_ALIGNMENT;
+  /** Of the page that small reservations share now. */
+  #smallAt = 0;
+  #smallEnd = 0;
   #numReservations = 0;
 
-  private constructor(wasm: WebAssembly.Memory, baseAddress: number, isOwner: boolean) {
+  private constructor(
+    wasm: WebAssembly.Memory,
+    baseAddress: number,
+    isOwner: boolean,
+    native: NativeMemory | null,
+  ) {
     this.wasm = wasm;
+    this.#native = native;
     this.baseAddress = baseAddress;
     this.#isOwner = isOwner;
     this.#views = viewsOf(wasm);
-    // Offset 0 is never handed out: a zero offset is then always a mistake.
-    this.#reservedBytes = RESERVATION_ALIGNMENT;
   }
 
-  /** New memory; `addressOf` gives the native address of a buffer where native code is possible. */
-  static create(addressOf: ((bytes: Uint8Array) => number) | null): CpuMemory {
+  /** New memory; `native` where native code is possible. */
+  static create(native: NativeMemory | null): CpuMemory {
     const wasm = new WebAssembly.Memory({
       initial: ceilDiv(GROWTH_BYTES, PAGE_BYTES),
       maximum: MAX_PAGES,
       shared: true,
     });
-    const baseAddress = addressOf === null ? 0 : addressOf(new Uint8Array(wasm.buffer));
-    return new CpuMemory(wasm, baseAddress, true);
+    const baseAddress = native?.addressOf(new Uint8Array(wasm.buffer)) ?? 0;
+    return new CpuMemory(wasm, baseAddress, true, native);
   }
 
   /** The same memory, seen from a worker thread. */
   static attach(wasm: WebAssembly.Memory, baseAddress: number): CpuMemory {
-    return new CpuMemory(wasm, baseAddress, false);
+    return new CpuMemory(wasm, baseAddress, false, null);
   }
 
   get byteLength(): number {
     return this.#current().buffer.byteLength;
   }
 
-  /** Bytes handed out so far. */
+  /** Where the last reservation ends. */
   get reservedBytes(): number {
     return this.#reservedBytes;
+  }
+
+  /** The largest reservation for which the memory need not grow. */
+  get unreservedBytes(): number {
+    return this.byteLength - this.endOfHugePage(this.#reservedBytes);
   }
 
   /** Spans handed out so far. */
@@ -84,12 +108,39 @@ export class CpuMemory {
       Number.isSafeInteger(byteLength) && byteLength >= 0,
       `byteLength (${byteLength}) must be a whole number >= 0`,
     );
-    const byteOffset = this.#reservedBytes;
+    this.#numReservations++;
+    if (byteLength >= HUGE_PAGE_BYTES) return this.#reserveHuge(byteLength);
+    const bytes = roundUp(byteLength, RESERVATION_ALIGNMENT);
+    if (this.#smallAt + bytes > this.#smallEnd) {
+      this.#smallAt = this.#reserveHuge(HUGE_PAGE_BYTES);
+      this.#smallEnd = this.#smallAt + HUGE_PAGE_BYTES;
+    }
+    const byteOffset = this.#smallAt;
+    this.#smallAt += bytes;
+    return byteOffset;
+  }
+
+  /**
+   * These bytes will be written from end to end, so that huge pages within them waste nothing. Said
+   * before the first write; no promise that there are any.
+   */
+  useHugePages(byteOffset: number, end: number): void {
+    const first = this.endOfHugePage(byteOffset);
+    const last = this.endOfHugePage(end - HUGE_PAGE_BYTES + 1);
+    if (first < last) this.#native?.useHugePages(this.baseAddress + first, last - first);
+  }
+
+  /** The first byte from this one on that begins a huge page. */
+  endOfHugePage(byteOffset: number): number {
+    return roundUp(this.baseAddress + byteOffset, HUGE_PAGE_BYTES) - this.baseAddress;
+  }
+
+  #reserveHuge(byteLength: number): number {
+    const byteOffset = this.endOfHugePage(this.#reservedBytes);
     const end = byteOffset + roundUp(byteLength, RESERVATION_ALIGNMENT);
     const missing = end - this.byteLength;
     if (missing > 0) this.#grow(missing);
     this.#reservedBytes = end;
-    this.#numReservations++;
     return byteOffset;
   }
 

@@ -26,6 +26,8 @@ const READ_EXECUTE = 5;
 const MAP_PRIVATE_ANONYMOUS: Readonly<Record<string, number>> = { linux: 0x22, darwin: 0x1002 };
 /** Linux: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), once a process. */
 const REQUEST_TILES = { systemCall: 158, request: 0x1023, feature: 18 } as const;
+/** Linux: madvise(MADV_HUGEPAGE). */
+const ADVISE_HUGE_PAGES = 14;
 
 /** The few calls that native code needs of the operating system. */
 export interface NativeLibrary {
@@ -35,6 +37,8 @@ export interface NativeLibrary {
   callable(address: number, prototype: NativePrototype): NativeCall;
   addressOf(bytes: Uint8Array): number;
   requestTiles(): boolean;
+  /** Ask that what is first touched in this range comes as huge pages, where there are any. */
+  useHugePages(address: number, byteLength: number): void;
 }
 
 /**
@@ -56,6 +60,7 @@ export function openNativeLibrary(platform: NodeJS.Platform): NativeLibrary {
   const mmap = c.func("int64_t mmap(int64_t, size_t, int, int, int, int64_t)");
   const mprotect = c.func("int mprotect(int64_t, size_t, int)");
   const memcpy = c.func("int64_t memcpy(int64_t, const uint8_t *, size_t)");
+  const madvise = c.func("int madvise(int64_t, size_t, int)");
   const mapFlags = MAP_PRIVATE_ANONYMOUS[platform] ?? 0;
   return {
     mapExecutable: (code) => {
@@ -82,6 +87,10 @@ export function openNativeLibrary(platform: NodeJS.Platform): NativeLibrary {
       const syscall = c.func("int64_t syscall(int64_t, int64_t, int64_t)");
       const { systemCall, request, feature } = REQUEST_TILES;
       return syscall(systemCall, request, feature) === 0;
+    },
+    useHugePages: (address, byteLength) => {
+      // Advice: a kernel that refuses it goes on with small pages, and so do we.
+      if (platform === "linux") madvise(address, byteLength, ADVISE_HUGE_PAGES);
     },
   };
 }

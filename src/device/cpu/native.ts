@@ -36,6 +36,8 @@ export interface NativeRuntime {
   load(code: Uint8Array): NativeFunction;
   /** Native address of a view's first byte. It does not keep the buffer alive. */
   addressOf(bytes: Uint8Array): number;
+  /** Of a range that will be filled: a few huge pages where the system has them, or nothing. */
+  useHugePages(address: number, byteLength: number): void;
 }
 
 /** A runtime, or why there is none. */
@@ -97,6 +99,7 @@ function runtimeOver(library: NativeLibrary, features: CpuFeatures): NativeRunti
       return { address, call: library.callable(address, "kernel") };
     },
     addressOf: (bytes) => library.addressOf(bytes),
+    useHugePages: (address, byteLength) => library.useHugePages(address, byteLength),
   };
 }
 

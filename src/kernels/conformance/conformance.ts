@@ -110,10 +110,10 @@ export class ConformanceBench {
     const block = this.#block;
     if (block !== null && block.byteOffset + block.byteLength === memory.byteLength) return block;
     // Less than a block is left: this makes the memory grow.
-    if (memory.byteLength - memory.reservedBytes < LAST_BLOCK_BYTES)
-      memory.reserve(LAST_BLOCK_BYTES);
-    memory.reserve(memory.byteLength - memory.reservedBytes - LAST_BLOCK_BYTES);
-    this.#block = { byteOffset: memory.reserve(LAST_BLOCK_BYTES), byteLength: LAST_BLOCK_BYTES };
+    if (memory.unreservedBytes < LAST_BLOCK_BYTES) memory.reserve(LAST_BLOCK_BYTES);
+    memory.reserve(memory.unreservedBytes);
+    const byteOffset = memory.byteLength - LAST_BLOCK_BYTES;
+    this.#block = { byteOffset, byteLength: LAST_BLOCK_BYTES };
     return this.#block;
   }
 }

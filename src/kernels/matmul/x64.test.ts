@@ -76,7 +76,8 @@ describe("the x64 multiplier", () => {
   it("is refused with the reason", () => {
     const features = { avx512: true, avx512Bf16: false, avx512Vbmi: false, amxBf16: false };
     const load = (): never => assert.fail("nothing may be loaded");
-    const native = { ...context, native: { features, load, addressOf: () => 0 } };
+    const runtime = { features, load, addressOf: () => 0, useHugePages: () => {} };
+    const native = { ...context, native: runtime };
     const refusal = (dtype: string, of: ThreadContext): string | null =>
       x64MultiplierRefusal("nt", dtype, of);
     assert.match(refusal("f32", { ...context, native: null }) ?? "", /native code is off/);
