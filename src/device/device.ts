@@ -41,7 +41,8 @@ export interface Device extends AsyncDisposable {
  */
 export interface LaunchList extends Disposable {
   readonly numLaunches: number;
-  replay(): void;
+  /** `tick` is called when it begins, and again and again on the way of a long one. */
+  replay(tick?: () => void): void;
 }
 
 /** The most slots a launch can carry. */

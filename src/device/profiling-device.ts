@@ -36,7 +36,7 @@ export class ProfilingDevice implements Device {
     const list = this.#device.record(work);
     return {
       numLaunches: list.numLaunches,
-      replay: () => this.#time("launch list", () => list.replay()),
+      replay: (tick) => this.#time("launch list", () => list.replay(tick)),
       [Symbol.dispose]: () => list[Symbol.dispose](),
     };
   }

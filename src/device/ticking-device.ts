@@ -1,5 +1,6 @@
 /**
- * @file A device that shows with every launch that whoever uses it lives.
+ * @file A device that shows with every launch, and on the way of replayed ones, that whoever uses
+ * it lives.
  *
  * A chunk of a large model, an optimizer step, or a step of an engine on slow kernels may take
  * longer than others wait for a sign of life; no single launch does.
@@ -22,9 +23,11 @@ export function tickingDevice(device: Device, tick: () => void): Device {
       const list = device.record(work);
       return {
         numLaunches: list.numLaunches,
-        replay: () => {
-          tick();
-          list.replay();
+        replay: (others) => {
+          list.replay(() => {
+            tick();
+            others?.();
+          });
         },
         [Symbol.dispose]: () => list[Symbol.dispose](),
       };

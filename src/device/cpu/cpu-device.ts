@@ -201,22 +201,22 @@ class CpuDevice implements Device {
     const list = new BoundList(this.memory, place.byteOffset, this.#program);
     return {
       numLaunches: launches.length,
-      replay: () => this.#replay(list, place.byteOffset),
+      replay: (tick) => this.#replay(list, place.byteOffset, tick),
       [Symbol.dispose]: place.release,
     };
   }
 
-  #replay(list: BoundList, byteOffset: number): void {
+  #replay(list: BoundList, byteOffset: number, tick?: () => void): void {
     assert(this.#recording === null, "a launch list is not replayed into another");
     if (this.#workers.length === 0) {
-      list.runAlone();
+      list.runAlone(tick);
       return;
     }
     list.reset();
     this.#job.openList(byteOffset);
     this.#runAndClose("a launch list", () => {
       try {
-        list.lead();
+        list.lead(tick);
       } catch (error) {
         list.abort();
         throw error;

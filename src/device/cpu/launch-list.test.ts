@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Device } from "../device.ts";
+import { tickingDevice } from "../ticking-device.ts";
 import { startCpuDevice } from "./cpu-device.ts";
 
 const PROGRAM = new URL("./counting-program.fixture.ts", import.meta.url);
@@ -60,6 +61,37 @@ test("a stage begins when the one before is done", async () => {
   expected = sumTo(6 * 201);
   assert.equal(memory.i32[second / 4], expected);
 });
+
+for (const numThreads of [1, 3]) {
+  test(`a long replay on ${numThreads} threads shows on its way that it goes on`, async () => {
+    await using device = await start(numThreads);
+    const { memory } = device;
+    const [added, sum] = [memory.reserve(4 * 8), memory.reserve(4)];
+    // What the tasks have added when the ticks come.
+    const seen: number[][] = [[], []];
+    const ticking = seen.reduce(
+      (under, each) => tickingDevice(under, () => void each.push(memory.i32[added / 4]!)),
+      device,
+    );
+    using list = ticking.record(() => {
+      for (let step = 0; step < 100; step++) {
+        ticking.launch("add/i32", [added], 8);
+        ticking.launch("sum/i32", [added, 8, sum], 1);
+      }
+    });
+    for (const each of seen) each.length = 0;
+    const before = memory.i32[added / 4]!;
+    list.replay();
+    // At a tick others may have begun on the launch that comes next.
+    const steps = seen[0]!.map((value, index) => value - before - 16 * index);
+    assert.equal(steps.length, 7);
+    assert.ok(
+      steps.every((ahead) => ahead === 0 || ahead === 1),
+      `${steps}`,
+    );
+    assert.equal(seen[1]!.length, 7);
+  });
+}
 
 test("a failure in a replay reaches the caller, from a worker and from the launcher", async () => {
   {

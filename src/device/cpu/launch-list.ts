@@ -36,6 +36,8 @@ const LAUNCH_WORDS = 8;
 const LAUNCH_AT = { key: 0, tasks: 1, grain: 2, firstSlot: 3, slots: 4 } as const;
 /** Progress of a list that a failure ended. */
 const ABORTED = 2 ** 30;
+/** By feel: a tick costs nothing beside so many, and so many are far from taking a minute. */
+const STAGES_PER_TICK = 32;
 
 /** Launches that run at once, or by the launcher one after another. */
 interface Stage {
@@ -162,15 +164,17 @@ export class BoundList {
   }
 
   /** The only thread there is: everything in order. */
-  runAlone(): void {
-    for (const { launches } of this.#stages) {
+  runAlone(tick?: () => void): void {
+    for (const [index, { launches }] of this.#stages.entries()) {
+      if (index % STAGES_PER_TICK === 0) tick?.();
       for (const { body, slots, numTasks } of launches) body(slots, 0, numTasks);
     }
   }
 
   /** Launcher: all stages, with whoever joins. */
-  lead(): void {
+  lead(tick?: () => void): void {
     for (const [index, stage] of this.#stages.entries()) {
+      if (index % STAGES_PER_TICK === 0) tick?.();
       if (stage.isLaunchers) {
         for (const { body, slots } of stage.launches) body(slots, 0, 1);
         this.#moveOn(index);
