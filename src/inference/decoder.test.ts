@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { OperationalError } from "../base/errors.ts";
 import { Random } from "../base/random.ts";
 import type { Device } from "../device/device.ts";
 import { openCpuDevice } from "../kernels/cpu.ts";
@@ -249,6 +250,32 @@ describe("decoder", () => {
     assert.throws(() => feed(61), { code: "inference.token", message: /token 61 .* 61/ });
     assert.equal(cache.length, 3);
     assert.throws(() => new Session(decoder, 701), { code: "inference.context" });
+  });
+
+  it("tells ranks that share its experts of no pass that there is no memory for", async () => {
+    await using device = await openCpuDevice({ numThreads: 1 });
+    const config = { ...SMALL, numMtpModules: 1 };
+    const model = new Model(device, config, { precision: "f32", seed: 5, gradients: false });
+    const told: string[] = [];
+    const decoder = new Decoder(device, model, 256, {
+      choice: { takesTwo: () => false, note: () => {} },
+      announce: (pass) => void told.push(pass),
+      describe: () => [],
+    });
+    const cache = decoder.openCache();
+    const pass = () =>
+      decoder.forwardKeeping([{ cache, tokens: Int32Array.of(3), logits: "last" }]);
+    const { hidden } = pass();
+    const feed = { cache, firstRow: 0, position: 0, nextTokens: Int32Array.of(4), logits: true };
+    const draft = () => decoder.draft(hidden, [feed]);
+    draft();
+    // The second time both are recorded, in memory of their own.
+    device.memory.reserve = () => {
+      throw new OperationalError("device.memory", "there is no more");
+    };
+    assert.throws(pass, { code: "device.memory" });
+    assert.throws(draft, { code: "device.memory" });
+    assert.deepEqual(told, ["layers", "draft"]);
   });
 
   it("gives the same bits over shared and copied blocks as over a sequence's own", async () => {

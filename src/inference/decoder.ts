@@ -237,7 +237,6 @@ export class Decoder {
     const { vocabSize, hiddenDim } = this.model.config;
     const { floatType } = this.model;
     const rows = wantedRowsOf(call);
-    this.#followers?.announce("layers", this.expertLoad);
     const { logits, hidden, offsets } = this.#recorded.run(key, {
       open: ({ saved }) => ({
         inputs: allocateInputs(saved, shape),
@@ -249,6 +248,7 @@ export class Decoder {
       fill: ({ inputs, wantedRows }) => {
         fillInputs(inputs, shape, call);
         fillFrom(wantedRows, rows);
+        this.#followers?.announce("layers", this.expertLoad);
       },
       launch: (places, arenas) => this.#recordableWork(call, places, arenas),
     });
@@ -364,10 +364,12 @@ export class Decoder {
 
   /** The same launches, recorded or replayed. */
   #draftRecorded(key: string, shape: InputShape, call: DraftCall): DraftResult {
-    this.#followers?.announce("draft", this.expertLoad);
     const { logits, hidden } = this.#recordedDrafts.run(key, {
       open: ({ saved }) => openDraft(saved, shape, { model: this.model, call }),
-      fill: (places) => fillDraft(places, shape, call),
+      fill: (places) => {
+        fillDraft(places, shape, call);
+        this.#followers?.announce("draft", this.expertLoad);
+      },
       launch: (places, arenas) => this.#draftWork(places, arenas, call.sequences),
     });
     return { logits: lastLogits(logits, call), hidden };

@@ -8,8 +8,9 @@ export interface Followers {
   /** Whether a pass goes as two micro-batches. */
   readonly choice: MicroBatchChoice;
   /**
-   * Right before a pass begins: through the layers, at once or as two micro-batches, or through
-   * the first MTP module. Experts may move meanwhile, as the load so far suggests.
+   * Right before a pass begins, when there is memory for what it reads: through the layers, at once
+   * or as two micro-batches, or through the first MTP module. Experts may move meanwhile, as the
+   * load so far suggests.
    */
   announce(pass: "layers" | "microBatches" | "draft", load: ExpertLoad): void;
   /** What is counted of them. */
