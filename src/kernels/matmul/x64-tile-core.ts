@@ -5,10 +5,11 @@
  *     out[m, n] (=|+=) Σ_d A[m, d] · B[d, n]       over one block of depth, both operands packed
  *
  * Four tiles hold 32×32 sums, two hold rows of A, two hold columns of B. Panels are padded with
- * zeros to 16 words of depth, so that every tile is whole. The sums leave through a 4 KiB buffer,
- * from which existing rows and columns are written to the output under masks. Each element is
- * summed alike wherever it stands: of 16 words of depth the even and the odd elements apart, from
- * zero upwards, then the two sums together, then that to the sum so far.
+ * zeros to 16 words of depth, so that every tile is whole. The sums of a whole block are stored
+ * where they belong; others leave through a 4 KiB buffer, from which existing rows and columns are
+ * written to the output under masks, or added to it. Each element is summed alike wherever it
+ * stands: of 16 words of depth the even and the odd elements apart, from zero upwards, then the two
+ * sums together, then that to the sum so far.
  *
  * `tdpbf16ps` rounds to nearest even, treats subnormal inputs as zero and flushes subnormal
  * results; NaN and infinities propagate. Tiles are configured first and released last: nothing else
@@ -51,22 +52,27 @@ export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
 
 /**
  * Local variables of the kernel that this core uses: the buffer's address, the words of the panels'
- * depth, then 64 bytes.
+ * depth, the address of B's panels, then 64 bytes.
  */
-export const TILE_CORE_LOCALS = 10;
+export const TILE_CORE_LOCALS = 11;
 export const LOCAL_BUFFER = 0;
 export const LOCAL_WORDS = 1;
-const LOCAL_CONFIGURATION = 2;
+const LOCAL_B_PANELS = 2;
+const LOCAL_CONFIGURATION = 3;
 
 /**
  * Registers beside `CORE_ARGUMENTS`. A block of sums finds the panels of A and B from its depth on
  * at `a` and `b`, and its place in the output at `tile`; `asked` is the row of the output that is
- * asked for next.
+ * asked for next, `ahead` the bytes from `a` to what is asked for of the next rows of A.
  */
 export const TILE_AT: Readonly<
-  Record<"a" | "b" | "wordsLeft" | "tile" | "buffer" | "aStride" | "bStride" | "asked", Gp>
+  Record<
+    "a" | "b" | "wordsLeft" | "tile" | "buffer" | "aStride" | "bStride" | "asked" | "ahead",
+    Gp
+  >
 > = {
   asked: CORE_ARGUMENTS.words,
+  ahead: CORE_ARGUMENTS.bPanels,
   a: r.rbp,
   b: r.rbx,
   wordsLeft: r.rax,
@@ -118,10 +124,12 @@ export interface TileWalk {
 /** The way through panels of A. */
 export const PANEL_WALK: TileWalk = { second: mem(AT.a, TILE_BYTES), step: 2 * TILE_BYTES };
 
+/** The way through 32 rows of A where it stands. */
+const ROWS_WALK: TileWalk = { second: mem(AT.buffer), step: 64 };
+
 /** Sums of 16 or 32 rows by 32 columns become zero. */
-export function emitClearTiles(a: X64, tiles: TileUnit, numRowTiles: 1 | 2): void {
+export function emitClearTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
   for (let t = 0; t < 2 * numRowTiles; t++) tiles.tilezero(tmm(t));
-  a.v("vpxord", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
 }
 
 /**
@@ -164,11 +172,17 @@ export function emitAskForRows(a: X64, count: number): void {
 }
 
 /**
- * Sums over all depth of the panels, into the buffer; meanwhile the rows of the output that they
- * will be written to are asked for, one beside 16 words, or four where the depth is too little for
- * that: all at once would keep the loads of tiles waiting for memory.
+ * Sums over all depth of the panels; meanwhile the rows of the output that they will be written to
+ * are asked for, one beside 16 words, or four where the depth is too little for that: all at once
+ * would keep the loads of tiles waiting for memory.
  */
-function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWalk): void {
+function emitAllSums(
+  a: X64,
+  frame: TileFrame,
+  numRowTiles: 1 | 2,
+  walk: TileWalk,
+  askAhead?: () => void,
+): void {
   const { tiles } = frame;
   const words = frame.local(LOCAL_WORDS);
   const { wordsLeft } = AT;
@@ -179,11 +193,14 @@ function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWal
     a.mov(wordsLeft, most);
     a.cmp(wordsLeft, words);
     a.cmov("g", wordsLeft, words);
-    emitSteps(a, tiles, numRowTiles, walk, () => emitAskForRows(a, rowsAsked));
+    emitSteps(a, tiles, numRowTiles, walk, () => {
+      askAhead?.();
+      emitAskForRows(a, rowsAsked);
+    });
     a.mov(wordsLeft, words);
     a.sub(wordsLeft, most);
   };
-  emitClearTiles(a, tiles, numRowTiles);
+  emitClearTiles(tiles, numRowTiles);
   a.mov(AT.asked, AT.tile);
   a.cmp(words, TILE_BLOCK * STEP_WORDS);
   a.j("l", shallow);
@@ -192,9 +209,7 @@ function emitAllSums(a: X64, frame: TileFrame, numRowTiles: 1 | 2, walk: TileWal
   a.bind(shallow);
   ask(4);
   a.bind(rest);
-  emitSteps(a, tiles, numRowTiles, walk);
-  a.mov(AT.buffer, frame.local(LOCAL_BUFFER));
-  emitStoreTiles(tiles, numRowTiles);
+  emitSteps(a, tiles, numRowTiles, walk, askAhead);
 }
 
 /** The sums' tiles into the buffer. */
@@ -203,6 +218,11 @@ export function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
     const at = Math.floor(t / 2) * 16 * PANEL_ROW_BYTES + (t % 2) * 64;
     tiles.tilestored(mem(AT.buffer, at, AT.bStride, 1), tmm(t));
   }
+}
+
+/** The columns of a block that exist, in k1 and k2; clobbers rax and rdx. */
+export function emitColumnMasks(a: X64): void {
+  emitLaneMasks(a, CORE_ARGUMENTS.columns, 2);
 }
 
 /** rowsLeft = the rows of a block that exist, in rax. */
@@ -234,8 +254,33 @@ export function emitEachRow(
   });
 }
 
-/** Existing rows and columns of the buffer to the output at `tile`. */
-function emitWriteOut(a: X64, accumulate: Memory): void {
+/**
+ * The sums to the output at `tile`: a whole block that overwrites it as tiles, another by way of
+ * the buffer, from which existing rows and columns are copied or added.
+ */
+function emitWriteSums(a: X64, { tiles, accumulate, local }: TileFrame, numRowTiles: 1 | 2): void {
+  const { rows, columns, outStrideBytes } = CORE_ARGUMENTS;
+  const [buffered, done] = [a.label(), a.label()];
+  if (numRowTiles === 2) {
+    a.cmp(accumulate, 0);
+    a.j("ne", buffered);
+    for (const left of [rows, columns]) {
+      a.cmp(left, TILE_BLOCK);
+      a.j("l", buffered);
+    }
+    const second = AT.a;
+    a.imul(second, outStrideBytes, 16);
+    a.add(second, AT.tile);
+    for (let t = 0; t < 4; t++) {
+      const row = t < 2 ? AT.tile : second;
+      tiles.tilestored(mem(row, (t % 2) * 64, outStrideBytes, 1), tmm(t));
+    }
+    a.jmp(done);
+  }
+  a.bind(buffered);
+  emitColumnMasks(a);
+  a.mov(AT.buffer, local(LOCAL_BUFFER));
+  emitStoreTiles(tiles, numRowTiles);
   emitEither(a, accumulate, (adds) =>
     emitEachRow(a, ({ vector, from, to, exists }) => {
       a.v("vmovups", [vector, from]);
@@ -243,6 +288,7 @@ function emitWriteOut(a: X64, accumulate: Memory): void {
       a.v("vmovups", [to, vector], merging(exists));
     }),
   );
+  a.bind(done);
 }
 
 /** What a core over tiles finds in the kernel around it. */
@@ -262,10 +308,12 @@ export interface TileWork {
   /** The bytes between rows of A where it stands; left out where A is packed. */
   readonly strideOfA?: Memory;
   /**
-   * Computes a block of one or two tiles of rows; `buffer` has its address, k1 and k2 the columns
-   * that exist. Leaves `b` behind the panel; may clobber rax, `a`, `buffer` and `asked`.
+   * Computes a block of one or two tiles of rows; `buffer` has its address. Leaves `b` behind the
+   * panel; may clobber rax, `a`, `buffer` and `asked`.
    */
   readonly emitBlock: (numRowTiles: 1 | 2) => void;
+  /** Before the first block beside a panel of A. */
+  readonly beforeColumns?: () => void;
   readonly afterColumns?: () => void;
   readonly afterRows?: () => void;
 }
@@ -277,18 +325,20 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
   const columnsLeft = CORE_ARGUMENTS.columns;
   a.mov(local(LOCAL_BUFFER), buffer);
   a.mov(local(LOCAL_WORDS), words);
+  a.mov(local(LOCAL_B_PANELS), bPanels);
+  a.v("vpxord", [IDLE_SUM, IDLE_SUM, IDLE_SUM]);
   emitTileConfiguration(a, tiles, local(LOCAL_CONFIGURATION));
   if (work.strideOfA === undefined) a.mov(AT.aStride, 64);
   else a.v("vcvttsd2si", [AT.aStride, work.strideOfA]);
   a.mov(AT.bStride, PANEL_ROW_BYTES);
   a.countdown(rows, TILE_BLOCK, () => {
     a.v("vcvttsd2si", [columnsLeft, columns]);
-    a.mov(AT.b, bPanels);
+    a.mov(AT.b, local(LOCAL_B_PANELS));
+    work.beforeColumns?.();
     a.mov(AT.tile, out);
     a.countdown(columnsLeft, TILE_BLOCK, () => {
       const oneTile = a.label();
       const done = a.label();
-      emitLaneMasks(a, columnsLeft, 2);
       a.mov(AT.buffer, local(LOCAL_BUFFER));
       a.cmp(rows, 16);
       a.j("le", oneTile);
@@ -316,7 +366,7 @@ export function emitTileCore(a: X64, frame: TileFrame): void {
     emitBlock: (numRowTiles) => {
       a.mov(AT.a, CORE_ARGUMENTS.aPanels);
       emitAllSums(a, frame, numRowTiles, PANEL_WALK);
-      emitWriteOut(a, frame.accumulate);
+      emitWriteSums(a, frame, numRowTiles);
     },
   });
 }
@@ -326,16 +376,22 @@ export function emitTileCore(a: X64, frame: TileFrame): void {
  * of the first; rows are a multiple of `TILE_BLOCK`, words of 16.
  */
 export function emitRowsCore(a: X64, frame: TileFrame, aStrideBytes: Memory): void {
-  const second = AT.buffer;
+  const second = ROWS_WALK.second.base;
+  // Two lines of the next 32 rows beside 16 words: all at once would keep the loads waiting.
+  const askAhead = (): void => {
+    for (const row of [AT.a, second]) a.prefetch(mem(row, 0, AT.ahead, 1), 1);
+  };
   emitTilePanels(a, frame, {
     strideOfA: aStrideBytes,
+    beforeColumns: () => a.imul(AT.ahead, AT.aStride, TILE_BLOCK),
     emitBlock: (numRowTiles) => {
       if (numRowTiles === 1) return;
       a.mov(AT.a, CORE_ARGUMENTS.aPanels);
       a.imul(second, AT.aStride, 16);
       a.add(second, AT.a);
-      emitAllSums(a, frame, 2, { second: mem(second), step: 64 });
-      emitWriteOut(a, frame.accumulate);
+      emitAllSums(a, frame, 2, ROWS_WALK, askAhead);
+      emitWriteSums(a, frame, 2);
     },
+    afterColumns: () => a.add(AT.ahead, AT.aStride),
   });
 }

@@ -20,6 +20,7 @@ import type { X64Core } from "../matmul/x64-core.ts";
 import {
   emitAskForRows,
   emitClearTiles,
+  emitColumnMasks,
   emitEachRow,
   emitSteps,
   emitStoreTiles,
@@ -115,7 +116,7 @@ function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): v
     a.sub(at("wordsLeft"), wordsLeft);
     a.mov(at("restOfPiece"), wordsLeft);
     a.sub(at("restOfPiece"), SPREAD_WORDS);
-    emitClearTiles(a, tiles, numRowTiles);
+    emitClearTiles(tiles, numRowTiles);
     a.mov(asked, SPREAD_WORDS);
     a.cmp(wordsLeft, asked);
     a.cmov("g", wordsLeft, asked);
@@ -141,6 +142,7 @@ function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): v
   }
   a.mov(r.rax, frame.local(LOCAL_WORDS));
   a.mov(at("wordsLeft"), r.rax);
+  emitColumnMasks(a);
   toBuffer();
   emitLoadSums(a, frame.accumulate);
   a.mov(aPanel, CORE_ARGUMENTS.aPanels);
