@@ -7,6 +7,7 @@
  * they were announced, and are held until the request has been answered: what was parsed from them
  * lives as long.
  */
+import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
 
 export interface AdmissionLimits {
@@ -86,7 +87,8 @@ export class Admission {
   #refuseIfFull(): void {
     const { requestsMax } = this.#limits;
     if (this.#running < requestsMax) return;
-    const message = `${requestsMax} requests are being answered or wait; come again`;
+    const most = counted(requestsMax, "request");
+    const message = `at most ${most} may be answered or wait at once; come again`;
     throw new OperationalError("serving.busy", message);
   }
 }

@@ -3,6 +3,7 @@
  *
  * Callers are names of keys, a closed set, so there are never more buckets than keys.
  */
+import { counted } from "../../base/counted.ts";
 import { OperationalError } from "../../base/errors.ts";
 
 interface Bucket {
@@ -35,7 +36,7 @@ export class RateLimit {
       this.#buckets.set(caller, { tokens, filledAtMs: now });
       throw new OperationalError(
         "serving.rate",
-        `more than ${this.#perMinute} requests a minute with this key`,
+        `more than ${counted(this.#perMinute, "request")} a minute with this key`,
         { retryAfterMs },
       );
     }
