@@ -1,11 +1,15 @@
 /**
- * @file A device that measures where the time goes: every launch timed, summed by kernel.
+ * @file A device that measures where the time goes: every launch timed, summed by kernel, while it
+ * is asked to.
  *
- * For devices whose launches are done when they return; the price is one clock reading a launch.
+ * For devices whose launches are done when they return; the price is one clock reading a launch,
+ * and that launches which were recorded are launched one by one. All else is passed on as it is.
  */
 import type { CpuMemory } from "./cpu/memory.ts";
 import type { Device, LaunchList } from "./device.ts";
 import type { KernelReport } from "./program.ts";
+
+type Launch = Parameters<Device["launch"]>;
 
 export class ProfilingDevice implements Device {
   readonly kind: Device["kind"];
@@ -13,7 +17,9 @@ export class ProfilingDevice implements Device {
   readonly numThreads: number;
   readonly nativeRefusal: string;
   readonly #device: Device;
-  readonly #seconds = new Map<string, number>();
+  /** By kernel, of the work that is measured; null: none is. */
+  #seconds: Map<string, number> | null = null;
+  #recording: Launch[] | null = null;
 
   constructor(device: Device) {
     this.#device = device;
@@ -23,38 +29,52 @@ export class ProfilingDevice implements Device {
     this.nativeRefusal = device.nativeRefusal;
   }
 
-  launch(key: string, slots: readonly number[], numTasks: number): void {
-    this.#time(key, () => this.#device.launch(key, slots, numTasks));
+  /** Seconds in launches of `work`, by kernel key. */
+  measure(work: () => void): ReadonlyMap<string, number> {
+    const seconds = new Map<string, number>();
+    this.#seconds = seconds;
+    try {
+      work();
+    } finally {
+      this.#seconds = null;
+    }
+    return seconds;
+  }
+
+  launch(...launch: Launch): void {
+    this.#recording?.push(launch);
+    const start = performance.now();
+    this.#device.launch(...launch);
+    if (this.#seconds === null) return;
+    const [key] = launch;
+    const elapsed = (performance.now() - start) / 1000;
+    this.#seconds.set(key, (this.#seconds.get(key) ?? 0) + elapsed);
   }
 
   together(work: () => void): void {
     this.#device.together(work);
   }
 
-  /** A replay is timed as a whole. */
   record(work: () => void): LaunchList {
-    const list = this.#device.record(work);
-    return {
-      numLaunches: list.numLaunches,
-      replay: (tick) => this.#time("launch list", () => list.replay(tick)),
-      [Symbol.dispose]: () => list[Symbol.dispose](),
-    };
-  }
-
-  #time(key: string, run: () => void): void {
-    const start = performance.now();
-    run();
-    const elapsed = (performance.now() - start) / 1000;
-    this.#seconds.set(key, (this.#seconds.get(key) ?? 0) + elapsed);
-  }
-
-  /** Seconds by kernel key since the last reset. */
-  get seconds(): ReadonlyMap<string, number> {
-    return this.#seconds;
-  }
-
-  reset(): void {
-    this.#seconds.clear();
+    const launches: Launch[] = [];
+    this.#recording = launches;
+    try {
+      const list = this.#device.record(work);
+      return {
+        numLaunches: list.numLaunches,
+        replay: (tick) => {
+          if (this.#seconds === null) {
+            list.replay(tick);
+            return;
+          }
+          tick?.();
+          for (const launch of launches) this.launch(...launch);
+        },
+        [Symbol.dispose]: () => list[Symbol.dispose](),
+      };
+    } finally {
+      this.#recording = null;
+    }
   }
 
   synchronize(): Promise<void> {

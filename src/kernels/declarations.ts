@@ -87,6 +87,8 @@ import {
   SCALED_MATMUL_IMPLEMENTATIONS,
 } from "./scaled-matmul/generated.ts";
 import { createReferenceScaledMatmul } from "./scaled-matmul/reference.ts";
+import { SEQUENCE_BALANCE_SLOTS } from "./sequence-balance/contract.ts";
+import { createReferenceSequenceBalance } from "./sequence-balance/reference.ts";
 import { SOFTMAX_VARIANTS } from "./softmax/contract.ts";
 import {
   createReferenceSoftmaxBackward,
@@ -234,6 +236,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   },
   declare("route", FLOATS, ROUTE_SLOTS, createReferenceRoute),
   declare("routeBackward", FLOATS, ROUTE_BACKWARD_SLOTS, createReferenceRouteBackward),
+  declare("sequenceBalance", FLOATS, SEQUENCE_BALANCE_SLOTS, createReferenceSequenceBalance),
   declare("planDispatch", ["i32"], PLAN_DISPATCH_SLOTS, createReferencePlanDispatch),
   declareRows("scatterAddRows", SCATTER_ADD_VARIANTS, createReferenceScatterAddRows),
   declareRows("castRows", CAST_ROWS_VARIANTS, createReferenceCastRows),

@@ -11,10 +11,11 @@
  * scored by their best expert.
  */
 import { type RoutingRule, route, routeBackward } from "../kernels/route/contract.ts";
+import { sequenceBalance } from "../kernels/sequence-balance/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
-import { type BalanceLoss, sequenceBalance } from "./balance-loss.ts";
+import type { BalanceLoss } from "./balance-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import { Linear, type WriteMode } from "./linear.ts";
 import { plainGradient } from "./operand.ts";
@@ -69,20 +70,20 @@ export class Gate {
     const scores = saved.allocate(floatType, [x.rows, rule.numExperts]);
     const choice = saved.allocate("i32", [x.rows, rule.numChosen]);
     const weight = saved.allocate(floatType, [x.rows, rule.numChosen]);
-    const [numSequences, numExperts] = [pass.numSequences, rule.numExperts];
-    const gradient =
-      pass.balanceScale === 0 ? null : saved.allocate(floatType, [numSequences, numExperts]);
+    const balance = pass.balanceScale === 0 ? null : this.#allocateBalance(pass);
     using _mark = scratch.mark();
     const logits = scratch.allocate(floatType, [x.rows, rule.numExperts]);
     this.linear.forward(pass, x, logits, "overwrite");
-    const plainChoice =
-      gradient === null ? undefined : scratch.allocate("i32", [x.rows, rule.numChosen]);
-    route(device, { rule, logits, bias, scores, choice, weight, plainChoice });
-    const balance =
-      gradient === null || plainChoice === undefined
-        ? null
-        : sequenceBalance(pass, { rule, scores, plainChoice, gradient });
-    return { scores, choice, weight, balance };
+    const outputs = { scores, choice, weight };
+    if (balance === null) {
+      route(device, { rule, logits, bias, ...outputs });
+    } else {
+      const plainChoice = scratch.allocate("i32", [x.rows, rule.numChosen]);
+      route(device, { rule, logits, bias, ...outputs, plainChoice });
+      const scale = pass.balanceScale;
+      sequenceBalance(device, { scores, choice: plainChoice, scale, ...balance });
+    }
+    return { ...outputs, balance };
   }
 
   backward(pass: Pass, state: GateSaved, { input, dWeight, dInput, mode }: GateBackward): void {
@@ -94,6 +95,11 @@ export class Gate {
     routeBackward(device, { rule: this.rule, scores, choice, dWeight, dLogits, ...through });
     const dOut = plainGradient(copyToCompute(pass, pass.weightGrads.arena, dLogits));
     this.linear.backward(pass, { input, dOut, dInput, mode });
+  }
+
+  #allocateBalance({ saved, floatType, numSequences }: Pass): BalanceLoss {
+    const shape = [numSequences, this.rule.numExperts];
+    return { terms: saved.allocate("f64", shape), gradient: saved.allocate(floatType, shape) };
   }
 }
 

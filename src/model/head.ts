@@ -6,8 +6,8 @@
  *     dX_R (=|+=) dLogits · W,  dW += dLogitsᵀ · x        dLogits = gradScale · ∂objective/∂logits
  *
  * Forward and gradient are one pass, because the gradient's scale is known before. The weight
- * gradient runs at once and not from the queue: its operand is the size of the logits. Nothing is
- * saved.
+ * gradient runs at once and not from the queue: its operand is the size of the logits. Saved: what
+ * the losses are read from, once the launches are over (two floats a row).
  */
 import { assert } from "../base/errors.ts";
 import { castRows } from "../kernels/cast-rows/contract.ts";
@@ -45,6 +45,14 @@ export interface HeadGradientCall extends HeadCall {
   readonly mode: WriteMode;
 }
 
+/** What the losses are read from, row by row, [1, R]; in `saved`. */
+export interface HeadRows {
+  readonly objective: Tensor<FloatType>;
+  /** ln Σ exp logits */
+  readonly logSumExp: Tensor<FloatType>;
+  readonly zLoss: number;
+}
+
 export interface HeadLoss {
   /** −ln p of each target. */
   readonly losses: Float64Array;
@@ -67,25 +75,25 @@ export class Head {
   }
 
   /** The losses alone. */
-  loss(pass: Pass, call: HeadCall): HeadLoss {
+  loss(pass: Pass, call: HeadCall): HeadRows {
     return this.#inChunks(pass, call, null);
   }
 
   /** The losses, the input's gradient and the weight's. */
-  lossAndGradient(pass: Pass, call: HeadGradientCall): HeadLoss {
+  lossAndGradient(pass: Pass, call: HeadGradientCall): HeadRows {
     return this.#inChunks(pass, call, call);
   }
 
-  #inChunks(pass: Pass, call: HeadCall, gradient: HeadGradientCall | null): HeadLoss {
+  #inChunks(pass: Pass, call: HeadCall, gradient: HeadGradientCall | null): HeadRows {
     const { input, targets, zLoss } = call;
-    const { scratch, floatType, device } = pass;
+    const { saved, scratch, floatType, device } = pass;
     const numTokens = input.rows;
     assert(targets.columns === numTokens, `${targets.columns} targets of ${numTokens} rows`);
     const vocabSize = this.linear.weight.shape[0];
     const chunkRows = Math.min(numTokens, headChunkRows(vocabSize));
+    const objective = saved.allocate(floatType, [1, numTokens]);
+    const logSumExp = saved.allocate(floatType, [1, numTokens]);
     using _mark = scratch.mark();
-    const loss = scratch.allocate(floatType, [1, numTokens]);
-    const logSumExp = scratch.allocate(floatType, [1, numTokens]);
     const buffer = scratch.allocate(floatType, [chunkRows, vocabSize]);
     for (let start = 0; start < numTokens; start += chunkRows) {
       const end = Math.min(numTokens, start + chunkRows);
@@ -97,7 +105,7 @@ export class Head {
         targets: sliceColumns(targets, start, end),
         gradScale: gradient?.gradScale ?? 1,
         zLoss,
-        loss: sliceColumns(loss, start, end),
+        loss: sliceColumns(objective, start, end),
         logSumExp: sliceColumns(logSumExp, start, end),
         grad: gradient !== null,
       });
@@ -106,7 +114,7 @@ export class Head {
         this.#backwardChunk(pass, { input: x, dLogits: logits, dInput, mode: gradient.mode });
       }
     }
-    return sumLosses(view(loss), view(logSumExp), zLoss);
+    return { objective, logSumExp, zLoss };
   }
 
   #backwardChunk(
@@ -133,11 +141,10 @@ export class Head {
   }
 }
 
-function sumLosses(
-  objectives: Float32Array | Float64Array,
-  logSumExps: Float32Array | Float64Array,
-  zLoss: number,
-): HeadLoss {
+/** The losses of a pass that is over. */
+export function readLosses({ objective: rows, logSumExp, zLoss }: HeadRows): HeadLoss {
+  const objectives = view(rows);
+  const logSumExps = view(logSumExp);
   const losses = new Float64Array(objectives.length);
   let loss = 0;
   let objective = 0;

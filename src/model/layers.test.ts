@@ -7,11 +7,12 @@ import { Random } from "../base/random.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { view } from "../tensor/view.ts";
+import { balanceLossOf } from "./balance-loss.ts";
 import { Block } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { Embedding } from "./embedding.ts";
 import { FeedForward } from "./feed-forward.ts";
-import { Head } from "./head.ts";
+import { Head, readLosses } from "./head.ts";
 import { Linear } from "./linear.ts";
 import { MlaLayer } from "./mla.ts";
 import { MoeLayer } from "./moe.ts";
@@ -189,7 +190,7 @@ for (const [name, overrides] of Object.entries(MOE_CASES)) {
           inputDim: hiddenDim,
           outputDim: hiddenDim,
           forward(x, out) {
-            return balanceScale * (layer.forward(pass, x, out).gate.balance?.loss ?? 0);
+            return balanceScale * balanceLossOf(layer.forward(pass, x, out).gate.balance);
           },
           backward(input, dOut, dInput) {
             const saved = layer.forward(pass, input, tensor(hiddenDim));
@@ -260,7 +261,7 @@ test(agree("the head with its cross entropy and z-loss"), () =>
     return {
       inputDim: config.hiddenDim,
       outputDim: 1,
-      forward: (input) => 0.7 * head.loss(pass, { input, targets, zLoss }).objective,
+      forward: (input) => 0.7 * readLosses(head.loss(pass, { input, targets, zLoss })).objective,
       backward(input, _dOut, dInput) {
         const gradScale = 0.7;
         const call = { input, targets, zLoss, gradScale, dInput, mode: "overwrite" } as const;

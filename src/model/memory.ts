@@ -121,8 +121,9 @@ class Widths {
     const streams = numLayers + 1 + 2;
     const modules = numMtpModules === 0 ? 0 : 1 + 2 * numMtpModules;
     const tokens = INTEGER_BYTES * (numMtpModules + 2 + 1 + numHeads);
+    const losses = 2 * (1 + numMtpModules) * this.#f;
     const blocks = this.#layers.reduce((sum, index) => sum + this.#savedByBlock(index), 0);
-    return (streams + modules) * hiddenDim * this.#f + tokens + blocks;
+    return (streams + modules) * hiddenDim * this.#f + tokens + losses + blocks;
   }
 
   /** Everything that the recipe caches, of one class. */
@@ -177,7 +178,7 @@ class Widths {
     const { hiddenDim, vocabSize, numMtpModules } = this.#config;
     const chunkRows = Math.min(numTokens, headChunkRows(vocabSize));
     const logits = chunkRows * vocabSize * (this.#f + (this.#c < this.#f ? this.#c : 0));
-    const aroundHead = hiddenDim * this.#c + 2 * this.#f;
+    const aroundHead = hiddenDim * this.#c;
     const block = this.#blockScratch();
     if (numMtpModules === 0) return Math.max(logits + numTokens * aroundHead, numTokens * block);
     // A module's head and its backward stand on the gradient of its norm.

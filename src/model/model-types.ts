@@ -63,7 +63,7 @@ export interface StepOptions {
   readonly balanceWeight: number;
   /** Weight of the mean square of log Σ exp(logits). */
   readonly zLoss: number;
-  /** Without gradients nothing is kept for a backward pass. */
+  /** Without gradients the losses alone are computed. */
   readonly computeGradients: boolean;
   /**
    * Multiplies the gradients, not the reported losses. They are otherwise those of the mean over

@@ -46,14 +46,10 @@ export interface PassFrame extends Arithmetic {
   readonly ropeTables: RopeTableCache;
 }
 
-/** A pass over `batch` in the given arenas; asserts that the batch fits the model. */
-export function openPass(
-  frame: PassFrame,
-  memory: Pick<Pass, "saved" | "scratch" | "weightGrads">,
-  { numSequences, seqLength, tokens }: Batch,
-  balanceScale: number,
-): Pass {
-  const { numHeads, numMtpModules, maxPositionEmbeddings } = frame.config;
+/** Assert that the batch fits the model. */
+export function assertBatch(config: ModelConfig, batch: Batch): void {
+  const { numSequences, seqLength, tokens } = batch;
+  const { numMtpModules, maxPositionEmbeddings, vocabSize } = config;
   assert(numSequences >= 1 && seqLength >= 1, "a batch has at least one position");
   assert(
     seqLength <= maxPositionEmbeddings,
@@ -65,7 +61,23 @@ export function openPass(
     `a batch of ${numSequences}×${seqLength} has ${numSequences * rowLength} tokens ` +
       `(${numMtpModules} MTP modules), not ${tokens.length}`,
   );
-  const { device, floatType, computeType, attention } = frame;
+  assert(
+    tokens.every((token) => token >= 0 && token < vocabSize),
+    `tokens of a batch must lie in 0..${vocabSize - 1}`,
+  );
+}
+
+/** A pass over `batch`, which fits the model, in the given arenas. */
+export function openPass(
+  frame: PassFrame,
+  memory: Pick<Pass, "saved" | "scratch" | "weightGrads">,
+  batch: Batch,
+  balanceScale: number,
+): Pass {
+  assertBatch(frame.config, batch);
+  const { numSequences, seqLength } = batch;
+  const { device, config, floatType, computeType, attention } = frame;
+  const { numHeads } = config;
   const tables = frame.ropeTables.atLeast(seqLength);
   return {
     device,

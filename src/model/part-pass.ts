@@ -13,11 +13,12 @@ import { castRows } from "../kernels/cast-rows/contract.ts";
 import type { Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { fillFrom } from "../tensor/view.ts";
+import { view } from "../tensor/view.ts";
+import { balanceLossOf } from "./balance-loss.ts";
 import { type Block, type BlockSaved, moeStateOf } from "./block.ts";
 import type { Embedding } from "./embedding.ts";
 import { expertLoadOf } from "./gate.ts";
-import type { Head, HeadLoss } from "./head.ts";
+import type { Head, HeadLoss, HeadRows } from "./head.ts";
 import type { Batch, StepOptions, StepResult } from "./model-types.ts";
 import type { MtpModule, MtpSaved } from "./mtp.ts";
 import type { RmsNorm } from "./norm.ts";
@@ -46,18 +47,6 @@ export interface Routing {
   readonly balanceLosses: readonly number[];
 }
 
-class RoutingNotes implements Routing {
-  readonly expertLoad: Int32Array[] = [];
-  readonly balanceLosses: number[] = [];
-
-  note(state: BlockSaved): void {
-    const moe = moeStateOf(state);
-    if (moe === null) return;
-    this.expertLoad.push(expertLoadOf(moe.gate));
-    this.balanceLosses.push(moe.gate.balance?.loss ?? 0);
-  }
-}
-
 export interface Trunk {
   /** Empty if nothing is kept. */
   readonly blocks: readonly BlockSaved[];
@@ -73,20 +62,17 @@ export interface PartForward {
   readonly targets: readonly Tensor<"i32">[];
   readonly trunk: Trunk;
   readonly modules: readonly MtpSaved[];
-  readonly routing: Routing;
 }
 
 export interface PartForwardCall {
   readonly batch: Batch;
-  /** Whether a backward pass follows. */
-  readonly keep: boolean;
   /** null with an embedding. Must stay unchanged until the backward pass is over. */
   readonly input: Tensor<FloatType> | null;
   /** Where the stream goes; null where nobody but this part reads it. */
   readonly output: Tensor<FloatType> | null;
 }
 
-/** Forward through the part, without the heads. */
+/** Forward through the part, without the heads; keeps what a backward pass needs. */
 export function* forwardPart(
   part: PartLayers,
   pass: Pass,
@@ -98,25 +84,34 @@ export function* forwardPart(
   const targets = Array.from({ length: numShifts }, (_, index) =>
     shiftTokens(pass, call.batch, index + 1),
   );
-  const routing = new RoutingNotes();
-  const trunk = yield* forwardTrunk(part, pass, { ...call, tokens, routing });
+  const { input, output } = call;
+  const trunk = yield* forwardTrunk(part, pass, { tokens, keep: true, input, output });
   const modules =
-    exit === null ? [] : yield* forwardModules(exit, pass, { targets, hidden: trunk.out, routing });
-  return { tokens, targets, trunk, modules, routing };
+    exit === null ? [] : yield* forwardModules(exit, pass, { targets, hidden: trunk.out });
+  return { tokens, targets, trunk, modules };
 }
 
 /** The tokens `shift` places further on, [1, T]. */
 export function shiftTokens(pass: Pass, batch: Batch, shift: number): Tensor<"i32"> {
+  const out = pass.saved.allocate("i32", [1, batch.numSequences * batch.seqLength]);
+  fillShifted(out, batch, shift);
+  return out;
+}
+
+function fillShifted(out: Tensor<"i32">, batch: Batch, shift: number): void {
   const { numSequences, seqLength, tokens } = batch;
   const rowLength = divExact(tokens.length, numSequences);
-  const shifted = new Int32Array(numSequences * seqLength);
+  const shifted = view(out);
   for (let sequence = 0; sequence < numSequences; sequence++) {
     const start = sequence * rowLength + shift;
     shifted.set(tokens.subarray(start, start + seqLength), sequence * seqLength);
   }
-  const out = pass.saved.allocate("i32", [1, shifted.length]);
-  fillFrom(out, shifted);
-  return out;
+}
+
+/** Tokens and targets of another batch in place of those of the pass's own. */
+export function refillTokens({ tokens, targets }: PartForward, batch: Batch): void {
+  if (tokens !== null) fillShifted(tokens, batch, 0);
+  for (const [index, out] of targets.entries()) fillShifted(out, batch, index + 1);
 }
 
 /** The part's blocks, and its embedding. */
@@ -125,10 +120,11 @@ export function* forwardTrunk(
   pass: Pass,
   call: Omit<PartForwardCall, "batch"> & {
     readonly tokens: Tensor<"i32"> | null;
-    readonly routing: RoutingNotes | null;
+    /** Whether a backward pass may follow. */
+    readonly keep: boolean;
   },
 ): Work<Trunk> {
-  const { tokens, keep, routing, input, output } = call;
+  const { tokens, keep, input, output } = call;
   const allocate = (): Tensor<FloatType> => {
     const { columns } = blocks[0]?.attentionNorm.gain.value ?? defined(input, "the stream");
     return pass.saved.allocate(pass.floatType, [pass.numSequences * pass.seqLength, columns]);
@@ -142,7 +138,6 @@ export function* forwardTrunk(
     const out: Tensor<FloatType> = last ?? spare ?? allocate();
     using mark = keep ? null : pass.saved.mark();
     const state = yield* block.forwardWork(pass, x, out);
-    routing?.note(state);
     if (mark === null) kept.push(state);
     else spare = x;
     x = out;
@@ -157,7 +152,6 @@ function* forwardModules(
   call: {
     readonly targets: readonly Tensor<"i32">[];
     readonly hidden: Tensor<FloatType>;
-    readonly routing: RoutingNotes;
   },
 ): Work<readonly MtpSaved[]> {
   if (mtpModules.length === 0) return [];
@@ -166,11 +160,20 @@ function* forwardModules(
   const states: MtpSaved[] = [];
   for (const [index, module] of mtpModules.entries()) {
     const state = yield* module.forwardWork(pass, { hidden, tokens: call.targets[index]! });
-    call.routing.note(state.block);
     hidden = state.out;
     states.push(state);
   }
   return states;
+}
+
+/** What the gates of a forward pass that is over did. */
+export function readRouting({ trunk, modules }: PartForward): Routing {
+  const blocks = [...trunk.blocks, ...modules.map(({ block }) => block)];
+  const gates = blocks.flatMap((state) => moeStateOf(state)?.gate ?? []);
+  return {
+    expertLoad: gates.map(expertLoadOf),
+    balanceLosses: gates.map(({ balance }) => balanceLossOf(balance)),
+  };
 }
 
 /** The main head's losses, then those of the MTP modules. */
@@ -179,7 +182,7 @@ export function headLosses(
   pass: Pass,
   { targets, trunk, modules }: PartForward,
   { zLoss }: StepOptions,
-): readonly HeadLoss[] {
+): readonly HeadRows[] {
   const streams = [trunk.out, ...modules.map((state) => state.out)];
   const norms = [norm, ...mtpModules.map((module) => module.outputNorm)];
   return streams.map((stream, index) => {
@@ -203,7 +206,7 @@ export function* backwardPart(
   pass: Pass,
   forward: PartForward,
   { options, dOutput, dInput }: PartBackwardCall,
-): Work<readonly HeadLoss[]> {
+): Work<readonly HeadRows[]> {
   const { embedding, blocks, exit } = part;
   const { trunk, tokens } = forward;
   const gradients =
@@ -225,10 +228,10 @@ function* backwardExit(
   pass: Pass,
   { targets, trunk, modules }: PartForward,
   options: StepOptions,
-): Work<{ readonly heads: readonly HeadLoss[]; readonly dStream: Tensor<FloatType> }> {
+): Work<{ readonly heads: readonly HeadRows[]; readonly dStream: Tensor<FloatType> }> {
   const { rows, columns } = trunk.out;
   const gradScale = (options.lossScale ?? 1) / rows;
-  const heads: HeadLoss[] = [];
+  const heads: HeadRows[] = [];
   // What is known of the gradient of the module's output, and where its input's will go; they
   // change places.
   let dOut = pass.saved.allocate(pass.floatType, [rows, columns]);

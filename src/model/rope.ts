@@ -96,14 +96,27 @@ export function makePositions(
   const numTokens = numSequences * seqLength;
   const ofTokens = arena.allocate("i32", [1, numTokens]);
   const ofHeads = arena.allocate("i32", [1, numTokens * numHeads]);
-  const tokens = view(ofTokens);
-  const heads = view(ofHeads);
-  for (let token = 0; token < numTokens; token++) {
+  const positions = { ...tables, ofTokens, ofHeads };
+  fillPositions({ positions, seqLength });
+  return positions;
+}
+
+/** The positions of a pass, written anew. */
+export function fillPositions({
+  positions,
+  seqLength,
+}: {
+  readonly positions: RotaryPositions;
+  readonly seqLength: number;
+}): void {
+  const tokens = view(positions.ofTokens);
+  const heads = view(positions.ofHeads);
+  const numHeads = heads.length / tokens.length;
+  for (let token = 0; token < tokens.length; token++) {
     const position = token % seqLength;
     tokens[token] = position;
     heads.fill(position, token * numHeads, (token + 1) * numHeads);
   }
-  return { ...tables, ofTokens, ofHeads };
 }
 
 /**

@@ -42,7 +42,7 @@ function listStreams(
   pass: Pass,
   { batch, config }: { readonly batch: Batch; readonly config: ModelConfig },
 ): readonly Stream[] {
-  const { trunk, modules } = runForward(layers, pass, batch, { keep: true });
+  const { trunk, modules } = runForward(layers, pass, batch);
   const { blocks, out } = trunk;
   const first = blocks[0]?.x ?? out;
   const normed = (norm: ModelLayers["norm"], x: Tensor<FloatType>): Tensor<FloatType> => {

@@ -8,6 +8,7 @@
 import { finish } from "../parallel/communicator/work.ts";
 import type { Block } from "./block.ts";
 import type { Embedding } from "./embedding.ts";
+import { type HeadRows, readLosses } from "./head.ts";
 import type { Batch, StepOptions, StepResult } from "./model-types.ts";
 import {
   backwardPart,
@@ -17,6 +18,7 @@ import {
   headLosses,
   type PartForward,
   type PartLayers,
+  readRouting,
   shiftTokens,
   summarise,
 } from "./part-pass.ts";
@@ -33,37 +35,49 @@ function wholeOf(layers: ModelLayers): PartLayers & { readonly exit: ExitLayers 
   return { embedding: layers.embedding, blocks: layers.blocks, exit: layers };
 }
 
-/** Loss of a batch and, if asked for, gradients. */
+/** A pass whose launches are over; what it came to stands in `saved`. */
+export interface TrainingPass {
+  readonly pass: Pass;
+  readonly forward: PartForward;
+  readonly heads: readonly HeadRows[];
+}
+
+/** Losses of a batch and, if asked for, gradients. */
 export function runTrainingPass(
   layers: ModelLayers,
   pass: Pass,
   batch: Batch,
   options: StepOptions,
-): StepResult {
-  const forward = runForward(layers, pass, batch, { keep: options.computeGradients });
+): TrainingPass {
+  const forward = runForward(layers, pass, batch);
   const heads = options.computeGradients
     ? finish(backwardPart(wholeOf(layers), pass, forward, { options, dOutput: null, dInput: null }))
     : headLosses(layers, pass, forward, options);
-  return summarise(heads, forward.routing, pass.numSequences * pass.seqLength, options);
+  pass.weightGrads.run();
+  return { pass, forward, heads };
+}
+
+/** What a pass came to. */
+export function readResult(
+  { pass, forward, heads }: TrainingPass,
+  options: StepOptions,
+): StepResult {
+  const numTokens = pass.numSequences * pass.seqLength;
+  return summarise(heads.map(readLosses), readRouting(forward), numTokens, options);
 }
 
 /** Forward through the main model and the MTP modules, without the heads. */
-export function runForward(
-  layers: ModelLayers,
-  pass: Pass,
-  batch: Batch,
-  { keep }: { readonly keep: boolean },
-): PartForward {
-  const call = { batch, keep, input: null, output: null };
-  return finish(forwardPart(wholeOf(layers), pass, call));
+export function runForward(layers: ModelLayers, pass: Pass, batch: Batch): PartForward {
+  return finish(forwardPart(wholeOf(layers), pass, { batch, input: null, output: null }));
 }
 
 /** −ln p of each next token. */
 export function runEvaluation(layers: ModelLayers, pass: Pass, batch: Batch): Float32Array {
   const tokens = shiftTokens(pass, batch, 0);
   const targets = shiftTokens(pass, batch, 1);
-  const call = { tokens, keep: false, routing: null, input: null, output: null };
+  const call = { tokens, keep: false, input: null, output: null };
   const trunk = finish(forwardTrunk(wholeOf(layers), pass, call));
   const input = layers.norm.compute(pass, pass.scratch, trunk.out);
-  return Float32Array.from(layers.head.loss(pass, { input, targets, zLoss: 0 }).losses);
+  const rows = layers.head.loss(pass, { input, targets, zLoss: 0 });
+  return Float32Array.from(readLosses(rows).losses);
 }

@@ -174,7 +174,7 @@ class CpuDevice implements Device {
       return;
     }
     this.#job.open(keyIndex, numTasks, grain);
-    this.#runAndClose(key, () => this.#job.work(body, 0));
+    this.#runAndClose(key, () => this.#job.work(body));
   }
 
   together(work: () => void): void {
@@ -196,9 +196,10 @@ class CpuDevice implements Device {
     } finally {
       this.#recording = null;
     }
-    const place = this.#places.take(listBytes(launches));
-    writeList(this.memory, place.byteOffset, { id: ++this.#numLists, launches });
-    const list = new BoundList(this.memory, place.byteOffset, this.#program);
+    const { numThreads } = this;
+    const place = this.#places.take(listBytes(launches, numThreads));
+    writeList(this.memory, place.byteOffset, { id: ++this.#numLists, launches, numThreads });
+    const list = new BoundList(this.memory, place.byteOffset, this.#program, 0);
     return {
       numLaunches: launches.length,
       replay: (tick) => this.#replay(list, place.byteOffset, tick),

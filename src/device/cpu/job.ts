@@ -1,9 +1,6 @@
 /**
- * @file The job that threads share: one launch at a time, its tasks claimed in chunks.
- *
- * Each thread has a share of the tasks, as many after one another, and helps others when its own is
- * done. So a thread mostly gets the rows again that it had in the launch before, which are still in
- * its caches.
+ * @file The job that threads share: one launch at a time, its tasks claimed in chunks
+ * (task-shares.ts).
  *
  * The launching thread writes the job, opens it and works on it too; workers that are awake, or
  * wake in time, join. A worker announces itself (`ACTIVE`) before it looks whether the job is open,
@@ -16,6 +13,7 @@ import { MAX_SLOTS } from "../device.ts";
 import type { KernelBody } from "../program.ts";
 import type { BoundList } from "./launch-list.ts";
 import { LOST_AFTER_MS, pause, SPINS } from "./spin.ts";
+import { shareWords, TaskShares } from "./task-shares.ts";
 
 const SEQUENCE = 0;
 const OPEN = 1;
@@ -28,8 +26,6 @@ const STOP = 8;
 const FAILED = 9;
 const NUM_THREADS = 10;
 const NUM_WORDS = 16;
-/** The next task of each thread's share, on cache lines of their own. */
-const LINE_WORDS = 16;
 const FAILURE_BYTES = 1024;
 const SLOTS_OFFSET = NUM_WORDS * 4;
 const FAILURE_OFFSET = SLOTS_OFFSET + MAX_SLOTS * 8;
@@ -43,32 +39,26 @@ export class Job {
   readonly buffer: SharedArrayBuffer;
   readonly slots: Float64Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
-  readonly #nextTasks: Int32Array<SharedArrayBuffer>;
-  readonly #numThreads: number;
+  readonly #shares: TaskShares;
 
-  private constructor(buffer: SharedArrayBuffer) {
+  private constructor(buffer: SharedArrayBuffer, threadIndex: number) {
     this.buffer = buffer;
     this.#words = new Int32Array(buffer, 0, NUM_WORDS);
     this.slots = new Float64Array(buffer, SLOTS_OFFSET, MAX_SLOTS);
-    this.#nextTasks = new Int32Array(buffer, SHARES_OFFSET);
-    this.#numThreads = this.#words[NUM_THREADS]!;
+    const numThreads = this.#words[NUM_THREADS]!;
+    this.#shares = new TaskShares(new Int32Array(buffer, SHARES_OFFSET), numThreads, threadIndex);
   }
 
   /** The launcher's view of a new job. */
   static create(numThreads: number): Job {
-    const buffer = new SharedArrayBuffer(SHARES_OFFSET + 4 * LINE_WORDS * numThreads);
+    const buffer = new SharedArrayBuffer(SHARES_OFFSET + 4 * shareWords(numThreads));
     new Int32Array(buffer, 0, NUM_WORDS)[NUM_THREADS] = numThreads;
-    return new Job(buffer);
+    return new Job(buffer, 0);
   }
 
   /** A worker's view of it. */
-  static attach(buffer: SharedArrayBuffer): Job {
-    return new Job(buffer);
-  }
-
-  /** The first task of a thread's share; that of the next thread ends it. */
-  #firstOf(threadIndex: number, numTasks: number): number {
-    return Math.floor((threadIndex * numTasks) / this.#numThreads);
+  static attach(buffer: SharedArrayBuffer, threadIndex: number): Job {
+    return new Job(buffer, threadIndex);
   }
 
   /** Launcher: publish a job whose slots are already written. */
@@ -77,10 +67,7 @@ export class Job {
     words[KEY] = keyIndex;
     words[NUM_TASKS] = numTasks;
     words[GRAIN] = grain;
-    for (let thread = 0; thread < this.#numThreads; thread++) {
-      const first = this.#firstOf(thread, numTasks);
-      Atomics.store(this.#nextTasks, LINE_WORDS * thread, first);
-    }
+    this.#shares.deal({ at: 0, numTasks });
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, SEQUENCE, 1);
     if (Atomics.load(words, SLEEPERS) > 0) Atomics.notify(words, SEQUENCE);
@@ -91,23 +78,10 @@ export class Job {
     this.open(LIST_KEY, byteOffset, 0);
   }
 
-  /**
-   * Any thread that has joined: claim and run tasks until none is left, its own share first, then
-   * those of the threads behind it.
-   */
-  work(body: KernelBody, threadIndex: number): void {
-    const words = this.#words;
-    const numTasks = words[NUM_TASKS]!;
-    const grain = words[GRAIN]!;
-    for (let step = 0; step < this.#numThreads; step++) {
-      const share = (threadIndex + step) % this.#numThreads;
-      const end = this.#firstOf(share + 1, numTasks);
-      for (;;) {
-        const first = Atomics.add(this.#nextTasks, LINE_WORDS * share, grain);
-        if (first >= end) break;
-        body(this.slots, first, Math.min(first + grain, end));
-      }
-    }
+  /** Any thread that has joined: claim and run tasks until none is left. */
+  work(body: KernelBody): void {
+    const tasks = { at: 0, numTasks: this.#words[NUM_TASKS]!, grain: this.#words[GRAIN]! };
+    this.#shares.run(tasks, (first, end) => body(this.slots, first, end));
   }
 
   /**
@@ -132,7 +106,6 @@ export class Job {
 
   /** Worker: sleep until there is a job or the end; runs every job it can join. */
   serve(
-    threadIndex: number,
     bodyOf: (keyIndex: number) => KernelBody,
     listAt: (byteOffset: number) => Pick<BoundList, "follow" | "abort">,
   ): void {
@@ -145,7 +118,7 @@ export class Job {
       try {
         if (Atomics.load(words, OPEN) === 0) continue;
         if (words[KEY] === LIST_KEY) this.#follow(listAt(words[NUM_TASKS]!));
-        else this.work(bodyOf(words[KEY]!), threadIndex);
+        else this.work(bodyOf(words[KEY]!));
       } catch (error) {
         this.#fail(error);
       } finally {

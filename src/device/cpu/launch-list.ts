@@ -1,8 +1,9 @@
 /**
  * @file A launch list in the CPU's memory, and how threads run it together.
  *
- *     header  i32 ×16    id, stages, launches, progress, sleepers
- *     stages  i32 ×16    next task, tasks done; tasks, launches, whether it is the launcher's alone
+ *     header  i32 ×16    id, stages, launches, threads, progress, sleepers
+ *     stages  i32 ×16    tasks done; tasks, launches, whether it is the launcher's alone
+ *             i32 ×16    the next task of each thread's share (task-shares.ts)
  *     launch  i32 ×8     key, tasks, tasks claimed at once, first slot, slots
  *     slots   f64        of all launches
  *
@@ -17,6 +18,7 @@ import { assert, defined } from "../../base/errors.ts";
 import type { KernelBody, Program } from "../program.ts";
 import type { CpuMemory } from "./memory.ts";
 import { LOST_AFTER_MS, pause, SPINS } from "./spin.ts";
+import { type SharedTasks, shareWords, TaskShares } from "./task-shares.ts";
 
 /** One launch as it was recorded. */
 export interface RecordedLaunch {
@@ -30,8 +32,8 @@ export interface RecordedLaunch {
 }
 
 const LINE_WORDS = 16;
-const HEADER_AT = { id: 0, stages: 1, launches: 2, progress: 3, sleepers: 4 } as const;
-const STAGE_AT = { next: 0, done: 1, tasks: 2, launches: 3, isLaunchers: 4 } as const;
+const HEADER_AT = { id: 0, stages: 1, launches: 2, threads: 3, progress: 4, sleepers: 5 } as const;
+const STAGE_AT = { done: 0, tasks: 1, launches: 2, isLaunchers: 3 } as const;
 const LAUNCH_WORDS = 8;
 const LAUNCH_AT = { key: 0, tasks: 1, grain: 2, firstSlot: 3, slots: 4 } as const;
 /** Progress of a list that a failure ended. */
@@ -59,33 +61,46 @@ function stagesOf(launches: readonly RecordedLaunch[]): Stage[] {
   return stages;
 }
 
+/** Words of a stage. */
+function stageWords(numThreads: number): number {
+  return LINE_WORDS + shareWords(numThreads);
+}
+
 /** Bytes that a recording takes. */
-export function listBytes(launches: readonly RecordedLaunch[]): number {
+export function listBytes(launches: readonly RecordedLaunch[], numThreads: number): number {
   const numSlots = launches.reduce((sum, { slots }) => sum + slots.length, 0);
-  const lines = 1 + stagesOf(launches).length;
-  return 4 * (LINE_WORDS * lines + LAUNCH_WORDS * launches.length) + 8 * numSlots;
+  const counters = LINE_WORDS + stagesOf(launches).length * stageWords(numThreads);
+  return 4 * (counters + LAUNCH_WORDS * launches.length) + 8 * numSlots;
 }
 
 /** Write a recording at a byte offset that lies on a cache line. */
 export function writeList(
   memory: CpuMemory,
   byteOffset: number,
-  { id, launches }: { readonly id: number; readonly launches: readonly RecordedLaunch[] },
+  list: {
+    readonly id: number;
+    readonly launches: readonly RecordedLaunch[];
+    readonly numThreads: number;
+  },
 ): void {
+  const { id, launches, numThreads } = list;
   const stages = stagesOf(launches);
   const words = memory.i32;
   const header = byteOffset / 4;
-  words.fill(0, header, header + LINE_WORDS * (1 + stages.length));
+  const firstStage = header + LINE_WORDS;
+  const firstLaunch = firstStage + stages.length * stageWords(numThreads);
+  words.fill(0, header, firstLaunch);
   words[header + HEADER_AT.id] = id;
   words[header + HEADER_AT.stages] = stages.length;
   words[header + HEADER_AT.launches] = launches.length;
+  words[header + HEADER_AT.threads] = numThreads;
   stages.forEach((stage, index) => {
-    const at = header + LINE_WORDS * (1 + index);
+    const at = firstStage + index * stageWords(numThreads);
     words[at + STAGE_AT.tasks] = stage.launches.reduce((sum, { numTasks }) => sum + numTasks, 0);
     words[at + STAGE_AT.launches] = stage.launches.length;
     words[at + STAGE_AT.isLaunchers] = stage.isLaunchers ? 1 : 0;
   });
-  let at = header + LINE_WORDS * (1 + stages.length);
+  let at = firstLaunch;
   let slot = (at + LAUNCH_WORDS * launches.length) / 2;
   for (const { keyIndex, numTasks, grain, slots } of launches) {
     words[at + LAUNCH_AT.key] = keyIndex;
@@ -107,9 +122,9 @@ interface BoundLaunch {
 }
 
 interface BoundStage {
-  /** Of its counters. */
-  readonly at: number;
-  readonly numTasks: number;
+  /** Of the tasks that are done. */
+  readonly doneAt: number;
+  readonly tasks: SharedTasks;
   readonly isLaunchers: boolean;
   readonly launches: readonly BoundLaunch[];
 }
@@ -120,10 +135,11 @@ export class BoundList {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #progressAt: number;
   readonly #sleepersAt: number;
+  readonly #shares: TaskShares;
   readonly #stages: readonly BoundStage[];
 
   /** Views made once stay good: memory grows in place. */
-  constructor(memory: CpuMemory, byteOffset: number, program: Program) {
+  constructor(memory: CpuMemory, byteOffset: number, program: Program, threadIndex: number) {
     const words = memory.i32;
     const header = byteOffset / 4;
     this.#words = words;
@@ -131,7 +147,10 @@ export class BoundList {
     this.#progressAt = header + HEADER_AT.progress;
     this.#sleepersAt = header + HEADER_AT.sleepers;
     const numStages = words[header + HEADER_AT.stages]!;
-    let launchAt = header + LINE_WORDS * (1 + numStages);
+    const numThreads = words[header + HEADER_AT.threads]!;
+    this.#shares = new TaskShares(words, numThreads, threadIndex);
+    const firstStage = header + LINE_WORDS;
+    let launchAt = firstStage + numStages * stageWords(numThreads);
     const bind = (): BoundLaunch => {
       const at = launchAt;
       launchAt += LAUNCH_WORDS;
@@ -144,21 +163,23 @@ export class BoundList {
       };
     };
     this.#stages = Array.from({ length: numStages }, (_, index) => {
-      const at = header + LINE_WORDS * (1 + index);
+      const at = firstStage + index * stageWords(numThreads);
+      const launches = Array.from({ length: words[at + STAGE_AT.launches]! }, bind);
+      const numTasks = words[at + STAGE_AT.tasks]!;
       return {
-        at,
-        numTasks: words[at + STAGE_AT.tasks]!,
+        doneAt: at + STAGE_AT.done,
+        tasks: { at: at + LINE_WORDS, numTasks, grain: launches[0]!.grain },
         isLaunchers: words[at + STAGE_AT.isLaunchers] === 1,
-        launches: Array.from({ length: words[at + STAGE_AT.launches]! }, bind),
+        launches,
       };
     });
   }
 
   /** Launcher: begin a replay; nobody is at the list. */
   reset(): void {
-    for (const { at } of this.#stages) {
-      this.#words[at + STAGE_AT.next] = 0;
-      this.#words[at + STAGE_AT.done] = 0;
+    for (const { doneAt, tasks } of this.#stages) {
+      this.#words[doneAt] = 0;
+      this.#shares.deal(tasks);
     }
     Atomics.store(this.#words, this.#progressAt, 0);
   }
@@ -203,22 +224,17 @@ export class BoundList {
   }
 
   /** Claim and run tasks of a stage until none is left. */
-  #work({ at, numTasks, launches }: BoundStage, index: number): void {
-    const words = this.#words;
-    const grain = launches[0]!.grain;
-    for (;;) {
-      const first = Atomics.add(words, at + STAGE_AT.next, grain);
-      if (first >= numTasks) return;
-      const end = Math.min(first + grain, numTasks);
+  #work({ doneAt, tasks, launches }: BoundStage, index: number): void {
+    const count = this.#shares.run(tasks, (first, end) => {
       let start = 0;
       for (const launch of launches) {
         const [from, to] = [Math.max(first - start, 0), Math.min(end - start, launch.numTasks)];
         if (from < to) launch.body(launch.slots, from, to);
         start += launch.numTasks;
       }
-      const done = Atomics.add(words, at + STAGE_AT.done, end - first) + end - first;
-      if (done === numTasks) this.#moveOn(index);
-    }
+    });
+    if (count === 0) return;
+    if (Atomics.add(this.#words, doneAt, count) + count === tasks.numTasks) this.#moveOn(index);
   }
 
   #moveOn(index: number): void {
@@ -249,11 +265,13 @@ export class BoundList {
 export class BoundLists {
   readonly #memory: CpuMemory;
   readonly #program: Program;
+  readonly #threadIndex: number;
   readonly #lists = new Map<number, BoundList>();
 
-  constructor(memory: CpuMemory, program: Program) {
+  constructor(memory: CpuMemory, program: Program, threadIndex: number) {
     this.#memory = memory;
     this.#program = program;
+    this.#threadIndex = threadIndex;
   }
 
   /** The list at a place, bound anew if another has taken the place. */
@@ -261,7 +279,7 @@ export class BoundLists {
     const id = this.#memory.i32[byteOffset / 4 + HEADER_AT.id];
     const known = this.#lists.get(byteOffset);
     if (known !== undefined && known.id === id) return known;
-    const bound = new BoundList(this.#memory, byteOffset, this.#program);
+    const bound = new BoundList(this.#memory, byteOffset, this.#program, this.#threadIndex);
     this.#lists.set(byteOffset, bound);
     return bound;
   }

@@ -37,9 +37,8 @@ const program = createProgram(
   start.choice,
 );
 defined(parentPort, "parentPort").postMessage("ready");
-const lists = new BoundLists(memory, program);
-Job.attach(start.job).serve(
-  start.threadIndex,
+const lists = new BoundLists(memory, program, start.threadIndex);
+Job.attach(start.job, start.threadIndex).serve(
   (keyIndex) => program.body(keyIndex),
   (byteOffset) => lists.at(byteOffset),
 );

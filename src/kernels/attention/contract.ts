@@ -67,6 +67,9 @@ export const ATTENTION_SLOTS = [
 export const ATTENTION_AT: Record<(typeof ATTENTION_SLOTS)[number], number> =
   slotIndex(ATTENTION_SLOTS);
 
+/** In the slots behind `out` of a forward launch: a task's places are found for both directions. */
+const NO_GRADIENTS: readonly number[] = new Array<number>(8).fill(0);
+
 /** Head counts and widths of one attention layer. */
 export interface AttentionShape {
   readonly numSequences: number;
@@ -113,7 +116,12 @@ export function causalAttention(device: Device, call: CausalAttentionCall): void
   assertMatrix(device, "causalAttention out", out, dtypes, q.rows, shape.numHeads * shape.value);
   device.launch(
     `causalAttention/${variantOf(call)}`,
-    [...inputSlots(shape, seqLength, q, kv, keyRope), out.byteOffset, out.rowStride],
+    [
+      ...inputSlots(shape, seqLength, q, kv, keyRope),
+      out.byteOffset,
+      out.rowStride,
+      ...NO_GRADIENTS,
+    ],
     shape.numSequences * shape.numHeads,
   );
 }

@@ -18,7 +18,7 @@ import type {
 import { Arena, type ArenaMark } from "../../tensor/arena.ts";
 import type { FloatType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { HeadLoss } from "../head.ts";
+import { type HeadLoss, readLosses } from "../head.ts";
 import type { Batch, StepOptions } from "../model-types.ts";
 import { openPass, type PassFrame } from "../open-pass.ts";
 import {
@@ -27,6 +27,7 @@ import {
   type PartForward,
   type PartLayers,
   type Routing,
+  readRouting,
 } from "../part-pass.ts";
 import type { Pass } from "../pass.ts";
 import { WeightGradQueue } from "../weight-grad-queue.ts";
@@ -96,11 +97,10 @@ export class ModelStage implements Stage {
     const pass = openPass(this.#frame, arenas, batch, balanceScale);
     const forward = yield* forwardPart(this.layers, pass, {
       batch,
-      keep: true,
       input: asStream(input),
       output: asStream(output),
     });
-    const report: StageReport = { routing: forward.routing, heads: [] };
+    const report: StageReport = { routing: readRouting(forward), heads: [] };
     this.reports.set(microBatch, report);
     this.#live.set(microBatch, { memory, mark, pass, forward, report });
   }
@@ -111,11 +111,12 @@ export class ModelStage implements Stage {
     // Where this stage waits they fill the time; else they run while their operands are in caches.
     memory.weightGrads.deferred = !isFull || this.#options.waits;
     const backward = { ...pass, scratch: this.#options.scratch.backward };
-    report.heads = yield* backwardPart(this.layers, backward, forward, {
+    const heads = yield* backwardPart(this.layers, backward, forward, {
       options,
       dOutput: asStream(dOutput),
       dInput: asStream(dInput),
     });
+    report.heads = heads.map(readLosses);
   }
 
   fillWait(microBatch: number): boolean {

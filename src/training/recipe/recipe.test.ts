@@ -112,7 +112,7 @@ for (const name of RECIPE_NAMES) {
     await using device = await openDevice();
     const model = new Model(device, CONFIG, { precision: recipe, seed: SEED });
     const pass = passOf(device, model);
-    const { trunk, modules } = runForward(model.layers, pass, BATCH, { keep: true });
+    const { trunk, modules } = runForward(model.layers, pass, BATCH);
     const blocks = [...trunk.blocks, ...modules.map(({ block }) => block)];
     assert.deepEqual(
       blocks.map(({ feedForward }) => feedForward.kind),
