@@ -13,13 +13,13 @@
  * overlaps no input; `a` may be `b`.
  */
 import { assert } from "../../base/errors.ts";
-import { ceilDiv, divExact, floorDiv } from "../../base/integers.ts";
+import { ceilDiv, divExact, floorDiv, roundUp } from "../../base/integers.ts";
 import type { Device } from "../../device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertOffsets, assertOperand } from "../door.ts";
 import { slotIndex } from "../kernel.ts";
 import type { Transposition } from "../matmul/block-multiplier.ts";
-import { planBlocks } from "../matmul/blocks.ts";
+import { MAX_ROW_BLOCK, planBlocks, ROW_UNIT } from "../matmul/blocks.ts";
 import type { MatmulDType } from "../matmul/contract.ts";
 
 export const GROUPED_MATMUL_SLOTS = [
@@ -73,13 +73,16 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
   assertOffsets("groupedMatmul offsets", offsets, a.rows);
   const isTn = transposition === "tn";
   const meanRows = ceilDiv(a.rows, numGroups);
-  const { rowBlock, columnBlock } = planBlocks({
+  const { numThreads } = device;
+  const plan = planBlocks({
     rows: isTn ? shape.rows : Math.max(1, meanRows),
     columns: shape.columns,
     depth: isTn ? meanRows : shape.depth,
-    numThreads: device.numThreads,
+    numThreads,
     batchCount: isTn ? numGroups : Math.min(numGroups, Math.max(1, a.rows)),
   });
+  const { columnBlock } = plan;
+  const rowBlock = isTn ? plan.rowBlock : groupRowBlock(plan.rowBlock, a.rows, numThreads);
   const numRowBlocks = isTn
     ? numGroups * ceilDiv(shape.rows, rowBlock)
     : mostRowBlocks(a.rows, numGroups, rowBlock);
@@ -105,6 +108,19 @@ export function groupedMatmul(device: Device, call: GroupedMatmulCall): void {
     ],
     numRowBlocks * ceilDiv(shape.columns, columnBlock),
   );
+}
+
+/** Tasks a thread that the rows of one group may keep waiting. */
+const TASKS_PER_THREAD = 4;
+
+/**
+ * Rows of a task; `planned` are those for a group of the mean size. Each task packs its group's
+ * weights, so a larger group is cut only where it has more than a task's share of all rows.
+ */
+export function groupRowBlock(planned: number, rows: number, numThreads: number): number {
+  const tasks = numThreads === 1 ? 1 : numThreads * TASKS_PER_THREAD;
+  const share = roundUp(ceilDiv(rows, tasks), ROW_UNIT);
+  return Math.max(planned, Math.min(share, MAX_ROW_BLOCK));
 }
 
 /**

@@ -22,7 +22,7 @@ import type { Device } from "../../device/device.ts";
 import type { ScaledTensor } from "../../tensor/scaled-tensor.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assertMatrix, assertOffsets } from "../door.ts";
-import { mostRowBlocks } from "../grouped-matmul/contract.ts";
+import { groupRowBlock, mostRowBlocks } from "../grouped-matmul/contract.ts";
 import { slotIndex } from "../kernel.ts";
 import { planBlocks } from "../matmul/blocks.ts";
 import { assertRowGroups } from "../quantize-tiles/bands.ts";
@@ -105,13 +105,16 @@ export function groupedScaledMatmul(device: Device, call: GroupedScaledMatmulCal
   // Along the tokens of a group of any length, only a tile of the whole matrix cuts nothing.
   const pieceDepth = pieceDepthOf(call, isTn ? a.rows : shape.depth);
   const meanRows = ceilDiv(a.rows, numGroups);
-  const { rowBlock, columnBlock } = planBlocks({
+  const { numThreads } = device;
+  const plan = planBlocks({
     rows: isTn ? shape.rows : Math.max(1, meanRows),
     columns: shape.columns,
     depth: isTn ? meanRows : shape.depth,
-    numThreads: device.numThreads,
+    numThreads,
     batchCount: isTn ? numGroups : Math.min(numGroups, Math.max(1, a.rows)),
   });
+  const { columnBlock } = plan;
+  const rowBlock = isTn ? plan.rowBlock : groupRowBlock(plan.rowBlock, a.rows, numThreads);
   const numRowBlocks = isTn
     ? numGroups * ceilDiv(shape.rows, rowBlock)
     : mostRowBlocks(a.rows, numGroups, rowBlock);

@@ -15,10 +15,10 @@ export interface BlockPlan {
 }
 
 /** Blocks are whole tiles of the widest core (32×32); others end a block with a smaller tile. */
-const ROW_UNIT = 32;
+export const ROW_UNIT = 32;
 const COLUMN_UNIT = 64;
 /** Cores divide blocks further; longer ones would gain nothing. */
-const MAX_ROW_BLOCK = 4096;
+export const MAX_ROW_BLOCK = 4096;
 const MAX_COLUMN_BLOCK = 4096;
 /** Fewer multiply-adds (about 5 µs of one core) are not worth waking another thread for. */
 const MIN_TASK_WORK = 2 ** 18;

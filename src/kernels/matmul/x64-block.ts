@@ -78,7 +78,7 @@ export function emitPack(
   loadSlot(a, depth, AT.depth);
   const loadConstants = (to: Gp): void => loadSlot(a, to, AT[`${operand}Constants`]);
   if (isDepthContiguous) emitTransposingPack(a, format, { loadConstants });
-  else if (format.layout === "tiles") emitTilePack(a, format, { loadConstants });
+  else if (format.layout === "tiles") emitTilePack(a, format);
   else emitCopyingPack(a, format, { loadConstants });
   a.bind(done);
 }

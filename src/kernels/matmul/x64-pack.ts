@@ -384,8 +384,8 @@ function emitPairs(
   a.bind(done);
 }
 
-/** Lanes contiguous, bf16 or FP8, into the `tiles` layout: source[depth][lane]. */
-export function emitTilePack(a: X64, format: PanelFormat, context: PackContext): void {
+/** Lanes contiguous, bf16, into the `tiles` layout: source[depth][lane]. */
+export function emitTilePack(a: X64, format: PanelFormat): void {
   const { width } = format;
   const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
   const [columns, from, left, to, inGroup] = [r.r12, r.r13, r.r14, r.r15, r.rbx];
@@ -397,13 +397,12 @@ export function emitTilePack(a: X64, format: PanelFormat, context: PackContext):
       a.cmp(inGroup, 0);
       a.j("le", done);
       emitLaneMasks(a, inGroup, 1);
-      emitLoadConstants(format, context);
       a.lea(from, mem(source, group * elementBytes));
       a.lea(to, mem(panels, group * 64));
       a.mov(left, depth);
       a.countdown(left, 32, () => {
         emitClear(a, 16);
-        emitPairRows(a, { from, left, strideBytes, source: format.source });
+        emitPairRows(a, { from, left, strideBytes });
         emitTranspose16(a);
         for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * 64), zmm(i)]);
         a.add(to, 16 * width * 4);
@@ -424,27 +423,22 @@ function emitPairRows(
     readonly from: Gp;
     readonly left: Gp;
     readonly strideBytes: Gp;
-    readonly source: X64SourceDType;
   },
 ): void {
-  const { from, left, strideBytes, source } = options;
+  const { from, left, strideBytes } = options;
   const ready = a.label();
-  const extend = isFp8(source) ? "vpmovzxbd" : "vpmovzxwd";
   for (let i = 0; i < 16; i++) {
     a.cmp(left, 2 * i);
     a.j("le", ready);
-    a.v(extend, [zmm(i), mem(from)], zeroing(k(1)));
+    a.v("vpmovzxwd", [zmm(i), mem(from)], zeroing(k(1)));
     a.cmp(left, 2 * i + 1);
     a.j("le", ready);
-    a.v(extend, [zmm(16), mem(from, 0, strideBytes, 1)], zeroing(k(1)));
+    a.v("vpmovzxwd", [zmm(16), mem(from, 0, strideBytes, 1)], zeroing(k(1)));
     a.v("vpslld", [zmm(16), zmm(16), 16]);
     a.v("vpord", [zmm(i), zmm(i), zmm(16)]);
     a.lea(from, mem(from, 0, strideBytes, 2));
   }
   a.bind(ready);
-  if (!isFp8(source)) return;
-  // Rows that do not exist are codes of zero, which widen to zero.
-  for (let i = 0; i < 16; i++) emitWiden(a, zmm(i), source, CONSTANTS);
 }
 
 /** Clear vector registers 0 .. count - 1. */

@@ -113,7 +113,7 @@ export function emitTileConfiguration(
  * takes 3190 cycles with it and 4130 without at 1024 of depth, both operands in the second-level
  * cache (docs/log.md).
  */
-const IDLE_SUM = zmm(31);
+export const IDLE_SUM: Vector = zmm(31);
 
 /** How sums find rows 16 to 31 of A, and the bytes from 16 words of depth to the next. */
 export interface TileWalk {

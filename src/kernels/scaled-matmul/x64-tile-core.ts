@@ -1,225 +1,295 @@
 /**
- * @file The AMX core of scaled products: the blocks of matmul/x64-tile-core.ts, summed piece by
- * piece and promoted.
+ * @file Blocks of scaled products on AMX tiles: 32×32 results, summed piece by piece and promoted.
  *
  *     out[m, n] (=|+=) Σ_p fma(Σ_{d in piece p} A[m, d] · B[d, n],  scaleA[m, p] · scaleB[p, n])
  *
- * Operands are packed as bf16, which holds every FP8 value exactly. A piece of 32×32 results is
- * summed in tiles and leaves through the buffer; beside the sums of the next piece it is promoted
- * into a second buffer, from which the block goes to the output when all pieces have passed. Pieces
- * are whole tiles, 32 of depth or a multiple; others are packed one by one.
+ * A piece is summed in tiles and leaves through a buffer; beside the sums of the next piece, of
+ * this block or of the one behind it, it is promoted into a second buffer, the last one into the
+ * output. Pieces are whole units of depth; others are packed one by one.
  *
- *   scales    aScales[panel][piece][32 rows]   bScales[panel][piece][32 columns]      f32
+ *   scales    aScales[piece][32 rows]   bScales[panel][piece][32 columns]      f32
+ *
+ * Rows that fill no panel do not meet the output in promotions, which take 32 rows: they are copied
+ * between it and the second buffer.
  */
 import { divExact } from "../../base/integers.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import { loadSlot } from "../../codegen/x64/kernel-function.ts";
-import { type Memory, mem, merging, r, zeroing, zmm } from "../../codegen/x64/operands.ts";
-import { BLOCK_AT } from "../matmul/x64-block.ts";
-import type { X64Core } from "../matmul/x64-core.ts";
+import { type Gp, k, mem, merging, r, zeroing, zmm } from "../../codegen/x64/operands.ts";
+import { emitLaneMasks } from "../matmul/x64-pack.ts";
 import {
-  emitAskForRows,
   emitClearTiles,
-  emitColumnMasks,
-  emitEachRow,
   emitSteps,
   emitStoreTiles,
-  emitTilePanels,
-  LOCAL_BUFFER,
-  LOCAL_WORDS,
   PANEL_ROW_BYTES,
   PANEL_WALK,
   STEP_WORDS,
   TILE_AT,
   TILE_BLOCK,
-  TILE_CORE_LOCALS,
   TILE_SUMS_BYTES,
-  type TileFrame,
-  type TileUnit,
 } from "../matmul/x64-tile-core.ts";
-import { CORE_ARGUMENTS, emitEither } from "../matmul/x64-vector-core.ts";
-import type { ProductFormat } from "./contract.ts";
+import { type Frame, setFromSlot, slotOf, TILES_AT } from "./x64-tile-slots.ts";
 
-/** Local variables behind those of the tiles. */
-const LOCALS = [
-  "aScales",
-  "bScales",
-  "aPieceScales",
-  "bPieceScales",
-  "pieceWords",
-  "wordsLeft",
-  "restOfPiece",
-] as const;
-type LocalName = (typeof LOCALS)[number];
-type LocalAt = (name: LocalName) => Memory;
-
-/** The core for two formats, with the tile instructions of `unit` (null: the processor's). */
-export function scaledTileCore(
-  a: ProductFormat,
-  b: ProductFormat,
-  unit: ((a: X64) => TileUnit) | null,
-): X64Core {
-  const format = { width: TILE_BLOCK, dtype: "bf16", depthUnit: 16 } as const;
-  return {
-    name: `amxBf16.${a}.${b}`,
-    aFormat: { ...format, source: a, layout: "tiles" },
-    bFormat: { ...format, source: b, layout: "words" },
-    depthBlockWords: 1024,
-    maxRows: 1024,
-    sliceBytes: 2 ** 20,
-    numLocals: TILE_CORE_LOCALS + LOCALS.length,
-    emit: (assembler, { slotAt, ...frame }) => {
-      const tiles = unit === null ? assembler : unit(assembler);
-      const [accumulate, columns] = [slotAt("accumulate"), slotAt("columns")];
-      emitScaledTileCore(assembler, { ...frame, tiles, accumulate, columns });
-    },
-  };
-}
-
-function emitScaledTileCore(a: X64, frame: TileFrame): void {
-  const at: LocalAt = (name) => frame.local(TILE_CORE_LOCALS + LOCALS.indexOf(name));
-  const setFromSlot = (name: "aScales" | "bScales" | "pieceWords"): void => {
-    loadSlot(a, r.rax, BLOCK_AT[name]);
-    a.mov(at(name), r.rax);
-  };
-  const nextPanel = (name: "aScales" | "bScales"): void => {
-    loadSlot(a, r.rax, BLOCK_AT[`${name}PanelBytes`]);
-    a.add(at(name), r.rax);
-  };
-  for (const name of ["aScales", "bScales", "pieceWords"] as const) setFromSlot(name);
-  emitTilePanels(a, frame, {
-    emitBlock: (numRowTiles) => emitBlock(a, frame, numRowTiles, at),
-    afterColumns: () => nextPanel("bScales"),
-    afterRows: () => {
-      nextPanel("aScales");
-      setFromSlot("bScales");
-    },
-  });
-}
+/** Registers of a promotion, beside `TILE_AT` and those of `emitSteps`. */
+export const AT: Readonly<
+  Record<
+    "rowScales" | "addend" | "addendStride" | "promoted" | "promotedStride" | "asked" | "outStride",
+    Gp
+  >
+> = {
+  rowScales: r.rcx,
+  addend: r.r8,
+  addendStride: r.r9,
+  promoted: r.r10,
+  promotedStride: r.r11,
+  asked: r.r12,
+  outStride: r.r13,
+};
+const COLUMN_SCALES = [zmm(29), zmm(30)] as const;
 
 /** Words of depth beside which a block's promotion is spread: a piece of 128, as a rule. */
 const SPREAD_WORDS = 64;
-const STEPS = divExact(SPREAD_WORDS, STEP_WORDS);
+const ROWS_BESIDE = divExact(TILE_BLOCK, divExact(SPREAD_WORDS, STEP_WORDS));
 
-/** A block of the output, piece by piece; a piece is promoted beside the sums of the next one. */
-function emitBlock(a: X64, frame: TileFrame, numRowTiles: 1 | 2, at: LocalAt): void {
-  const { tiles } = frame;
-  const { wordsLeft, buffer, a: aPanel, tile, asked } = TILE_AT;
-  const rows = 16 * numRowTiles;
-  const toBuffer = (): void => a.mov(buffer, frame.local(LOCAL_BUFFER));
-  const steps = (beside?: () => void): void => emitSteps(a, tiles, numRowTiles, PANEL_WALK, beside);
-  /** wordsLeft = the words of the next piece, up to `SPREAD_WORDS`; the rest is kept. */
-  const nextPiece = (): void => {
-    a.mov(wordsLeft, at("pieceWords"));
-    a.cmp(wordsLeft, at("wordsLeft"));
-    a.cmov("g", wordsLeft, at("wordsLeft"));
-    a.sub(at("wordsLeft"), wordsLeft);
-    a.mov(at("restOfPiece"), wordsLeft);
-    a.sub(at("restOfPiece"), SPREAD_WORDS);
-    emitClearTiles(tiles, numRowTiles);
-    a.mov(asked, SPREAD_WORDS);
-    a.cmp(wordsLeft, asked);
-    a.cmov("g", wordsLeft, asked);
-  };
-  const restOfPiece = (): void => {
-    a.mov(wordsLeft, at("restOfPiece"));
-    steps();
-  };
-  const restOfRows = (): void => {
-    const [next, done] = [a.label(), a.label()];
-    a.bind(next);
-    a.mov(r.rax, frame.local(LOCAL_BUFFER));
-    a.add(r.rax, rows * PANEL_ROW_BYTES);
-    a.cmp(buffer, r.rax);
-    a.j("ge", done);
-    emitPromotion(a, rows / STEPS);
-    a.jmp(next);
-    a.bind(done);
-  };
+/** The next block of the output, of the rows that are left. */
+export function emitBlockOfAnyHeight(frame: Frame): void {
+  const { a, local } = frame;
+  const [ragged, oneTile, done] = [a.label(), a.label(), a.label()];
+  a.cmp(local("rowsLeft"), TILE_BLOCK);
+  a.j("l", ragged);
+  emitBlock(frame, 2, true);
+  a.jmp(done);
+  a.bind(ragged);
+  a.cmp(local("rowsLeft"), 16);
+  a.j("le", oneTile);
+  emitBlock(frame, 2, false);
+  a.jmp(done);
+  a.bind(oneTile);
+  emitBlock(frame, 1, false);
+  a.bind(done);
+}
+
+/** A block of the output, piece by piece; `isWhole`: its 32 rows exist. */
+function emitBlock(frame: Frame, numRowTiles: 1 | 2, isWhole: boolean): void {
+  const { a, local } = frame;
   for (const operand of ["a", "b"] as const) {
-    a.mov(r.rax, at(`${operand}Scales`));
-    a.mov(at(`${operand}PieceScales`), r.rax);
+    a.mov(r.rax, local(`${operand}Scales`));
+    a.mov(local(`${operand}PieceScales`), r.rax);
   }
-  a.mov(r.rax, frame.local(LOCAL_WORDS));
-  a.mov(at("wordsLeft"), r.rax);
-  emitColumnMasks(a);
-  toBuffer();
-  emitLoadSums(a, frame.accumulate);
-  a.mov(aPanel, CORE_ARGUMENTS.aPanels);
-  nextPiece();
-  a.mov(asked, tile);
-  steps(() => emitAskForRows(a, rows / STEPS));
-  restOfPiece();
+  setFromSlot(frame, "wordsLeft", "words");
+  a.mov(TILE_AT.a, local("aPanel"));
   const [another, last] = [a.label(), a.label()];
+  emitPiece(frame, { numRowTiles, asksForOutput: isWhole });
+  emitWait(frame, isWhole ? "output" : "copy", isWhole);
   a.bind(another);
-  toBuffer();
-  emitStoreTiles(tiles, numRowTiles);
-  a.cmp(at("wordsLeft"), 0);
+  a.cmp(local("wordsLeft"), 0);
   a.j("le", last);
-  nextPiece();
-  emitLoadScales(a, at);
-  steps(() => emitPromotion(a, rows / STEPS));
-  restOfPiece();
-  restOfRows();
+  emitPiece(frame, { numRowTiles, asksForOutput: false });
+  emitWait(frame, "promoted", isWhole);
   a.jmp(another);
   a.bind(last);
-  emitLoadScales(a, at);
-  restOfRows();
-  toBuffer();
-  emitEachRow(a, ({ vector, from, to, exists }) => {
-    a.v("vmovups", [vector, promoted(from)]);
-    a.v("vmovups", [to, vector], merging(exists));
+  if (isWhole) return;
+  emitPromoteAll(frame);
+  emitEachRowOf(frame, (row, out) => {
+    for (let v = 0; v < 2; v++) {
+      a.v("vmovups", [zmm(v), mem(row, v * 64)]);
+      a.v("vmovups", [mem(out, v * 64), zmm(v)], merging(k(1 + v)));
+    }
   });
 }
 
-/** Where the promoted sum of the one at `sums` is. */
-const promoted = (sums: Memory): Memory => mem(sums.base, sums.displacement + TILE_SUMS_BYTES);
+/**
+ * The sums of the next piece, while the one that waits is promoted, and while the block's lines of
+ * the output are asked for, if they are.
+ */
+function emitPiece(
+  frame: Frame,
+  options: { readonly numRowTiles: 1 | 2; readonly asksForOutput: boolean },
+): void {
+  const { a, tiles, local } = frame;
+  const { numRowTiles, asksForOutput } = options;
+  const { wordsLeft } = TILE_AT;
+  loadSlot(a, wordsLeft, TILES_AT.pieceWords);
+  a.cmp(wordsLeft, local("wordsLeft"));
+  a.cmov("g", wordsLeft, local("wordsLeft"));
+  a.sub(local("wordsLeft"), wordsLeft);
+  a.mov(local("restOfPiece"), wordsLeft);
+  a.sub(local("restOfPiece"), SPREAD_WORDS);
+  emitBeginPromotion(frame);
+  emitClearTiles(tiles, numRowTiles);
+  if (asksForOutput) a.mov(AT.asked, local("tile"));
+  a.mov(wordsLeft, local("restOfPiece"));
+  a.add(wordsLeft, SPREAD_WORDS);
+  a.mov(r.rsi, SPREAD_WORDS);
+  a.cmp(wordsLeft, r.rsi);
+  a.cmov("g", wordsLeft, r.rsi);
+  emitSteps(a, tiles, numRowTiles, PANEL_WALK, () => {
+    emitPromotion(a, ROWS_BESIDE);
+    if (asksForOutput) emitAskForOutput(a, ROWS_BESIDE);
+  });
+  a.mov(wordsLeft, local("restOfPiece"));
+  emitSteps(a, tiles, numRowTiles, PANEL_WALK);
+  emitRestOfPromotion(frame);
+  loadSlot(a, TILE_AT.buffer, TILES_AT.buffer);
+  emitStoreTiles(tiles, numRowTiles);
+}
+
+/** Asks for the next rows of the block's output. */
+function emitAskForOutput(a: X64, rows: number): void {
+  for (let row = 0; row < rows; row++) {
+    for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
+    a.add(AT.asked, AT.outStride);
+  }
+}
+
+/** promoted = those of the buffer; clobbers nothing else. */
+function emitPromotedBuffer(a: X64, to: Gp): void {
+  loadSlot(a, to, TILES_AT.buffer);
+  a.add(to, TILE_SUMS_BYTES);
+}
 
 /**
- * The promoted sums become what stands in the output, or, where that is overwritten, −0: a
- * multiply-add to it is a multiplication, to the sign of zero.
+ * The piece whose sums have left the tiles waits from now on. `onto` says what it is added to: a
+ * first piece to the output, or to nothing where that is overwritten; by way of the buffer, if not
+ * all rows exist (`copy`); any other to what is promoted of its block.
  */
-function emitLoadSums(a: X64, accumulate: Memory): void {
-  const negativeZero = zmm(2);
+function emitWait(frame: Frame, onto: "output" | "copy" | "promoted", isWhole: boolean): void {
+  const { a, local } = frame;
+  const [place, stride, other] = [r.r8, r.r9, r.r10];
+  emitPromotedBuffer(a, place);
+  a.mov(stride, PANEL_ROW_BYTES);
+  // A last piece goes to the output.
+  a.mov(local("promoted"), place);
+  a.mov(local("promotedStride"), stride);
+  if (isWhole) {
+    const goesOn = a.label();
+    a.cmp(local("wordsLeft"), 0);
+    a.j("g", goesOn);
+    a.mov(other, local("tile"));
+    a.mov(local("promoted"), other);
+    a.mov(local("promotedStride"), AT.outStride);
+    a.bind(goesOn);
+  }
+  if (onto !== "promoted") {
+    const [adds, known] = [a.label(), a.label()];
+    a.cmp(slotOf("accumulate"), 0);
+    a.j("ne", adds);
+    a.add(place, TILE_SUMS_BYTES);
+    a.mov(stride, 0);
+    a.jmp(known);
+    a.bind(adds);
+    if (onto === "output") {
+      a.mov(place, local("tile"));
+      a.mov(stride, AT.outStride);
+    } else {
+      emitEachRowOf(frame, (row, out) => {
+        for (let v = 0; v < 2; v++) {
+          a.v("vmovups", [zmm(v), mem(out, v * 64)], zeroing(k(1 + v)));
+          a.v("vmovups", [mem(row, v * 64), zmm(v)]);
+        }
+      });
+    }
+    a.bind(known);
+  }
+  a.mov(local("addend"), place);
+  a.mov(local("addendStride"), stride);
+  for (const [waiting, next] of [
+    ["rowScales", "aPieceScales"],
+    ["columnScales", "bPieceScales"],
+  ] as const) {
+    a.mov(other, local(next));
+    a.mov(local(waiting), other);
+    a.add(local(next), TILE_BLOCK * 4);
+  }
+  a.mov(other, local("columnsLeft"));
+  a.mov(local("columnsOfPiece"), other);
+}
+
+/** Before the first piece: what is promoted then goes where it disturbs nothing. */
+export function emitNothingWaits(frame: Frame): void {
+  const { a, local } = frame;
+  const negativeZero = zmm(0);
+  emitPromotedBuffer(a, r.r8);
+  a.mov(local("promoted"), r.r8);
+  a.add(r.r8, TILE_SUMS_BYTES);
+  a.mov(local("addend"), r.r8);
+  // A multiply-add to −0 is a multiplication, to the sign of zero.
   a.mov(r.rax, 2 ** 31);
   a.v("vpbroadcastd r32", [negativeZero, r.rax]);
-  emitEither(a, accumulate, (adds) =>
-    emitEachRow(a, ({ vector, from, to, exists }) => {
-      if (adds) a.v("vmovups", [vector, to], zeroing(exists));
-      a.v("vmovups", [promoted(from), adds ? vector : negativeZero]);
-    }),
-  );
+  for (let v = 0; v < 2; v++) a.v("vmovups", [mem(r.r8, v * 64), negativeZero]);
+  a.mov(local("addendStride"), 0);
+  a.mov(local("promotedStride"), PANEL_ROW_BYTES);
+  setFromSlot(frame, "rowScales", "aScales");
+  setFromSlot(frame, "columnScales", "bScales");
+  a.mov(local("columnsOfPiece"), TILE_BLOCK);
 }
 
-const COLUMN_SCALES = [zmm(29), zmm(30)] as const;
-/** Scales of the rows to promote next; the register is free once the output is asked for. */
-const ROW_SCALES = TILE_AT.asked;
+/** Calls `emit` for each row of a block of few rows: its place in the buffer and in the output. */
+function emitEachRowOf({ a, local }: Frame, emit: (row: Gp, out: Gp) => void): void {
+  const [row, out] = [r.rsi, r.rdx];
+  a.mov(r.rax, local("columnsLeft"));
+  a.mov(r.rsi, r.rax);
+  emitLaneMasks(a, r.rsi, 2);
+  emitPromotedBuffer(a, row);
+  a.mov(out, local("tile"));
+  a.mov(r.rax, local("rowsLeft"));
+  a.countdown(r.rax, 1, () => {
+    emit(row, out);
+    a.add(row, PANEL_ROW_BYTES);
+    a.add(out, AT.outStride);
+  });
+}
 
-/** The scales of the piece to promote next: its columns' in registers, its rows' at hand. */
-function emitLoadScales(a: X64, at: LocalAt): void {
-  a.mov(ROW_SCALES, at("bPieceScales"));
-  for (const [v, scales] of COLUMN_SCALES.entries()) {
-    a.v("vmovups", [scales, mem(ROW_SCALES, v * 64)]);
+/** Registers and masks of the piece that waits; its sums are at `TILE_AT.buffer`. */
+function emitBeginPromotion({ a, local }: Frame): void {
+  a.mov(r.rsi, local("columnsOfPiece"));
+  emitLaneMasks(a, r.rsi, 2);
+  for (const name of ["addend", "addendStride", "promoted", "promotedStride"] as const) {
+    a.mov(AT[name], local(name));
   }
-  a.mov(ROW_SCALES, at("aPieceScales"));
-  for (const name of ["aPieceScales", "bPieceScales"] as const) a.add(at(name), TILE_BLOCK * 4);
+  a.mov(AT.rowScales, local("columnScales"));
+  for (const [v, scales] of COLUMN_SCALES.entries()) {
+    a.v("vmovups", [scales, mem(AT.rowScales, v * 64)]);
+  }
+  a.mov(AT.rowScales, local("rowScales"));
+  loadSlot(a, TILE_AT.buffer, TILES_AT.buffer);
 }
 
-/** Adds so many rows of sums at `buffer`, times their scales, to the promoted ones. */
+/** Promotes the next `rows` rows of sums. */
 function emitPromotion(a: X64, rows: number): void {
   const { buffer: from } = TILE_AT;
   const rowScale = zmm(26);
   for (let row = 0; row < rows; row++) {
-    a.v("vbroadcastss", [rowScale, mem(ROW_SCALES, row * 4)]);
+    a.v("vbroadcastss", [rowScale, mem(AT.rowScales, row * 4)]);
     for (const [v, columnScale] of COLUMN_SCALES.entries()) {
-      const [scale, sum] = [zmm(v), zmm(2 + v)];
-      const sums = mem(from, row * PANEL_ROW_BYTES + v * 64);
+      const [scale, sum, exists] = [zmm(v), zmm(2 + v), k(1 + v)];
       a.v("vmulps", [scale, rowScale, columnScale]);
-      a.v("vmovups", [sum, promoted(sums)]);
-      a.v("vfmadd231ps", [sum, scale, sums]);
-      a.v("vmovups", [promoted(sums), sum]);
+      a.v("vmovups", [sum, mem(AT.addend, v * 64)], zeroing(exists));
+      a.v("vfmadd231ps", [sum, scale, mem(from, row * PANEL_ROW_BYTES + v * 64)]);
+      a.v("vmovups", [mem(AT.promoted, v * 64), sum], merging(exists));
     }
+    a.add(AT.addend, AT.addendStride);
+    a.add(AT.promoted, AT.promotedStride);
   }
-  a.add(ROW_SCALES, rows * 4);
+  a.add(AT.rowScales, rows * 4);
   a.add(from, rows * PANEL_ROW_BYTES);
+}
+
+/** Promotes what a piece's steps have left. */
+function emitRestOfPromotion({ a }: Frame): void {
+  const [next, done] = [a.label(), a.label()];
+  a.bind(next);
+  loadSlot(a, r.rax, TILES_AT.buffer);
+  a.add(r.rax, TILE_SUMS_BYTES);
+  a.cmp(TILE_AT.buffer, r.rax);
+  a.j("ge", done);
+  emitPromotion(a, ROWS_BESIDE);
+  a.jmp(next);
+  a.bind(done);
+}
+
+/** Promotes the piece that waits, beside nothing. */
+export function emitPromoteAll(frame: Frame): void {
+  emitBeginPromotion(frame);
+  emitRestOfPromotion(frame);
 }
