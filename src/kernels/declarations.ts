@@ -8,7 +8,7 @@ import {
 import { ADAMW_VARIANTS, SUM_SQUARES_VARIANTS } from "./adamw/contract.ts";
 import { createReferenceAdamw, createReferenceSumSquares } from "./adamw/reference.ts";
 import { ATTENTION_SLOTS, ATTENTION_VARIANTS } from "./attention/contract.ts";
-import { attentionOver } from "./attention/generated.ts";
+import { attentionImplementations } from "./attention/generated.ts";
 import {
   createReferenceAttention,
   createReferenceAttentionBackward,
@@ -211,17 +211,14 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
     name: "causalAttention",
     variants: ATTENTION_VARIANTS,
     slots: ATTENTION_SLOTS,
-    implementations: [
-      ...MULTIPLIERS.map((factory) => attentionOver(factory, "forward")),
-      reference(createReferenceAttention),
-    ],
+    implementations: [...attentionImplementations("forward"), reference(createReferenceAttention)],
   },
   {
     name: "causalAttentionBackward",
     variants: ATTENTION_VARIANTS,
     slots: ATTENTION_SLOTS,
     implementations: [
-      ...MULTIPLIERS.map((factory) => attentionOver(factory, "backward")),
+      ...attentionImplementations("backward"),
       reference(createReferenceAttentionBackward),
     ],
   },

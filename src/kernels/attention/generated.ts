@@ -3,15 +3,30 @@ import { defined } from "../../base/errors.ts";
 import type { KernelBody, Span, ThreadContext } from "../../device/program.ts";
 import type { KernelImplementation } from "../kernel.ts";
 import { TRANSPOSITIONS } from "../matmul/block-multiplier.ts";
-import type { GeneratedDType, MultiplierFactory } from "../matmul/multiplier-factory.ts";
+import {
+  type GeneratedDType,
+  MULTIPLIERS,
+  type MultiplierFactory,
+} from "../matmul/multiplier-factory.ts";
 import { type RowProgramOf, rowImplementations } from "../row-kernel.ts";
 import { ROW_PROGRAMS } from "../row-programs.ts";
 import { type AttentionParts, attentionBackwardBody, attentionBody } from "./body.ts";
 import { type NarrowAttentionParts, narrowAttentionBody } from "./narrow-body.ts";
 import { attentionWeightsProgram, scaleRowsProgram, scoreGradientsProgram } from "./program.ts";
+import { attentionOverTiles } from "./x64-tiled.ts";
+
+/** Of causalAttention ("forward") or causalAttentionBackward; best first. */
+export function attentionImplementations(
+  direction: "forward" | "backward",
+): readonly KernelImplementation[] {
+  return MULTIPLIERS.flatMap((factory) => {
+    const over = attentionOver(factory, direction);
+    return factory.target === "x64" ? [attentionOverTiles(over, direction), over] : [over];
+  });
+}
 
 /** causalAttention ("forward") or causalAttentionBackward over a target's parts. */
-export function attentionOver(
+function attentionOver(
   factory: MultiplierFactory,
   direction: "forward" | "backward",
 ): KernelImplementation {

@@ -15,7 +15,7 @@ import { perRow, row } from "../row-operands.ts";
  * 2^f for |f| ≤ ½ within 2.9e-6 of itself (least squares under Lawson's weights). Exactly 1 at 0: a
  * row's largest weight is 1, and where it is the only one its gradient cancels to nothing.
  */
-const FRACTION_POLYNOMIAL = [0.009582853, 0.055906425, 0.24024099, 0.6931242, 1] as const;
+export const FRACTION_POLYNOMIAL = [0.009582853, 0.055906425, 0.24024099, 0.6931242, 1] as const;
 
 /**
  * The bf16 next to `a`, ties away from zero. NaN stays NaN: all that comes here is the processor's
