@@ -48,9 +48,10 @@ export function prepareBlocks(
   const { aFormat, bFormat, depthBlockWords, sliceBytes } = core;
   const roomFor = (bytes: number): number => roundUp(bytes + PACK_SLACK_BYTES, 4096);
   const buffer = scratch.byteOffset;
-  const aPanels = buffer + TILE_BUFFER_BYTES;
-  const bPanels = aPanels + roomFor(roundUp(core.maxRows, aFormat.width) * depthBlockWords * 4);
-  const end = bPanels + roomFor(sliceBytes);
+  // B's panels first: they are read most, and the scratch begins with a huge page.
+  const bPanels = buffer + TILE_BUFFER_BYTES;
+  const aPanels = bPanels + roomFor(sliceBytes);
+  const end = aPanels + roomFor(roundUp(core.maxRows, aFormat.width) * depthBlockWords * 4);
   const restBytes = buffer + scratch.byteLength - end;
   assert(restBytes >= 0, `x64 products need ${end - buffer} bytes of scratch`);
   const run = loadCode(emitBlockProduct(transposition, core), context);
