@@ -34,9 +34,6 @@ export const UNIT_DEPTH = 32;
 const UNIT_BYTES = PANEL_LANES * UNIT_DEPTH * 2;
 const WORD_BYTES = PANEL_LANES * 4;
 
-/** How far ahead of their use codes of a row are asked for. */
-const BYTES_AHEAD = 256;
-
 const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
 /** Scratch of `emitWidenCodes`. */
 const [LOW, HIGH] = [zmm(22), zmm(23)];
@@ -189,9 +186,11 @@ function emitPanelBytes(a: X64, bytes: Gp): void {
   a.imul(bytes, bytes, WORD_BYTES);
 }
 
-/** B, depth contiguous: source[lane][depth]. */
+/** B, depth contiguous: source[lane][depth]. The next 16 lanes are asked for. */
 export function emitPackTransposed(a: X64): void {
   const [last, base, to, left, row, stop] = [r.r12, r.rbx, r.r14, r.r15, r.rbp, r.r13];
+  const groupAhead = r.rcx;
+  a.imul(groupAhead, strideBytes, 16);
   a.lea(last, mem(lanes, -1));
   a.imul(last, strideBytes);
   a.add(last, source);
@@ -210,7 +209,7 @@ export function emitPackTransposed(a: X64): void {
       const step = (load: (to: Vector, from: Gp) => void): void => {
         a.mov(row, base);
         for (let lane = 0; lane < 16; lane++) {
-          a.prefetch(mem(row, BYTES_AHEAD), 1);
+          a.prefetch(mem(row, 0, groupAhead, 1));
           load(zmm(lane), row);
           a.add(row, strideBytes);
           a.cmp(row, stop);
