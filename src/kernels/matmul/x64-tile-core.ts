@@ -55,8 +55,8 @@ export const PANEL_ROW_BYTES: number = TILE_BLOCK * 4;
  * depth, the address of B's panels, then 64 bytes.
  */
 export const TILE_CORE_LOCALS = 11;
-export const LOCAL_BUFFER = 0;
-export const LOCAL_WORDS = 1;
+const LOCAL_BUFFER = 0;
+const LOCAL_WORDS = 1;
 const LOCAL_B_PANELS = 2;
 const LOCAL_CONFIGURATION = 3;
 
@@ -164,7 +164,7 @@ export function emitSteps(
 }
 
 /** Asks for so many rows of a block's output, from `asked` on. */
-export function emitAskForRows(a: X64, count: number): void {
+function emitAskForRows(a: X64, count: number): void {
   for (let row = 0; row < count; row++) {
     for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
     a.add(AT.asked, CORE_ARGUMENTS.outStrideBytes);
@@ -220,11 +220,6 @@ export function emitStoreTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
   }
 }
 
-/** The columns of a block that exist, in k1 and k2; clobbers rax and rdx. */
-export function emitColumnMasks(a: X64): void {
-  emitLaneMasks(a, CORE_ARGUMENTS.columns, 2);
-}
-
 /** rowsLeft = the rows of a block that exist, in rax. */
 function emitRowsLeft(a: X64): typeof r.rax {
   const { rows } = CORE_ARGUMENTS;
@@ -238,7 +233,7 @@ function emitRowsLeft(a: X64): typeof r.rax {
  * Calls `emit` for both halves of each existing row of the buffer, and their places in the output
  * at `tile`, columns under a mask.
  */
-export function emitEachRow(
+function emitEachRow(
   a: X64,
   emit: (half: { vector: Vector; from: Memory; to: Memory; exists: MaskRegister }) => void,
 ): void {
@@ -278,7 +273,7 @@ function emitWriteSums(a: X64, { tiles, accumulate, local }: TileFrame, numRowTi
     a.jmp(done);
   }
   a.bind(buffered);
-  emitColumnMasks(a);
+  emitLaneMasks(a, columns, 2);
   a.mov(AT.buffer, local(LOCAL_BUFFER));
   emitStoreTiles(tiles, numRowTiles);
   emitEither(a, accumulate, (adds) =>
@@ -304,7 +299,7 @@ export interface TileFrame {
 }
 
 /** What a core does with a block of 32×32 results, and after each on the way. */
-export interface TileWork {
+interface TileWork {
   /** The bytes between rows of A where it stands; left out where A is packed. */
   readonly strideOfA?: Memory;
   /**
@@ -315,11 +310,10 @@ export interface TileWork {
   /** Before the first block beside a panel of A. */
   readonly beforeColumns?: () => void;
   readonly afterColumns?: () => void;
-  readonly afterRows?: () => void;
 }
 
 /** All panels of A against all panels of B, block by block. */
-export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
+function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
   const { tiles, local, columns, buffer } = frame;
   const { aPanels, bPanels, out, outStrideBytes, rows, words } = CORE_ARGUMENTS;
   const columnsLeft = CORE_ARGUMENTS.columns;
@@ -355,7 +349,6 @@ export function emitTilePanels(a: X64, frame: TileFrame, work: TileWork): void {
     a.add(aPanels, r.rax);
     a.imul(r.rax, outStrideBytes, TILE_BLOCK);
     a.add(out, r.rax);
-    work.afterRows?.();
   });
   tiles.tilerelease();
 }
