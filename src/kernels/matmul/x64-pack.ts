@@ -384,61 +384,71 @@ function emitPairs(
   a.bind(done);
 }
 
-/** Lanes contiguous, bf16, into the `tiles` layout: source[depth][lane]. */
-export function emitTilePack(a: X64, format: PanelFormat): void {
-  const { width } = format;
-  const { source, strideBytes, panels, lanes, depth } = PACK_ARGUMENTS;
-  const [columns, from, left, to, inGroup] = [r.r12, r.r13, r.r14, r.r15, r.rbx];
-  const elementBytes = sourceBytes(format.source);
+/**
+ * Lanes contiguous, bf16, into the `tiles` layout: source[depth][lane]. 32 rows of 32 lanes at a
+ * time; of each two rows the words of half of the lanes wait behind the tiles, where nothing has
+ * been written yet.
+ */
+export function emitTilePack(a: X64, { width }: PanelFormat): void {
+  const { source, panels, lanes, depth } = PACK_ARGUMENTS;
+  const [from, left] = [r.r13, r.r14];
+  const stepBytes = width * 64;
   a.countdown(lanes, width, () => {
-    for (let group = 0; group < width; group += 16) {
-      const done = a.label();
-      a.lea(inGroup, mem(lanes, -group));
-      a.cmp(inGroup, 0);
-      a.j("le", done);
-      emitLaneMasks(a, inGroup, 1);
-      a.lea(from, mem(source, group * elementBytes));
-      a.lea(to, mem(panels, group * 64));
-      a.mov(left, depth);
-      a.countdown(left, 32, () => {
-        emitClear(a, 16);
-        emitPairRows(a, { from, left, strideBytes });
-        emitTranspose16(a);
-        for (let i = 0; i < 16; i++) a.v("vmovups", [mem(to, i * 64), zmm(i)]);
-        a.add(to, 16 * width * 4);
-      });
-      a.bind(done);
-    }
-    a.add(source, width * elementBytes);
-    emitWords(a, columns, depth, format);
-    a.imul(columns, columns, width * 4);
-    a.add(panels, columns);
+    emitLowBits(a, r.rax, lanes);
+    a.kmovd(k(1), r.rax);
+    a.mov(from, source);
+    a.mov(left, depth);
+    a.countdown(left, 32, () => {
+      for (let word = 0; word < 16; word++) emitInterleaveRows(a, { word, from, left, stepBytes });
+      emitStoreLanes(a, 0);
+      for (let word = 0; word < 16; word++) {
+        a.v("vmovups", [zmm(word), mem(panels, stepBytes + word * 64)]);
+      }
+      emitStoreLanes(a, 4);
+      a.add(panels, stepBytes);
+    });
+    a.add(source, width * 2);
   });
 }
 
-/** Up to 16 words of depth of 16 lanes (mask k1) into zmm0..15, as many as `left` rows give. */
-function emitPairRows(
+/**
+ * Words of 32 lanes from the next two rows, as far as there are any: of lanes 0..3 of every eight
+ * in zmm(word), of lanes 4..7 behind the tiles at `panels`.
+ */
+function emitInterleaveRows(
   a: X64,
   options: {
+    readonly word: number;
     readonly from: Gp;
     readonly left: Gp;
-    readonly strideBytes: Gp;
+    readonly stepBytes: number;
   },
 ): void {
-  const { from, left, strideBytes } = options;
+  const { word, from, left, stepBytes } = options;
+  const { strideBytes, panels } = PACK_ARGUMENTS;
+  const [even, odd, high] = [zmm(16), zmm(17), zmm(18)];
   const ready = a.label();
-  for (let i = 0; i < 16; i++) {
-    a.cmp(left, 2 * i);
-    a.j("le", ready);
-    a.v("vpmovzxwd", [zmm(i), mem(from)], zeroing(k(1)));
-    a.cmp(left, 2 * i + 1);
-    a.j("le", ready);
-    a.v("vpmovzxwd", [zmm(16), mem(from, 0, strideBytes, 1)], zeroing(k(1)));
-    a.v("vpslld", [zmm(16), zmm(16), 16]);
-    a.v("vpord", [zmm(i), zmm(i), zmm(16)]);
-    a.lea(from, mem(from, 0, strideBytes, 2));
-  }
+  for (const row of [even, odd]) a.v("vpxord", [row, row, row]);
+  a.cmp(left, 2 * word);
+  a.j("le", ready);
+  a.v("vmovdqu16", [even, mem(from)], zeroing(k(1)));
+  a.cmp(left, 2 * word + 1);
+  a.j("le", ready);
+  a.v("vmovdqu16", [odd, mem(from, 0, strideBytes, 1)], zeroing(k(1)));
+  a.lea(from, mem(from, 0, strideBytes, 2));
   a.bind(ready);
+  a.v("vpunpcklwd", [zmm(word), even, odd]);
+  a.v("vpunpckhwd", [high, even, odd]);
+  a.v("vmovups", [mem(panels, stepBytes + word * 64), high]);
+}
+
+/** Transposes zmm0..15, which become lanes `first` and the three after it of every eight. */
+function emitStoreLanes(a: X64, first: 0 | 4): void {
+  emitTranspose16(a);
+  for (let i = 0; i < 16; i++) {
+    const lane = 8 * Math.floor(i / 4) + first + (i % 4);
+    a.v("vmovups", [mem(PACK_ARGUMENTS.panels, lane * 64), zmm(i)]);
+  }
 }
 
 /** Clear vector registers 0 .. count - 1. */
