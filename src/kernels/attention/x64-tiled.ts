@@ -14,65 +14,14 @@ import { type KernelImplementation, slot } from "../kernel.ts";
 import type { TileUnit } from "../matmul/x64-tile-core.ts";
 import { ATTENTION_AT as AT } from "./contract.ts";
 import { type HeadTask, headTask, type Place } from "./heads.ts";
-import {
-  BLOCK,
-  blockBytes,
-  type KeyPlace,
-  LANES,
-  pairsBytes,
-  TILED_AT,
-  TILED_SLOTS,
-  type TiledLayout,
-  tiledLayout,
-} from "./x64-frame.ts";
+import { BLOCK, LANES, TILED_AT, TILED_SLOTS, type TiledLayout, tiledLayout } from "./x64-frame.ts";
 import { type Direction, emitTiledPass } from "./x64-passes.ts";
+import { planScratch, type ScratchPlan } from "./x64-plan.ts";
 
 const FLOAT_BYTES = 4;
 
 /** A quarter of a second-level cache; more would be gone again before its turn. */
 const ASKED_BYTES_MAX = 2 ** 19;
-
-/** Stripes of a round at most: what they leave for its end is to stay in the second-level cache. */
-const ROUND_STRIPES_MAX = 8;
-
-type Part = KeyPlace | "pairs";
-
-/** Calls `take` for every part of the scratch that depends on the number of keys or of stripes. */
-function eachPart(
-  layout: TiledLayout,
-  direction: Direction,
-  { numBlocks, roundStripes }: { readonly numBlocks: number; readonly roundStripes: number },
-  take: (part: Part, bytes: number) => void,
-): void {
-  const bytes = blockBytes(layout);
-  for (const part of ["keys", "values", "scores"] as const) take(part, bytes[part] * numBlocks);
-  take("weights", bytes.weights * numBlocks * roundStripes);
-  if (direction === "forward") return;
-  take("scoreGradients", bytes.scoreGradients * numBlocks * roundStripes);
-  take("pairs", pairsBytes(layout) * roundStripes);
-  for (const part of ["keyColumns", "gradientWords", "sums"] as const) {
-    take(part, bytes[part] * numBlocks);
-  }
-}
-
-/** The most stripes of a round that the scratch has room for; 0 if the sequence is too long. */
-function roundStripesOf(
-  layout: TiledLayout,
-  direction: Direction,
-  seqLength: number,
-  scratchBytes: number,
-): number {
-  const numBlocks = floorDiv(seqLength + BLOCK - 1, BLOCK);
-  let roundStripes = direction === "forward" ? 1 : Math.min(ROUND_STRIPES_MAX, numBlocks);
-  for (; roundStripes > 0; roundStripes--) {
-    let bytes = layout.end;
-    eachPart(layout, direction, { numBlocks, roundStripes }, (_, partBytes) => {
-      bytes += partBytes;
-    });
-    if (bytes <= scratchBytes) break;
-  }
-  return roundStripes;
-}
 
 /** `others` takes what tiles do not. */
 export function attentionOverTiles(
@@ -88,24 +37,15 @@ export function attentionOverTiles(
       return others.refusal(variant, context);
     },
     create: (variant, context) => {
-      const tiled = tiledAttentionBody(context, direction, null);
+      const passes = new TiledPasses(context, direction, null);
       let other: KernelBody | null = null;
       return (slots, firstTask, endTask) => {
-        const fits = fitsTiles(slots, context, direction);
-        if (!fits) other ??= others.create(variant, context);
-        (fits ? tiled : other!)(slots, firstTask, endTask);
+        if (passes.run(slots, firstTask, endTask)) return;
+        other ??= others.create(variant, context);
+        other(slots, firstTask, endTask);
       };
     },
   };
-}
-
-function fitsTiles(slots: Float64Array, { scratch }: ThreadContext, direction: Direction): boolean {
-  const widths = [slot(slots, AT.nope), slot(slots, AT.rope), slot(slots, AT.value)] as const;
-  if (slot(slots, AT.scale) <= 0 || widths.some((width) => width < 1 || width % LANES !== 0)) {
-    return false;
-  }
-  const layout = tiledLayout(...widths);
-  return roundStripesOf(layout, direction, slot(slots, AT.seqLength), scratch.byteLength) > 0;
 }
 
 /** The body for what fits, with the tile instructions of `unit` (null: the processor's). */
@@ -114,15 +54,32 @@ export function tiledAttentionBody(
   direction: Direction,
   unit: ((a: X64) => TileUnit) | null,
 ): KernelBody {
-  const passes = new Map<string, TiledPass>();
+  const passes = new TiledPasses(context, direction, unit);
   return (slots, firstTask, endTask) => {
+    assert(passes.run(slots, firstTask, endTask), "attention: this does not fit tiles");
+  };
+}
+
+/** One thread's passes in one direction, by the widths of heads. */
+class TiledPasses {
+  readonly #context: ThreadContext;
+  readonly #direction: Direction;
+  readonly #unit: ((a: X64) => TileUnit) | null;
+  readonly #passes = new Map<string, TiledPass>();
+
+  constructor(context: ThreadContext, direction: Direction, unit: ((a: X64) => TileUnit) | null) {
+    this.#context = context;
+    this.#direction = direction;
+    this.#unit = unit;
+  }
+
+  /** Whether the tasks were for tiles, and are done. */
+  run(slots: Float64Array, firstTask: number, endTask: number): boolean {
     const widths = [slot(slots, AT.nope), slot(slots, AT.rope), slot(slots, AT.value)] as const;
-    const name = widths.join(":");
-    let pass = passes.get(name);
-    if (pass === undefined) {
-      pass = new TiledPass(context, tiledLayout(...widths), direction, unit);
-      passes.set(name, pass);
-    }
+    if (slot(slots, AT.scale) <= 0) return false;
+    if (widths.some((width) => width < 1 || width % LANES !== 0)) return false;
+    const pass = this.#passOf(widths);
+    if (!pass.fits(slot(slots, AT.seqLength))) return false;
     const numTasks = slot(slots, AT.numSequences) * slot(slots, AT.numHeads);
     let next: HeadTask | null = headTask(slots, firstTask, FLOAT_BYTES);
     for (let number = firstTask; number < endTask; number++) {
@@ -131,7 +88,19 @@ export function tiledAttentionBody(
       next = number + 1 < numTasks ? headTask(slots, number + 1, FLOAT_BYTES) : null;
       pass.run(task, next);
     }
-  };
+    return true;
+  }
+
+  #passOf(widths: readonly [nope: number, rope: number, value: number]): TiledPass {
+    const name = widths.join(":");
+    let pass = this.#passes.get(name);
+    if (pass === undefined) {
+      const code = emitTiledPass(tiledLayout(...widths), this.#direction, this.#unit);
+      pass = new TiledPass(this.#context, tiledLayout(...widths), this.#direction, code);
+      this.#passes.set(name, pass);
+    }
+    return pass;
+  }
 }
 
 /** One thread's code for one model's heads. */
@@ -141,31 +110,35 @@ class TiledPass {
   readonly #direction: Direction;
   readonly #call: () => void;
   readonly #arguments: Float64Array;
+  /** Of the last length that was asked about; null if that does not fit. */
+  #plan: ScratchPlan | null = null;
 
-  constructor(
-    context: ThreadContext,
-    layout: TiledLayout,
-    direction: Direction,
-    unit: ((a: X64) => TileUnit) | null,
-  ) {
+  constructor(context: ThreadContext, layout: TiledLayout, direction: Direction, code: Uint8Array) {
     const { memory, argumentBlock } = context;
-    const code = defined(context.native, "native runtime").load(
-      emitTiledPass(layout, direction, unit),
-    );
+    const native = defined(context.native, "native runtime").load(code);
     const slotsAddress = memory.baseAddress + argumentBlock.byteOffset;
     this.#context = context;
     this.#layout = layout;
     this.#direction = direction;
-    this.#call = () => code.call(slotsAddress, 0, 0, memory.baseAddress);
+    this.#call = () => native.call(slotsAddress, 0, 0, memory.baseAddress);
     // Shared memory grows in place: the view never goes stale.
     this.#arguments = new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, TILED_SLOTS);
   }
 
+  /** Whether the scratch has room for a sequence. */
+  fits(seqLength: number): boolean {
+    if (this.#plan?.seqLength === seqLength) return true;
+    const { byteLength } = this.#context.scratch;
+    this.#plan = planScratch(this.#layout, this.#direction, seqLength, byteLength);
+    return this.#plan !== null;
+  }
+
+  /** A head of a sequence that fits. */
   run(task: HeadTask, next: HeadTask | null): void {
     const into = this.#arguments;
     const { seqLength } = task;
     this.#place(task);
-    this.#placeParts(seqLength);
+    this.#placeParts();
     this.#placeNext(next);
     into[TILED_AT.seqLength] = seqLength;
     into[TILED_AT.firstRow] = 0;
@@ -199,40 +172,32 @@ class TiledPass {
   #place(task: HeadTask): void {
     const into = this.#arguments;
     const base = this.#context.memory.baseAddress;
-    const set = (name: keyof typeof TILED_AT, { offset, rowStride }: Place): void => {
-      into[TILED_AT[name]] = base + offset;
-      into[TILED_AT[name] + 1] = rowStride * FLOAT_BYTES;
+    const set = (at: number, { offset, rowStride }: Place): void => {
+      into[at] = base + offset;
+      into[at + 1] = rowStride * FLOAT_BYTES;
     };
     into[TILED_AT.scale] = task.scale;
     into[TILED_AT.scaleLog2] = task.scale * Math.LOG2E;
     into[TILED_AT.least] = EXP2.least / (task.scale * Math.LOG2E);
-    set("query", task.qNope);
-    set("key", task.kNope);
+    set(TILED_AT.query, task.qNope);
+    set(TILED_AT.key, task.kNope);
     into[TILED_AT.value] = base + task.values.offset;
-    set("keyRope", task.keyRope);
-    set("out", this.#direction === "forward" ? task.out : task.dOut);
-    set("dQuery", task.dQNope);
-    set("dKey", task.dKNope);
-    set("dKeyRope", task.dKeyRope);
+    set(TILED_AT.keyRope, task.keyRope);
+    set(TILED_AT.out, this.#direction === "forward" ? task.out : task.dOut);
+    set(TILED_AT.dQuery, task.dQNope);
+    set(TILED_AT.dKey, task.dKNope);
+    set(TILED_AT.dKeyRope, task.dKeyRope);
   }
 
-  /** What the scratch has of every key. */
-  #placeParts(seqLength: number): void {
+  #placeParts(): void {
     const into = this.#arguments;
     const { memory, scratch } = this.#context;
-    const [layout, direction] = [this.#layout, this.#direction];
-    const numBlocks = floorDiv(seqLength + BLOCK - 1, BLOCK);
-    const roundStripes = roundStripesOf(layout, direction, seqLength, scratch.byteLength);
-    assert(roundStripes > 0, `attention: a sequence of ${seqLength} does not fit the scratch`);
-    let next = memory.baseAddress + scratch.byteOffset;
-    into[TILED_AT.scratch] = next;
-    next += layout.end;
+    const { roundStripes, stripeBytes, parts } = defined(this.#plan, "the plan of the scratch");
+    const base = memory.baseAddress + scratch.byteOffset;
+    into[TILED_AT.scratch] = base;
     into[TILED_AT.roundStripes] = roundStripes;
-    into[TILED_AT.stripeBytes] = blockBytes(layout).weights * numBlocks;
-    eachPart(layout, direction, { numBlocks, roundStripes }, (part, bytes) => {
-      into[TILED_AT[part]] = next;
-      next += bytes;
-    });
+    into[TILED_AT.stripeBytes] = stripeBytes;
+    for (const [at, offset] of parts) into[at] = base + offset;
   }
 
   /** The head whose rows are asked for meanwhile, if they have room beside this one's. */
