@@ -3,7 +3,7 @@
  *
  * One line here for each allocation of the layers, as bytes a token; the test holds it against what
  * the arenas measured. Not counted: the padding of tensors to cache lines, the partial sums of
- * norms, RoPE tables, threads' panels.
+ * norms, RoPE tables, threads' panels, the rest of the huge page that an arena ends in.
  *
  *   saved        until the step ends          (deep models: nearly all of it)
  *   scratch      the largest call             (the head's logits, or the rows of the experts)

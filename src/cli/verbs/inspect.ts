@@ -42,9 +42,10 @@ const PART_NAMES: Readonly<Partial<Record<keyof ParameterCounts, string>>> = {
 
 /**
  * What a training process of two threads takes besides: Node, generated code, panels, the text
- * being prepared, checkpoints being written. Measured at 254 and 333 MiB (docs/performance.md).
+ * being prepared, checkpoints being written, and what of its last huge pages each arena leaves
+ * unused. Measured at 317 to 361 MiB (docs/performance.md).
  */
-const RUNTIME_BYTES = 288 * 2 ** 20;
+const RUNTIME_BYTES = 320 * 2 ** 20;
 
 /** A training process: the step itself, the moving average beside it, and what runs them. */
 interface ProcessMemory extends MemoryPrediction {
