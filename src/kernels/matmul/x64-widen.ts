@@ -1,5 +1,6 @@
 /**
- * @file FP8 codes to bf16 in registers, exactly: what packing does to scaled operands.
+ * @file FP8 codes to bf16 in registers, exactly: what packing does to scaled operands, but for
+ * tiles (scaled-matmul/x64-code-tables.ts).
  *
  *     word (16 bits) = code  →  word = bf16 of its value
  *

@@ -43,12 +43,12 @@ const ORDERS = {
 export const CODE_TABLE_BYTES: number = 2 * NUM_MAGNITUDES + 2 * VECTOR_BYTES;
 
 /** Everything that packing keeps in registers, for codes of a format. */
-export function codeTables(format: ProductFormat, order: CodeOrder): Uint8Array {
+export function codeTables(format: ProductFormat, order: CodeOrder): Int32Array {
   const halves = Array.from({ length: NUM_MAGNITUDES }, (_, code) => toBf16(VALUES[format][code]!));
   const sign = new Array<number>(VECTOR_BYTES).fill(0x80);
   const places = Array.from({ length: VECTOR_BYTES }, (_, byte) => ORDERS[order](byte));
   const [low, high] = [halves.map((word) => word & 255), halves.map((word) => word >> 8)];
-  return Uint8Array.from([...low, ...high, ...sign, ...places]);
+  return new Int32Array(Uint8Array.from([...low, ...high, ...sign, ...places]).buffer);
 }
 
 /** The tables at `address` into their registers. */

@@ -57,7 +57,7 @@ export interface EvenScales {
 }
 
 /** Where an operand's scales stand, if each lane has its own and pieces stand evenly too. */
-export function findEvenScales(
+function findEvenScales(
   place: ScaledPlace,
   isDepthContiguous: boolean,
   firstLaneOfAll: number,
@@ -104,6 +104,81 @@ function orient(place: ScaledPlace, isDepthContiguous: boolean): OrientedScales 
     depthTile: depth.tile,
     depthStep: depth.step,
   };
+}
+
+/** The scales of rows of A: where they stand, or laid out at f32 number `room`. */
+export function placeRowScales(
+  floats: Float32Array,
+  room: number,
+  place: ScaledPlace,
+  isDepthContiguous: boolean,
+  rows: Omit<Lanes, "width">,
+  pieces: Pieces,
+): EvenScales {
+  const even = findEvenScales(place, isDepthContiguous, rows.first, pieces);
+  if (even !== null) return even;
+  const lanes = { ...rows, width: rows.count };
+  fillScales(floats, room, place, isDepthContiguous, lanes, pieces);
+  return { first: room, laneStep: 1, pieceStep: rows.count };
+}
+
+/** Scales of columns by panels: those of a panel side by side, or one for all of them. */
+export interface PanelScales {
+  readonly first: number;
+  readonly panelStep: number;
+  readonly pieceStep: number;
+  readonly isShared: boolean;
+}
+
+/** The scales of columns of B: where they stand, or laid out at f32 number `room`. */
+export function placeColumnScales(
+  floats: Float32Array,
+  room: number,
+  place: ScaledPlace,
+  isDepthContiguous: boolean,
+  lanes: Lanes,
+  pieces: Pieces,
+): PanelScales {
+  const { width } = lanes;
+  const even = findEvenScales(place, isDepthContiguous, lanes.first, pieces);
+  if (even?.laneStep === 1) {
+    const { first, pieceStep } = even;
+    return { first, panelStep: width, pieceStep, isShared: false };
+  }
+  const isShared = fillSharedScales(floats, room, place, isDepthContiguous, lanes, pieces);
+  if (!isShared) fillScales(floats, room, place, isDepthContiguous, lanes, pieces);
+  const pieceStep = isShared ? 1 : width;
+  return { first: room, panelStep: pieces.count * pieceStep, pieceStep, isShared };
+}
+
+/**
+ * Writes one scale a panel and piece, from f32 number `to` on, if the lanes of every panel share
+ * theirs; returns whether they do.
+ */
+function fillSharedScales(
+  floats: Float32Array,
+  to: number,
+  place: ScaledPlace,
+  isDepthContiguous: boolean,
+  lanes: Lanes,
+  pieces: Pieces,
+): boolean {
+  const { firstLane, laneTile, laneStep, firstDepth, depthTile, depthStep } = orient(
+    place,
+    isDepthContiguous,
+  );
+  const first = firstLane + lanes.first;
+  const isAligned = first % lanes.width === 0 && laneTile % lanes.width === 0;
+  if (!isAligned && first + lanes.count > laneTile) return false;
+  let at = to;
+  for (let start = 0; start < lanes.count; start += lanes.width) {
+    const lane = place.scalesOffset / 4 + floorDiv(first + start, laneTile) * laneStep;
+    for (let piece = 0; piece < pieces.count; piece++) {
+      const depth = firstDepth + pieces.first + piece * pieces.depth;
+      floats[at++] = floats[lane + floorDiv(depth, depthTile) * depthStep]!;
+    }
+  }
+  return true;
 }
 
 /** Writes an operand's scales into its panels, from f32 number `to` on. */

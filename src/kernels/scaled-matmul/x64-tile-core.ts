@@ -7,7 +7,7 @@
  * this block or of the one behind it, it is promoted into a second buffer, the last one into the
  * output. Pieces are whole units of depth; others are packed one by one.
  *
- *   scales    aScales[piece][32 rows]   bScales[panel][piece][32 columns]      f32
+ *   scales    aScales[piece][32 rows]   bScales[panel][piece][32 columns, or one for all]      f32
  *
  * Rows that fill no panel do not meet the output in promotions, which take 32 rows: they are copied
  * between it and the second buffer.
@@ -28,6 +28,7 @@ import {
   TILE_BLOCK,
   TILE_SUMS_BYTES,
 } from "../matmul/x64-tile-core.ts";
+import { emitEither } from "../matmul/x64-vector-core.ts";
 import { type Frame, setFromSlot, slotOf, TILES_AT } from "./x64-tile-slots.ts";
 
 /** Registers of a promotion, beside `TILE_AT` and those of `emitSteps`. */
@@ -199,8 +200,10 @@ function emitWait(frame: Frame, onto: "output" | "copy" | "promoted", isWhole: b
   ] as const) {
     a.mov(other, local(next));
     a.mov(local(waiting), other);
-    a.add(local(next), TILE_BLOCK * 4);
   }
+  a.add(local("aPieceScales"), TILE_BLOCK * 4);
+  loadSlot(a, other, TILES_AT.bPieceScaleBytes);
+  a.add(local("bPieceScales"), other);
   a.mov(other, local("columnsLeft"));
   a.mov(local("columnsOfPiece"), other);
 }
@@ -221,7 +224,7 @@ export function emitNothingWaits(frame: Frame): void {
   a.mov(local("promotedStride"), PANEL_ROW_BYTES);
   setFromSlot(frame, "rowScales", "aScales");
   setFromSlot(frame, "columnScales", "bScales");
-  a.mov(local("columnsOfPiece"), TILE_BLOCK);
+  a.mov(local("columnsOfPiece"), 0);
 }
 
 /** Calls `emit` for each row of a block of few rows: its place in the buffer and in the output. */
@@ -248,9 +251,12 @@ function emitBeginPromotion({ a, local }: Frame): void {
     a.mov(AT[name], local(name));
   }
   a.mov(AT.rowScales, local("columnScales"));
-  for (const [v, scales] of COLUMN_SCALES.entries()) {
-    a.v("vmovups", [scales, mem(AT.rowScales, v * 64)]);
-  }
+  emitEither(a, slotOf("sharesColumnScales"), (isShared) => {
+    for (const [v, scales] of COLUMN_SCALES.entries()) {
+      if (isShared) a.v("vbroadcastss", [scales, mem(AT.rowScales)]);
+      else a.v("vmovups", [scales, mem(AT.rowScales, v * 64)], zeroing(k(1 + v)));
+    }
+  });
   a.mov(AT.rowScales, local("rowScales"));
   loadSlot(a, TILE_AT.buffer, TILES_AT.buffer);
 }

@@ -119,7 +119,7 @@ function emitRowPanels(frame: Frame, transposition: Transposition): void {
     emitEachPanel(frame, "columnsLeft", () => {
       emitBlockOfAnyHeight(frame);
       a.add(local("tile"), PANEL_ROW_BYTES);
-      advance("bScales", "pieces", TILE_BLOCK * 4);
+      advance("bScales", "panelScaleBytes", 1);
     });
     a.sub(local("packedLeft"), TILE_BLOCK);
     advance("aPanel", "words", PANEL_ROW_BYTES);
@@ -155,7 +155,7 @@ function emitCopyScales({ a, local }: Frame): void {
   const [from, to, rows, rowBytes, pieceBytes] = [r.r8, r.r9, r.rcx, r.r10, r.r11];
   const [fromPiece, toPiece, pieces, left] = [r.r12, r.r13, r.r14, r.r15];
   loadSlot(a, rowBytes, TILES_AT.rowScaleBytes);
-  loadSlot(a, pieceBytes, TILES_AT.pieceScaleBytes);
+  loadSlot(a, pieceBytes, TILES_AT.aPieceScaleBytes);
   loadSlot(a, pieces, TILES_AT.pieces);
   a.xor(local("aScales"), SCALES_BYTES);
   a.mov(to, local("aScales"));

@@ -39,11 +39,16 @@ const SLOTS = [
   /** Those of A's first row and piece where they stand, and bytes to the next row's and piece's. */
   "scalesOfA",
   "rowScaleBytes",
-  "pieceScaleBytes",
+  "aPieceScaleBytes",
   "pieces",
-  /** `TILES_SCALES_BYTES` for two panels of A, at a multiple; those of B's. */
+  /** `TILES_SCALES_BYTES` for two panels of A, at a multiple. */
   "aScales",
+  /** Those of B's first panel and piece, and bytes to the next panel's and piece's. */
   "bScales",
+  "panelScaleBytes",
+  "bPieceScaleBytes",
+  /** Whether the columns of a panel have one scale: else they have 32 side by side. */
+  "sharesColumnScales",
 ] as const;
 
 /** Position of each argument; places are addresses. */

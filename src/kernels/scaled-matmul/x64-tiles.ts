@@ -19,12 +19,12 @@ import { PANEL_LANES, UNIT_DEPTH } from "./x64-code-pack.ts";
 import { CODE_TABLE_BYTES, codeTables } from "./x64-code-tables.ts";
 import {
   cutDepth,
-  fillScales,
-  findEvenScales,
   isDepthAlongRows,
   type Lanes,
   PIECES_MAX,
   type Pieces,
+  placeColumnScales,
+  placeRowScales,
 } from "./x64-scales.ts";
 import { emitMultiplyRows, emitPackB } from "./x64-tile-rows.ts";
 import { TILES_AT as AT, TILES_BUFFER_BYTES, TILES_SCALES_BYTES } from "./x64-tile-slots.ts";
@@ -104,57 +104,67 @@ function prepareTiles(
   const { native, memory, argumentBlock } = context;
   assert(native !== null, "x64 code needs a native runtime");
   const places = layOut(context);
-  const kernels = [emitPackB(transposition), emitMultiplyRows(transposition, unit)].map((code) =>
-    native.load(code),
-  );
+  const packB = native.load(emitPackB(transposition));
+  const multiplyRows = native.load(emitMultiplyRows(transposition, unit));
   const numSlots = argumentBlock.byteLength / 8;
   // Shared memory grows in place: this view never goes stale.
   const slots = new Float64Array(memory.wasm.buffer, argumentBlock.byteOffset, numSlots);
   const { baseAddress } = memory;
+  const slotsAddress = baseAddress + argumentBlock.byteOffset;
+  const fixedSlots = (Object.entries(places) as [keyof Places, number][]).map(
+    ([name, offset]) => [AT[name], baseAddress + offset] as const,
+  );
   const aTables = codeTables(aFormat, "row");
   const bTables = codeTables(bFormat, transposition === "nt" ? "row" : "lanes");
   const aAlongRows = isDepthAlongRows("a", transposition);
   const bAlongRows = isDepthAlongRows("b", transposition);
-  const addressOf = (place: ScaledPlace, alongRows: boolean, lane: number, depth: number) => {
-    const [row, column] = alongRows ? [lane, depth] : [depth, lane];
-    return baseAddress + place.codesOffset + row * place.rowStride + column;
-  };
   return {
     slots,
     begin({ a, b, outRowStride, pieceDepth }) {
-      memory.u8.set(aTables, places.aTables);
-      memory.u8.set(bTables, places.bTables);
-      for (const [name, offset] of Object.entries(places) as [keyof Places, number][]) {
-        slots[AT[name]] = baseAddress + offset;
-      }
+      copyWords(memory.i32, places.aTables / 4, aTables);
+      copyWords(memory.i32, places.bTables / 4, bTables);
+      for (const [slot, address] of fixedSlots) slots[slot] = address;
       slots[AT.aStrideBytes] = a.rowStride;
       slots[AT.bStrideBytes] = b.rowStride;
       slots[AT.outStrideBytes] = 4 * outRowStride;
       slots[AT.pieceWords] = roundUp(Math.min(pieceDepth, DEPTH_MAX), UNIT_DEPTH) / 2;
     },
     placeA(a, rows, part) {
-      const even = findEvenScales(a, aAlongRows, rows.first, part);
-      const first = even?.first ?? places.scalesOfA / 4;
-      const lanes = { ...rows, width: rows.count };
-      if (even === null) fillScales(memory.f32, first, a, aAlongRows, lanes, part);
-      slots[AT.scalesOfA] = baseAddress + first * 4;
-      slots[AT.rowScaleBytes] = 4 * (even?.laneStep ?? 1);
-      slots[AT.pieceScaleBytes] = 4 * (even?.pieceStep ?? rows.count);
-      slots[AT.a] = addressOf(a, aAlongRows, rows.first, part.first);
+      const room = places.scalesOfA / 4;
+      const scales = placeRowScales(memory.f32, room, a, aAlongRows, rows, part);
+      slots[AT.scalesOfA] = baseAddress + 4 * scales.first;
+      slots[AT.rowScaleBytes] = 4 * scales.laneStep;
+      slots[AT.aPieceScaleBytes] = 4 * scales.pieceStep;
+      slots[AT.a] = baseAddress + codeAt(a, aAlongRows, rows.first, part.first);
       slots[AT.rows] = rows.count;
     },
     placeB(b, columns, part) {
       const lanes = { ...columns, width: PANEL_LANES };
-      fillScales(memory.f32, places.bScales / 4, b, bAlongRows, lanes, part);
-      slots[AT.b] = addressOf(b, bAlongRows, columns.first, part.first);
+      const room = places.bScales / 4;
+      const scales = placeColumnScales(memory.f32, room, b, bAlongRows, lanes, part);
+      slots[AT.bScales] = baseAddress + 4 * scales.first;
+      slots[AT.panelScaleBytes] = 4 * scales.panelStep;
+      slots[AT.bPieceScaleBytes] = 4 * scales.pieceStep;
+      slots[AT.sharesColumnScales] = scales.isShared ? 1 : 0;
+      slots[AT.b] = baseAddress + codeAt(b, bAlongRows, columns.first, part.first);
       slots[AT.columns] = columns.count;
     },
     run() {
-      for (const kernel of kernels) {
-        kernel.call(baseAddress + argumentBlock.byteOffset, 0, 0, baseAddress);
-      }
+      packB.call(slotsAddress, 0, 0, baseAddress);
+      multiplyRows.call(slotsAddress, 0, 0, baseAddress);
     },
   };
+}
+
+/** Byte offset of the code of a lane and depth. */
+function codeAt(place: ScaledPlace, alongRows: boolean, lane: number, depth: number): number {
+  const [row, column] = alongRows ? [lane, depth] : [depth, lane];
+  return place.codesOffset + row * place.rowStride + column;
+}
+
+/** A short copy, in a plain loop: `set` into shared memory takes microseconds. */
+function copyWords(to: Int32Array, at: number, words: Int32Array): void {
+  for (let i = 0; i < words.length; i++) to[at + i] = words[i]!;
 }
 
 /** The multiplier of one thread, with the processor's tiles or those of `unit`. */
