@@ -200,6 +200,12 @@ export class X64 {
     this.#encoder.vex(opcode(2, 3, 0, 0x4b), tile.index, 0, source);
   }
 
+  /** The same of rows that come once: they push less out of the first-level cache. */
+  tileloaddt1(tile: Tile, source: Memory): void {
+    assert(source.index !== null && source.scale === 1, "tileloaddt1 needs a stride register");
+    this.#encoder.vex(opcode(2, 1, 0, 0x4b), tile.index, 0, source);
+  }
+
   tilestored(destination: Memory, tile: Tile): void {
     assert(destination.index !== null && destination.scale === 1, "tilestored needs a stride");
     this.#encoder.vex(opcode(2, 2, 0, 0x4b), tile.index, 0, destination);

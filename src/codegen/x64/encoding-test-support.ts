@@ -276,6 +276,7 @@ function tileCases(maker: CaseMaker): void {
     const m = mem(base, [0, 64, -64, 1024][i % 4]!, r.r11, 1);
     maker.add((a) => a.tilezero(tmm(i)), `tilezero tmm${i}`);
     maker.add((a) => a.tileloadd(tmm(i), m), `tileloadd tmm${i},${text(m)}`);
+    maker.add((a) => a.tileloaddt1(tmm(i), m), `tileloaddt1 tmm${i},${text(m)}`);
     maker.add((a) => a.tilestored(m, tmm(i)), `tilestored ${text(m)},tmm${i}`);
     const [b, c] = [(i + 1) % 8, (i + 2) % 8];
     maker.add((a) => a.tdpbf16ps(tmm(i), tmm(b), tmm(c)), `tdpbf16ps tmm${i},tmm${b},tmm${c}`);

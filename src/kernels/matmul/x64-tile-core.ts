@@ -36,7 +36,13 @@ import { CORE_ARGUMENTS, emitEither } from "./x64-vector-core.ts";
 /** The tile instructions, as the assembler has them; a test emits others that mean the same. */
 export type TileUnit = Pick<
   X64,
-  "ldtilecfg" | "tilerelease" | "tilezero" | "tileloadd" | "tilestored" | "tdpbf16ps"
+  | "ldtilecfg"
+  | "tilerelease"
+  | "tilezero"
+  | "tileloadd"
+  | "tileloaddt1"
+  | "tilestored"
+  | "tdpbf16ps"
 >;
 
 /** Rows and columns of the sums that the tiles hold together. */
@@ -135,6 +141,8 @@ export function emitClearTiles(tiles: TileUnit, numRowTiles: 1 | 2): void {
 /**
  * Adds to the sums over `wordsLeft` words of the panels at `a` and `b`, which it leaves behind
  * them; `beside` emits what is done beside each 16 words, which keep none but tile registers busy.
+ * B passes by: the loads say so, and A stays in the first-level cache for B's next panel, as far as
+ * it has room there. Of all that was tried here it gained most (docs/log.md).
  */
 export function emitSteps(
   a: X64,
@@ -146,9 +154,9 @@ export function emitSteps(
   const [a0, a1, b0, b1] = [tmm(4), tmm(5), tmm(6), tmm(7)];
   a.countdown(AT.wordsLeft, STEP_WORDS, () => {
     tiles.tileloadd(a0, mem(AT.a, 0, AT.aStride, 1));
-    tiles.tileloadd(b0, mem(AT.b, 0, AT.bStride, 1));
+    tiles.tileloaddt1(b0, mem(AT.b, 0, AT.bStride, 1));
     tiles.tdpbf16ps(tmm(0), a0, b0);
-    tiles.tileloadd(b1, mem(AT.b, 64, AT.bStride, 1));
+    tiles.tileloaddt1(b1, mem(AT.b, 64, AT.bStride, 1));
     tiles.tdpbf16ps(tmm(1), a0, b1);
     if (numRowTiles === 2) {
       tiles.tileloadd(a1, mem(second.base, second.displacement, AT.aStride, 1));

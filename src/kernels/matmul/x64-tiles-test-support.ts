@@ -65,6 +65,11 @@ export function emulatedTiles(a: X64, address: number): TileUnit {
         a.add(row, m.index ?? r.rax);
       }
     });
+  const load = (tile: Tile, source: Memory): void =>
+    eachRow(tile, source, (row, inTile) => {
+      a.v("vmovups", [zmm(31), row], zeroing(k(7)));
+      a.v("vmovups", [inTile, zmm(31)]);
+    });
   return {
     ldtilecfg: (configuration) => {
       a.v("vmovups", [zmm(31), configuration]);
@@ -86,11 +91,8 @@ export function emulatedTiles(a: X64, address: number): TileUnit {
           a.v("vmovups", [mem(tiles, at), zmm(31)]);
         }
       }),
-    tileloadd: (tile, source) =>
-      eachRow(tile, source, (row, inTile) => {
-        a.v("vmovups", [zmm(31), row], zeroing(k(7)));
-        a.v("vmovups", [inTile, zmm(31)]);
-      }),
+    tileloadd: load,
+    tileloaddt1: load,
     tilestored: (destination, tile) =>
       eachRow(tile, destination, (row, inTile) => {
         a.v("vmovups", [zmm(31), inTile]);
