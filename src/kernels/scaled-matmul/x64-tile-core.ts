@@ -135,10 +135,10 @@ function emitPiece(
   emitStoreTiles(tiles, numRowTiles);
 }
 
-/** Asks for the next rows of the block's output. */
+/** Asks for the next rows of the block's output, past the first level: rows of one set fill it. */
 function emitAskForOutput(a: X64, rows: number): void {
   for (let row = 0; row < rows; row++) {
-    for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64));
+    for (let v = 0; v < 2; v++) a.prefetch(mem(AT.asked, v * 64), 1);
     a.add(AT.asked, AT.outStride);
   }
 }
