@@ -99,10 +99,10 @@ const BF16 = { dtype: "bf16", source: "bf16" } as const;
 
 /**
  * The AMX core, with the tile instructions of `unit` (null: the processor's). Its depth block is
- * long, since sums that stay in tiles are neither stored nor loaded again: blocks of 256 elements,
- * which keep a panel of A in the first-level cache, save 17 cycles of 98 on 16 words of depth and
- * take 24 to 36 for that (docs/log.md). Operands out of the third-level cache are what it waits
- * for, so B's panels are as wide as half of the second-level cache, and A passes seldom.
+ * long, since sums that stay in tiles are neither stored nor loaded again: shorter blocks, which
+ * keep operands in the first-level cache, save less than that takes (docs/log.md). Operands out of
+ * the third-level cache are what it waits for, so B's panels are as wide as half of the
+ * second-level cache, and A passes seldom.
  */
 export function tileCore(unit: ((a: X64) => TileUnit) | null): X64Core {
   const tilesOf = (a: X64): TileUnit => (unit === null ? a : unit(a));
