@@ -136,6 +136,7 @@ function emitCore(a: X64, core: CodedCore, local: (name: LocalName) => Memory): 
   a.shr(r.rax, 1);
   a.mov(local("offsetsPanelBytes"), r.rax);
   emitPanels(a, {
+    panelRows: TILE_ROWS,
     emitTile: (tile) => emitTile(a, core, tile, local),
     afterColumns: () => {
       loadSlot(a, r.rax, BLOCK_AT.bScalesPanelBytes);

@@ -8,7 +8,8 @@
  * bf16), best samples: 112 and 226 at 512³, 109 and 220 at 1024³. Tiles of 14×32, 8×48, 9×48 and
  * 10×32 are within the noise of 12×32, and so are depth blocks of 256 to 512 words and slices of
  * 128 to 512 columns. Packing B costs 2% at 512³ and 1% at 1024³; what else is lost was not traced.
- * Widening costs nothing that shows: its core is as fast as that of f32.
+ * Widening costs nothing that shows: its core is as fast as that of f32. On Intel f32 gains by
+ * 14×32, for a reason of its own (docs/log.md): loads cost power, and power costs frequency.
  */
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { Gp, Memory } from "../../codegen/x64/operands.ts";
@@ -24,7 +25,7 @@ import {
   type TileUnit,
 } from "./x64-tile-core.ts";
 import { emitFewRowsOfTiles, FEW_TILE_ROWS, GROUP_COLUMNS } from "./x64-tile-few-rows.ts";
-import { emitVectorCore, TILE_COLUMNS, TILE_ROWS } from "./x64-vector-core.ts";
+import { emitVectorCore, TALL_TILE_ROWS, TILE_COLUMNS, TILE_ROWS } from "./x64-vector-core.ts";
 
 /** Slots and local variables that a core may look at. */
 export interface CoreFrame {
@@ -66,20 +67,23 @@ export interface RowsCore {
   emit(a: X64, frame: CoreFrame): void;
 }
 
-/** A panel of A (12 × 512 words) stays in a first-level cache of 32 KiB, B streaming past it. */
+/** Both panels stream out of the second-level cache, one pass of A for each slice of B. */
 const VECTOR_DEPTH_WORDS = 512;
 
 /** A core that multiplies `dtype`, over operands of `source`. */
 function vectorCore(name: string, source: X64InputDType, dtype = source): X64Core {
+  const isF32 = dtype === "f32";
+  const panelRows = isF32 ? TALL_TILE_ROWS : TILE_ROWS;
   const core: X64Core = {
     name,
-    aFormat: { width: TILE_ROWS, dtype, source, depthUnit: 1, layout: "words" },
+    aFormat: { width: panelRows, dtype, source, depthUnit: 1, layout: "words" },
     bFormat: { width: TILE_COLUMNS, dtype, source, depthUnit: 1, layout: "words" },
     depthBlockWords: VECTOR_DEPTH_WORDS,
-    maxRows: 768,
+    // Packed A is larger than the cache anyway; the more rows, the less often B is packed.
+    maxRows: isF32 ? 1536 : 768,
     sliceBytes: 2 ** 19,
     numLocals: 0,
-    emit: (a, { slotAt }) => emitVectorCore(a, dtype, slotAt("accumulate")),
+    emit: (a, { slotAt }) => emitVectorCore(a, panelRows, dtype, slotAt("accumulate")),
     fewRows: FEW_ROWS.map((rows) => ({
       rows,
       leastColumns: windowColumns(rows),

@@ -31,7 +31,6 @@ import {
 import { BLOCK_AT, type BlockSlot, emitPack, loadAddress } from "./x64-block.ts";
 import type { X64Core } from "./x64-core.ts";
 import { elementsPerWord, emitLoadF32, emitLowBits, sourceBytes } from "./x64-pack.ts";
-import { TILE_ROWS } from "./x64-vector-core.ts";
 
 /** Rows that there is code for, up to a panel's; others use the next and store their own alone. */
 export const FEW_ROWS = [1, 2, 4, 8, 12] as const;
@@ -179,7 +178,7 @@ function emitWindow(code: Code): void {
     emitStep(code, "whole");
     a.add(AT.ahead, LANES * vectorsOf(rows) * stepBytes);
     for (const pointer of AT.pointers.slice(0, 2 * vectorsOf(rows))) a.add(pointer, stepBytes);
-    a.add(AT.x, STEP_WORDS * TILE_ROWS * 4);
+    a.add(AT.x, STEP_WORDS * core.aFormat.width * 4);
   });
   a.mov(local("ahead"), AT.ahead);
   // A block that is not full takes what is left of the depth, and is the last.
@@ -259,7 +258,7 @@ function emitStep(code: Code, part: "whole" | "tail"): void {
         a.j("le", done);
       }
       for (let row = 0; row < rows; row++) {
-        const x = bcst(mem(AT.x, (word * TILE_ROWS + row) * 4));
+        const x = bcst(mem(AT.x, (word * core.aFormat.width + row) * 4));
         a.v(multiply, [sumOf(rows, row, v), zmm(vector), x]);
       }
     }

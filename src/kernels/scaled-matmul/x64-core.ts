@@ -106,6 +106,7 @@ function emitScaledCore(a: X64, dtype: X64InputDType, { slotAt, local }: CoreFra
     a.j("g", nextPiece);
   };
   emitPanels(a, {
+    panelRows: TILE_ROWS,
     emitTile,
     afterColumns: () => nextPanel("bScales"),
     afterRows: () => {
