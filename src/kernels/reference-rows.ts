@@ -24,6 +24,8 @@ export interface ReferenceOperand {
 export interface ReferenceRow {
   readonly row: number;
   readonly task: number;
+  /** Whether it is the task's first: partials begin with it. */
+  readonly isFirst: boolean;
   readonly columns: number;
   readonly scalars: Float64Array;
 }
@@ -52,9 +54,10 @@ export function referenceRows(
     });
     const scalars = slots.subarray(HEADER_SLOTS + 2 * dtypes.length);
     for (let task = firstTask; task < endTask; task++) {
-      const end = Math.min(rows, (task + 1) * rowsPerTask);
-      for (let row = task * rowsPerTask; row < end; row++) {
-        body(operands, { row, task, columns, scalars });
+      const first = task * rowsPerTask;
+      const end = Math.min(rows, first + rowsPerTask);
+      for (let row = first; row < end; row++) {
+        body(operands, { row, task, isFirst: row === first, columns, scalars });
       }
     }
   };

@@ -58,9 +58,15 @@ function train(model: Model, batches: readonly Batch[], between: () => void) {
   return { results, gradients };
 }
 
-for (const precision of ["bf16", "f32"] as const) {
-  test(`replays in ${precision} have the bits of passes that are launched`, async () => {
-    await using base = await openCpuDevice({ numThreads: 2 });
+for (const [precision, kernels] of [
+  ["bf16", "auto"],
+  ["f32", "auto"],
+  ["f32", "wasm"],
+  ["f32", "reference"],
+] as const) {
+  const title = `replays in ${precision} have the bits of passes that are launched`;
+  test(`${title}, kernels: ${kernels}`, async () => {
+    await using base = await openCpuDevice({ numThreads: 2, kernels });
     const { device, counts } = counting(base);
     const options: ModelOptions = { precision, seed: 8 };
     const replayed = train(new Model(device, CONFIG, options), BATCHES, () => {});

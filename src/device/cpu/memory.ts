@@ -46,9 +46,9 @@ export class CpuMemory {
   readonly #native: NativeMemory | null;
   // Offset 0 is never handed out: a zero offset is then always a mistake.
   #reservedBytes = RESERVATION_ALIGNMENT;
-  /** Of the page that small reservations share now. */
-  #smallAt = 0;
-  #smallEnd = 0;
+  /** Of the page that small reservations share now; at first there is none. */
+  #smallAt = RESERVATION_ALIGNMENT;
+  #smallEnd = RESERVATION_ALIGNMENT;
   #numReservations = 0;
 
   private constructor(

@@ -78,7 +78,7 @@ export function rmsNormBackward(device: Device, call: RmsNormBackwardCall): void
   assertMatrix(device, "rmsNormBackward dX", dX, [dtype], rows, columns);
   if (rows === 0) return;
   using _mark = call.arena.mark();
-  const partials = call.arena.allocateZeros(dtype, [ceilDiv(rows, GAIN_ROWS_PER_TASK), columns]);
+  const partials = call.arena.allocate(dtype, [ceilDiv(rows, GAIN_ROWS_PER_TASK), columns]);
   launchRows(device, `rmsNormBackward/${dtype}${call.accumulate ? ".accumulate" : ""}`, {
     rows,
     columns,

@@ -28,7 +28,7 @@ export function createReferenceRmsNormBackward(
   const [dtype, mode] = variant.split(".") as [FloatType, string | undefined];
   const dtypes = [dtype, dtype, dtype, dtype, dtype];
   return referenceRows(context, dtypes, ([x, gain, dOut, dX, dGain], at) => {
-    const { row, task, columns } = at;
+    const { row, task, isFirst, columns } = at;
     const inverse = inverseRms(x!, row, columns, scalar(at, 0));
     const unit = (column: number): number => x!.get(row, column) * inverse;
     const scaled = (column: number): number => dOut!.get(row, column) * gain!.get(0, column);
@@ -37,7 +37,8 @@ export function createReferenceRmsNormBackward(
       const before = mode === "accumulate" ? dX!.get(row, column) : 0;
       const gainGradient = dOut!.get(row, column) * unit(column);
       dX!.set(row, column, before + inverse * (scaled(column) - unit(column) * mean));
-      dGain!.set(task, column, dGain!.get(task, column) + gainGradient);
+      const gainBefore = isFirst ? 0 : dGain!.get(task, column);
+      dGain!.set(task, column, gainBefore + gainGradient);
     }
   });
 }
