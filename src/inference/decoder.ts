@@ -427,7 +427,7 @@ export class Decoder {
 
   #openPass(
     arenas: PassArenas | RecordedArenas,
-    { ofTokens, ofHeads }: PassInputs,
+    { ofTokens }: PassInputs,
     sequences: readonly SequenceTokens[],
   ): Pass {
     const { floatType, computeType, ropeTables } = this.model;
@@ -441,7 +441,7 @@ export class Decoder {
       weightGrads: this.#weightGrads,
       numSequences: 1,
       seqLength: ofTokens.columns,
-      positions: { ...ropeTables.atLeast(endOf(sequences)), ofTokens, ofHeads },
+      positions: { ...ropeTables.atLeast(endOf(sequences)), ofTokens },
       attention: "exact",
       balanceScale: 0,
     };
@@ -461,7 +461,7 @@ export class Decoder {
     absorbedAttention(block.attention, pass, { latents, cached, x: normed, out: x });
     block.feedForwardNorm.forward(pass, x, normed);
     const { kind, layer } = block.feedForward;
-    if (kind === "moe") yield* layer.forwardWork(pass, normed, x);
+    if (kind === "moe") yield* layer.forwardWork(pass, normed, { out: x });
     else layer.forward(pass, normed, x);
   }
 

@@ -45,8 +45,6 @@ export interface PassInputs extends LatentPass {
   readonly tokens: Tensor<"i32">;
   /** Position of each token, [1, T]. */
   readonly ofTokens: Tensor<"i32">;
-  /** Position of each head of each token, [1, T·H]. */
-  readonly ofHeads: Tensor<"i32">;
 }
 
 export interface InputShape {
@@ -59,13 +57,12 @@ export interface InputShape {
 
 /** Memory for the inputs of passes of a shape. */
 export function allocateInputs(arena: Arena, shape: InputShape): PassInputs {
-  const { counts, tableColumns, numHeads } = shape;
+  const { counts, tableColumns } = shape;
   const numTokens = counts.reduce((sum, count) => sum + count, 0);
   const row = (columns: number): Tensor<"i32"> => arena.allocate("i32", [1, columns]);
   return {
     tokens: row(numTokens),
     ofTokens: row(numTokens),
-    ofHeads: row(numTokens * numHeads),
     places: row(numTokens),
     tables: arena.allocate("i32", [counts.length, tableColumns]),
     tiles: arena.allocate("i32", [countTiles(shape), TILE_COLUMNS.length]),
@@ -79,19 +76,13 @@ export function fillInputs(
   pass: Pick<PassCall, "sequences" | "tokens">,
 ): void {
   const { sequences, tokens } = pass;
-  const { numHeads } = shape;
   fillFrom(inputs.tokens, tokens);
-  const [positions, heads, places] = [
-    view(inputs.ofTokens),
-    view(inputs.ofHeads),
-    view(inputs.places),
-  ];
+  const [positions, places] = [view(inputs.ofTokens), view(inputs.places)];
   const tables = view(inputs.tables);
   sequences.forEach(({ cache, firstToken, count, position: first }, sequence) => {
     for (let index = 0; index < count; index++) {
       const [row, position] = [firstToken + index, first + index];
       positions[row] = position;
-      heads.fill(position, row * numHeads, (row + 1) * numHeads);
       const block = cache.blocks[floorDiv(position, LATENT_BLOCK_TOKENS)]!;
       places[row] = block * LATENT_BLOCK_TOKENS + (position % LATENT_BLOCK_TOKENS);
     }

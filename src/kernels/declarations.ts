@@ -1,9 +1,15 @@
 /** @file All kernels, in the order that gives them their numbers. */
-import { ACCUMULATE_VARIANTS, ADD_ROWS_VARIANTS, LERP_VARIANTS } from "./accumulate/contract.ts";
+import {
+  ACCUMULATE_VARIANTS,
+  ADD_ROWS_VARIANTS,
+  LERP_VARIANTS,
+  SUM_SLICES_VARIANTS,
+} from "./accumulate/contract.ts";
 import {
   createReferenceAccumulate,
   createReferenceAddRows,
   createReferenceLerp,
+  createReferenceSumSlices,
 } from "./accumulate/reference.ts";
 import { ADAMW_VARIANTS, SUM_SQUARES_VARIANTS } from "./adamw/contract.ts";
 import { createReferenceAdamw, createReferenceSumSquares } from "./adamw/reference.ts";
@@ -249,6 +255,7 @@ export const DECLARATIONS: readonly KernelDeclaration[] = [
   declareRows("accumulate", ACCUMULATE_VARIANTS, createReferenceAccumulate),
   declareRows("addRows", ADD_ROWS_VARIANTS, createReferenceAddRows),
   declareRows("lerp", LERP_VARIANTS, createReferenceLerp),
+  declareRows("sumSlices", SUM_SLICES_VARIANTS, createReferenceSumSlices),
   declareRows("gatherRows", GATHER_ROWS_VARIANTS, createReferenceGatherRows),
   declareRows("gatherBytes", GATHER_BYTES_VARIANTS, createReferenceGatherBytes),
   declareRows("scatterRows", SCATTER_ROWS_VARIANTS, createReferenceScatterRows),

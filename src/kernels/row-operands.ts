@@ -21,6 +21,17 @@ export function gathered(dtype: OperandDType = "f32"): OperandDeclaration {
   return { kind: "gathered", dtype };
 }
 
+/** Several operands alike: "x0", "x1" … */
+export function numbered(
+  prefix: string,
+  count: number,
+  operand: OperandDeclaration,
+): Readonly<Record<string, OperandDeclaration>> {
+  return Object.fromEntries(
+    Array.from({ length: count }, (_, index) => [`${prefix}${index}`, operand]),
+  );
+}
+
 /** One f32 vector a task, zero before its first row. */
 export const PARTIAL: OperandDeclaration = { kind: "partial", dtype: "f32" };
 

@@ -1,5 +1,10 @@
 /** @file The row program of every row kernel, by the name and the variant of its declaration. */
-import { accumulateProgram, addRowsProgram, lerpProgram } from "./accumulate/program.ts";
+import {
+  accumulateProgram,
+  addRowsProgram,
+  lerpProgram,
+  sumSlicesProgram,
+} from "./accumulate/program.ts";
 import { adamwProgram, sumSquaresProgram } from "./adamw/program.ts";
 import { castRowsProgram } from "./cast-rows/program.ts";
 import { crossEntropyProgram } from "./cross-entropy/program.ts";
@@ -23,6 +28,7 @@ export type RowKernelName =
       | "accumulate"
       | "addRows"
       | "lerp"
+      | "sumSlices"
       | "gatherBytes"
       | "gatherRows"
       | "combineRows"
@@ -45,6 +51,7 @@ export const ROW_PROGRAMS: Readonly<Record<RowKernelName, RowProgramOf>> = {
   accumulate: accumulateProgram,
   addRows: addRowsProgram,
   lerp: lerpProgram,
+  sumSlices: sumSlicesProgram,
   gatherBytes: gatherBytesProgram,
   gatherRows: gatherRowsProgram,
   combineRows: combineRowsProgram,

@@ -56,6 +56,9 @@ interface HalfBackward {
   readonly dInput: Tensor<FloatType>;
 }
 
+/** The residual stream behind a half and before it. */
+type Stream = Readonly<Record<"out" | "base", Tensor<FloatType>>>;
+
 /** Work that waits for nobody. */
 const NOTHING: Iterable<Operation> = [];
 
@@ -105,9 +108,8 @@ export class Block {
     const normed = scratch.allocate(pass.computeType, [x.rows, x.columns]);
     this.attentionNorm.forward(pass, x, normed);
     const attention = this.attention.forward(pass, normed, mid);
-    castRows(device, { x: mid, out });
     this.feedForwardNorm.forward(pass, mid, normed);
-    const feedForward = yield* this.#forwardHalf(pass, normed, out);
+    const feedForward = yield* this.#forwardHalf(pass, normed, { out, base: mid });
     return { x, mid, attention, feedForward };
   }
 
@@ -156,11 +158,12 @@ export class Block {
     pass.weightGrads.settle();
   }
 
-  *#forwardHalf(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): Work<HalfSaved> {
+  *#forwardHalf(pass: Pass, x: Tensor<ComputeType>, { out, base }: Stream): Work<HalfSaved> {
     if (this.feedForward.kind === "moe") {
-      const state = yield* this.feedForward.layer.forwardWork(pass, x, out);
+      const state = yield* this.feedForward.layer.forwardWork(pass, x, { out, base });
       return { kind: "moe", state };
     }
+    castRows(pass.device, { x: base, out });
     return { kind: "dense", state: this.feedForward.layer.forward(pass, x, out) };
   }
 

@@ -127,7 +127,7 @@ function* forwardCame(
   using _mark = scratch.mark();
   const made = scratch.allocateZeros(floatType, [toRanks.numReceived, call.out.columns]);
   const tokens = { plan, input: came, weight: cameWeight as Tensor<FloatType> };
-  const state = experts.forward(pass, tokens, made);
+  const state = experts.forward(pass, tokens, { out: made });
   const sums = combinedOf(pass, experts.recipe, made, call.out.rows);
   yield* alongside(exchange.combine(toRanks, [sums], scratch), call.meanwhile);
   accumulate(pass.device, { x: sums.out, scale: 1, out: call.out });

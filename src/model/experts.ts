@@ -47,6 +47,14 @@ export interface ExpertTokens {
   readonly weight: Tensor<FloatType>;
 }
 
+/** Where a layer's output goes. */
+export interface Sum {
+  /** [T, D] */
+  readonly out: Tensor<FloatType>;
+  /** What the output is added to: `out` if left out. */
+  readonly base?: Tensor<FloatType> | undefined;
+}
+
 export interface ExpertsBackward {
   /** As in forward. */
   readonly input: Operand;
@@ -71,8 +79,7 @@ export class RoutedExperts {
     return this.down.numExperts;
   }
 
-  /** Adds to `out` [T, D]. */
-  forward(pass: Pass, tokens: ExpertTokens, out: Tensor<FloatType>): ExpertsSaved {
+  forward(pass: Pass, tokens: ExpertTokens, { out, base = out }: Sum): ExpertsSaved {
     const { saved, scratch, floatType, device } = pass;
     const { plan, input, weight } = tokens;
     const numRows = plan.tokenOfRow.columns;
@@ -93,7 +100,7 @@ export class RoutedExperts {
     const made = allocateRows(scratch, floatType, plan, out.columns);
     const down = { transposition: "nt", a: activation, weight: this.down } as const;
     this.#multiply(pass, { ...down, out: made.rows }, plan);
-    combineRows(device, { src: made.all, index: plan.rowOfChoice, out });
+    combineRows(device, { src: made.all, index: plan.rowOfChoice, base, out });
     return { plan, gateUp: kept, rowWeight };
   }
 

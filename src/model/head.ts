@@ -10,7 +10,6 @@
  * the losses are read from, once the launches are over (two floats a row).
  */
 import { assert } from "../base/errors.ts";
-import { castRows } from "../kernels/cast-rows/contract.ts";
 import { crossEntropy } from "../kernels/cross-entropy/contract.ts";
 import { matmul } from "../kernels/matmul/contract.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -100,6 +99,11 @@ export class Head {
       const x = sliceRows(input, start, end);
       const logits = sliceRows(buffer, 0, end - start);
       this.forward(pass, x, logits);
+      using _chunk = scratch.mark();
+      const rounded =
+        gradient === null || pass.computeType !== "bf16"
+          ? null
+          : scratch.allocate("bf16", [logits.rows, logits.columns]);
       crossEntropy(device, {
         logits,
         targets: sliceColumns(targets, start, end),
@@ -107,11 +111,12 @@ export class Head {
         zLoss,
         loss: sliceColumns(objective, start, end),
         logSumExp: sliceColumns(logSumExp, start, end),
-        grad: gradient !== null,
+        grad: rounded ?? gradient !== null,
       });
       if (gradient !== null) {
         const dInput = sliceRows(gradient.dInput, start, end);
-        this.#backwardChunk(pass, { input: x, dLogits: logits, dInput, mode: gradient.mode });
+        const dLogits = rounded ?? logits;
+        this.#backwardChunk(pass, { input: x, dLogits, dInput, mode: gradient.mode });
       }
     }
     return { objective, logSumExp, zLoss };
@@ -121,20 +126,14 @@ export class Head {
     pass: Pass,
     chunk: {
       readonly input: Tensor<ComputeType>;
-      readonly dLogits: Tensor<FloatType>;
+      readonly dLogits: Tensor<ComputeType>;
       readonly dInput: Tensor<FloatType>;
       readonly mode: WriteMode;
     },
   ): void {
-    const { input, dLogits, dInput, mode } = chunk;
-    const { scratch, computeType, floatType, device } = pass;
+    const { input, dLogits: a, dInput, mode } = chunk;
+    const { device } = pass;
     const { compute, gradient } = this.linear.weight;
-    using _mark = scratch.mark();
-    let a: Tensor<ComputeType> = dLogits;
-    if (computeType !== floatType) {
-      a = scratch.allocate(computeType, [dLogits.rows, dLogits.columns]);
-      castRows(device, { x: dLogits, out: a });
-    }
     const accumulate = mode === "accumulate";
     matmul(device, { transposition: "nn", a, b: compute, out: dInput, accumulate });
     matmul(device, { transposition: "tn", a, b: input, out: gradient, accumulate: true });

@@ -116,11 +116,11 @@ class Widths {
   }
 
   saved(): number {
-    const { hiddenDim, numLayers, numMtpModules, numHeads } = this.#config;
+    const { hiddenDim, numLayers, numMtpModules } = this.#config;
     // One stream before each block and one after the last; two tensors that carry gradients.
     const streams = numLayers + 1 + 2;
     const modules = numMtpModules === 0 ? 0 : 1 + 2 * numMtpModules;
-    const tokens = INTEGER_BYTES * (numMtpModules + 2 + 1 + numHeads);
+    const tokens = INTEGER_BYTES * (numMtpModules + 2 + 1);
     const losses = 2 * (1 + numMtpModules) * this.#f;
     const blocks = this.#layers.reduce((sum, index) => sum + this.#savedByBlock(index), 0);
     return (streams + modules) * hiddenDim * this.#f + tokens + losses + blocks;

@@ -17,13 +17,12 @@
  * for what is recomputed; W_UKV's per-head order [key | value] as released.
  */
 import { defined } from "../base/errors.ts";
-import { accumulate } from "../kernels/accumulate/contract.ts";
+import { sumSlices } from "../kernels/accumulate/contract.ts";
 import {
   type AttentionShape,
   causalAttention,
   causalAttentionBackward,
 } from "../kernels/attention/contract.ts";
-import { castRows } from "../kernels/cast-rows/contract.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { FloatType } from "../tensor/dtype.ts";
 import { reshape, sliceColumns, sliceRows, type Tensor } from "../tensor/tensor.ts";
@@ -166,7 +165,7 @@ export class MlaLayer {
       const keyRope = this.ropeOf(down);
       const inputs = { shape: this.#shape(pass), products: pass.attention, q, kv, keyRope };
       causalAttentionBackward(device, { ...inputs, dOut: dAttended, dQ, dKv, dKeyRope });
-      this.#sumOverHeads(pass, dKeyRope, this.ropeOf(dDown));
+      sumSlices(device, { x: dKeyRope, out: this.ropeOf(dDown) });
     }
     turn(device, pass.positions, this.ropeOfHeads(dQ), "backward");
     turn(device, pass.positions, this.ropeOf(dDown), "backward");
@@ -301,15 +300,6 @@ export class MlaLayer {
     return isScaledFormat(rule.format)
       ? quantize(pass, pass.saved, attended, { rule })
       : copyToCompute(pass, pass.saved, attended);
-  }
-
-  #sumOverHeads(pass: Pass, perHead: Tensor<FloatType>, out: Tensor<FloatType>): void {
-    const { numHeads, qkRopeHeadDim } = this.config;
-    for (let head = 0; head < numHeads; head++) {
-      const x = sliceColumns(perHead, head * qkRopeHeadDim, (head + 1) * qkRopeHeadDim);
-      if (head === 0) castRows(pass.device, { x, out });
-      else accumulate(pass.device, { x, scale: 1, out });
-    }
   }
 
   /** Overwrites dInput. */

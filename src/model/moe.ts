@@ -15,6 +15,7 @@
  */
 import { assert, defined } from "../base/errors.ts";
 import { accumulate } from "../kernels/accumulate/contract.ts";
+import { castRows } from "../kernels/cast-rows/contract.ts";
 import { combineRows } from "../kernels/gather/contract.ts";
 import { finish, type Work } from "../parallel/communicator/work.ts";
 import type { FloatType } from "../tensor/dtype.ts";
@@ -30,7 +31,7 @@ import {
   forwardOverRanks,
   type RemoteSaved,
 } from "./expert-ranks.ts";
-import { type ExpertsSaved, RoutedExperts } from "./experts.ts";
+import { type ExpertsSaved, RoutedExperts, type Sum } from "./experts.ts";
 import { FeedForward, type FeedForwardSaved } from "./feed-forward.ts";
 import { Gate, type GateSaved } from "./gate.ts";
 import type { WriteMode } from "./linear.ts";
@@ -85,11 +86,11 @@ export class MoeLayer {
 
   /** Adds to `out`. */
   forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): MoeSaved {
-    return finish(this.forwardWork(pass, x, out));
+    return finish(this.forwardWork(pass, x, { out }));
   }
 
   /** The same, yielding where it waits for other ranks. */
-  *forwardWork(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): Work<MoeSaved> {
+  *forwardWork(pass: Pass, x: Tensor<ComputeType>, { out, base = out }: Sum): Work<MoeSaved> {
     const { recipe } = this.experts;
     const gate = this.gate.forward(pass, x);
     const { choice, weight } = gate;
@@ -103,10 +104,12 @@ export class MoeLayer {
     };
     if (ranks === null) {
       const plan = makeDispatchPlan(pass, choice, this.experts.numExperts);
-      const experts = this.experts.forward(pass, { plan, input: operand, weight }, out);
+      const tokens = { plan, input: operand, weight };
+      const experts = this.experts.forward(pass, tokens, { out, base });
       forwardShared();
       return { gate, input: cached, routed: { kind: "here", experts }, shared };
     }
+    if (base !== out) castRows(pass.device, { x: base, out });
     if (announced === null) {
       const call = { choice, weight, input: operand, out, offsets: pass.nextOffsets?.() };
       yield* amid(pass, (within) => forwardByChoice(within, ranks, this.experts, call));

@@ -76,8 +76,7 @@ export function openPass(
 ): Pass {
   assertBatch(frame.config, batch);
   const { numSequences, seqLength } = batch;
-  const { device, config, floatType, computeType, attention } = frame;
-  const { numHeads } = config;
+  const { device, floatType, computeType, attention } = frame;
   const tables = frame.ropeTables.atLeast(seqLength);
   return {
     device,
@@ -87,7 +86,7 @@ export function openPass(
     ...memory,
     numSequences,
     seqLength,
-    positions: makePositions(memory.saved, tables, { numSequences, seqLength, numHeads }),
+    positions: makePositions(memory.saved, tables, { numSequences, seqLength }),
     balanceScale,
   };
 }

@@ -8,8 +8,7 @@
  *
  *   P positions, R columns, c the multiplier of YaRN (1 without). Angles are computed in f64.
  *
- * Rows of the query are turned for all heads in one launch: a [T, H·W] matrix seen as [T·H, W],
- * each token's position repeated H times.
+ * Rows of the query are turned for all heads at once: a [T, H·W] matrix seen as [T·H, W].
  */
 import { roundUp } from "../base/integers.ts";
 import type { Device } from "../device/device.ts";
@@ -30,8 +29,6 @@ export interface RopeTables {
 export interface RotaryPositions extends RopeTables {
   /** Position of each token, [1, T]. */
   readonly ofTokens: Tensor<"i32">;
-  /** Position of each head of each token, [1, T·H]. */
-  readonly ofHeads: Tensor<"i32">;
 }
 
 /** Allocate and fill the tables of positions 0..numPositions−1. */
@@ -90,13 +87,10 @@ export class RopeTableCache {
 export function makePositions(
   arena: Arena,
   tables: RopeTables,
-  batch: { readonly numSequences: number; readonly seqLength: number; readonly numHeads: number },
+  { numSequences, seqLength }: { readonly numSequences: number; readonly seqLength: number },
 ): RotaryPositions {
-  const { numSequences, seqLength, numHeads } = batch;
-  const numTokens = numSequences * seqLength;
-  const ofTokens = arena.allocate("i32", [1, numTokens]);
-  const ofHeads = arena.allocate("i32", [1, numTokens * numHeads]);
-  const positions = { ...tables, ofTokens, ofHeads };
+  const ofTokens = arena.allocate("i32", [1, numSequences * seqLength]);
+  const positions = { ...tables, ofTokens };
   fillPositions({ positions, seqLength });
   return positions;
 }
@@ -110,18 +104,11 @@ export function fillPositions({
   readonly seqLength: number;
 }): void {
   const tokens = view(positions.ofTokens);
-  const heads = view(positions.ofHeads);
-  const numHeads = heads.length / tokens.length;
-  for (let token = 0; token < tokens.length; token++) {
-    const position = token % seqLength;
-    tokens[token] = position;
-    heads.fill(position, token * numHeads, (token + 1) * numHeads);
-  }
+  for (let token = 0; token < tokens.length; token++) tokens[token] = token % seqLength;
 }
 
 /**
- * Turn the rows of `x`, one row a token or one a head of a token; "backward" is the transposed
- * turn.
+ * Turn the rows of `x`, one a token or one a head of a token; "backward" is the transposed turn.
  */
 export function turn(
   device: Device,
@@ -129,13 +116,9 @@ export function turn(
   x: Tensor<FloatType>,
   direction: "forward" | "backward",
 ): void {
-  const { cosTable, sinTable, ofTokens, ofHeads } = positions;
-  const perToken = x.rows === ofTokens.columns;
+  const { cosTable, sinTable, ofTokens } = positions;
   rope(device, {
-    x,
-    positions: perToken ? ofTokens : ofHeads,
-    cosTable,
-    sinTable,
+    ...{ x, positions: ofTokens, cosTable, sinTable },
     inverse: direction === "backward",
   });
 }

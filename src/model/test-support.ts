@@ -99,7 +99,6 @@ export function makePass(
   const saved = arena("saved");
   const { numSequences, seqLength, balanceScale } = batch;
   const tables = makeRopeTables(saved, config, seqLength, "f64");
-  const { numHeads } = config;
   return {
     device,
     floatType: "f64",
@@ -110,7 +109,7 @@ export function makePass(
     weightGrads: new WeightGradQueue(device, arena("weight gradients")),
     numSequences,
     seqLength,
-    positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
+    positions: makePositions(saved, tables, { numSequences, seqLength }),
     balanceScale,
   };
 }

@@ -1,7 +1,7 @@
 /** @file Sums of matrices as row programs; operands and scalars as in the contract. */
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
-import { floatOf, row } from "../row-operands.ts";
+import { floatOf, numbered, row } from "../row-operands.ts";
 
 /** `variant` is the dtype of x. */
 export function accumulateProgram(variant: string): RowProgram {
@@ -35,6 +35,27 @@ export function lerpProgram(variant: string): RowProgram {
       v.columns(() => {
         const before = v.load(out);
         v.store(out, v.fma(v.sub(v.load(x), before), weight, before));
+      });
+    },
+  });
+}
+
+/** "f32.8": of eight addends. */
+export function sumSlicesProgram(variant: string): RowProgram {
+  const addends = numbered("x", Number(variant.split(".")[1]), row());
+  return rowProgram({
+    name: `sumSlices/${variant}`,
+    operands: { ...addends, out: row() },
+    scalars: [],
+    body(v, operands) {
+      v.columns(() => {
+        const values = Object.keys(addends).map((name) =>
+          v.load((operands as Readonly<Record<string, number>>)[name]!),
+        );
+        v.store(
+          operands.out,
+          values.reduce((sum, value) => v.add(sum, value)),
+        );
       });
     },
   });

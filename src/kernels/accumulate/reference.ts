@@ -31,3 +31,19 @@ export function createReferenceLerp(variant: string, context: ThreadContext): Ke
     }
   });
 }
+
+export function createReferenceSumSlices(variant: string, context: ThreadContext): KernelBody {
+  const [dtype, count] = variant.split(".") as [FloatType, string];
+  const dtypes = Array.from({ length: Number(count) + 1 }, () => dtype);
+  return referenceRows(context, dtypes, (operands, { row, columns }) => {
+    const out = operands[operands.length - 1]!;
+    for (let column = 0; column < columns; column++) {
+      const addends = operands.slice(0, -1).map((x) => x.get(row, column));
+      out.set(
+        row,
+        column,
+        addends.reduce((sum, value) => sum + value),
+      );
+    }
+  });
+}

@@ -4,13 +4,13 @@
  */
 import { toleranceFor } from "../../numerics/tolerance.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { accumulate, addRows, lerp } from "../accumulate/contract.ts";
+import { accumulate, addRows, lerp, SUM_SLICES_MOST, sumSlices } from "../accumulate/contract.ts";
 import { type ADAMW_VARIANTS, adamw, sumSquares } from "../adamw/contract.ts";
 import { type CastDType, castRows } from "../cast-rows/contract.ts";
 import { crossEntropy } from "../cross-entropy/contract.ts";
 import { combineRows, gatherRows, scatterAddRows, scatterRows } from "../gather/contract.ts";
 import { rmsNorm, rmsNormBackward } from "../rms-norm/contract.ts";
-import { rope } from "../rope/contract.ts";
+import { ROPE_ROWS_MOST, rope } from "../rope/contract.ts";
 import { softmaxBackward, softmaxCausal } from "../softmax/contract.ts";
 import { swiglu, swigluBackward } from "../swiglu/contract.ts";
 import type { ConformanceCase, PreparedCase } from "./conformance.ts";
@@ -150,14 +150,15 @@ const SWIGLU_CASES: readonly ConformanceCase[] = NARROW_OUTPUTS.flatMap((dtype) 
 );
 
 const ROPE_CASES: readonly ConformanceCase[] = [false, true].flatMap((inverse) =>
-  [2, 16, 34, 64].map(
-    (columns): ConformanceCase => ({
-      kernel: "rope/f32",
-      title: `${columns} columns${inverse ? ", inverse" : ""}`,
+  ([2, 16, 34, 64] as const).map((columns): ConformanceCase => {
+    const rowsPerToken = { 2: 1, 16: ROPE_ROWS_MOST, 34: 3, 64: ROPE_ROWS_MOST + 1 }[columns];
+    return {
+      kernel: `rope/f32.${Math.min(rowsPerToken, ROPE_ROWS_MOST)}`,
+      title: `${columns} columns, ${rowsPerToken} rows a token${inverse ? ", inverse" : ""}`,
       tolerance: toleranceFor("elementwise", "f32"),
       prepare(make): PreparedCase {
-        const [rows, positions] = [37, 50];
-        const x = make.normal("f32", [rows, columns]);
+        const [tokens, positions] = [37, 50];
+        const x = make.normal("f32", [tokens * rowsPerToken, columns]);
         const angle = (row: number, column: number): number => row / (1 + Math.floor(column / 2));
         const cosTable = make.filled("f32", [positions, columns], (r, c) => Math.cos(angle(r, c)));
         const sinTable = make.filled(
@@ -165,14 +166,14 @@ const ROPE_CASES: readonly ConformanceCase[] = [false, true].flatMap((inverse) =
           [positions, columns],
           (r, c) => Math.sin(angle(r, c)) * (c % 2 === 0 ? -1 : 1),
         );
-        const index = make.integers([1, rows], 0, positions);
+        const index = make.integers([1, tokens], 0, positions);
         return {
           run: (device) => rope(device, { x, positions: index, cosTable, sinTable, inverse }),
           outputs: { x },
         };
       },
-    }),
-  ),
+    };
+  }),
 );
 
 const SOFTMAX_CASES: readonly ConformanceCase[] = [
@@ -200,26 +201,45 @@ const SOFTMAX_CASES: readonly ConformanceCase[] = [
   }),
 ];
 
-const CROSS_ENTROPY_CASES: readonly ConformanceCase[] = [true, false].flatMap((grad) =>
-  [0, 1e-3].flatMap((zLoss) =>
+const CROSS_ENTROPY_CASES: readonly ConformanceCase[] = [true, false]
+  .flatMap((grad) =>
+    [0, 1e-3].flatMap((zLoss) =>
+      casesOf(
+        `crossEntropy/f32.${grad ? "grad" : "loss"}`,
+        "f32",
+        (make, [rows, columns]) => {
+          const logits = make.filled("f32", [rows, columns], () => 4 * make.random.normal());
+          const targets = make.integers([1, rows], -1, columns);
+          const loss = make.poisoned("f32", [1, rows]);
+          const logSumExp = make.poisoned("f32", [1, rows]);
+          const call = { logits, targets, gradScale: 0.5, zLoss, loss, logSumExp, grad };
+          return {
+            run: (device) => crossEntropy(device, call),
+            outputs: { logits, loss, logSumExp },
+          };
+        },
+        SEVERAL_COLUMNS,
+      ),
+    ),
+  )
+  .concat(
     casesOf(
-      `crossEntropy/f32.${grad ? "grad" : "loss"}`,
-      "f32",
+      "crossEntropy/f32.bf16Grad",
+      "bf16",
       (make, [rows, columns]) => {
         const logits = make.filled("f32", [rows, columns], () => 4 * make.random.normal());
         const targets = make.integers([1, rows], -1, columns);
-        const loss = make.poisoned("f32", [1, rows]);
-        const logSumExp = make.poisoned("f32", [1, rows]);
-        const call = { logits, targets, gradScale: 0.5, zLoss, loss, logSumExp, grad };
-        return {
-          run: (device) => crossEntropy(device, call),
-          outputs: { logits, loss, logSumExp },
-        };
+        const [loss, logSumExp] = [
+          make.poisoned("f32", [1, rows]),
+          make.poisoned("f32", [1, rows]),
+        ];
+        const grad = make.poisoned("bf16", [rows, columns]);
+        const call = { logits, targets, gradScale: 0.5, zLoss: 0.01, loss, logSumExp, grad };
+        return { run: (device) => crossEntropy(device, call), outputs: { grad, loss, logSumExp } };
       },
       SEVERAL_COLUMNS,
     ),
-  ),
-);
+  );
 
 const SUM_CASES: readonly ConformanceCase[] = [
   ...NARROW_OUTPUTS.flatMap((dtype) =>
@@ -235,6 +255,13 @@ const SUM_CASES: readonly ConformanceCase[] = [
     const out = make.poisoned("f32", shape);
     return { run: (device) => addRows(device, { a, b, out }), outputs: { out } };
   }),
+  ...[1, 3, SUM_SLICES_MOST].flatMap((count) =>
+    casesOf(`sumSlices/f32.${count}`, "f32", (make, [rows, columns]) => {
+      const x = make.normal("f32", [rows, count * columns]);
+      const out = make.poisoned("f32", [rows, columns]);
+      return { run: (device) => sumSlices(device, { x, out }), outputs: { out } };
+    }),
+  ),
   ...casesOf("lerp/f32", "f32", (make, shape) => {
     const x = make.normal("f32", shape);
     const out = make.normal("f32", shape);
@@ -259,6 +286,16 @@ const GATHER_CASES: readonly ConformanceCase[] = [
       const out = make.normal("f32", [rows, columns]);
       return { run: (device) => combineRows(device, { src, index, out }), outputs: { out } };
     }),
+  ),
+  ...[1, 4, 9].flatMap((numCombined) =>
+    casesOf(`combineRows/f32.${numCombined}`, "f32", (make, [rows, columns]) => {
+      const src = make.normal("f32", [11, columns]);
+      const index = make.integers([rows, numCombined], 0, 11);
+      const base = make.normal("f32", [rows, columns]);
+      const out = make.poisoned("f32", [rows, columns]);
+      const call = { src, index, base, out };
+      return { run: (device) => combineRows(device, call), outputs: { out } };
+    }).map((testCase) => ({ ...testCase, title: `${testCase.title}, onto another` })),
   ),
   ...(["f32", "bf16"] as const).flatMap((dtype) =>
     casesOf(`scatterRows/${dtype}.${dtype}`, dtype, (make, [rows, columns]) => {

@@ -5,7 +5,8 @@
  *     loss_R      = logSumExp − logits[target] + zLoss · logSumExp²
  *     logits_RV   ← gradScale · (p + 2·zLoss·logSumExp·p − onehot(target))      with `grad`
  *
- * In nats. A target of −1 is ignored: loss 0, gradient 0. No two operands overlap.
+ * With a tensor as `grad` the gradient goes there, rounded, and logits become e^(logits − their
+ * largest). In nats. A target of −1 is ignored: loss 0, gradient 0. No two operands overlap.
  */
 import type { Device } from "../../device/device.ts";
 import type { FloatType } from "../../tensor/dtype.ts";
@@ -13,7 +14,13 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { assertIndexes, assertMatrix, assertPerRow } from "../door.ts";
 import { launchRows, matrix, perRow } from "../launch-rows.ts";
 
-export const CROSS_ENTROPY_VARIANTS = ["f32.grad", "f32.loss", "f64.grad", "f64.loss"] as const;
+export const CROSS_ENTROPY_VARIANTS = [
+  "f32.grad",
+  "f32.bf16Grad",
+  "f32.loss",
+  "f64.grad",
+  "f64.loss",
+] as const;
 
 export interface CrossEntropyCall {
   readonly logits: Tensor<FloatType>;
@@ -22,8 +29,8 @@ export interface CrossEntropyCall {
   readonly zLoss: number;
   readonly loss: Tensor<FloatType>;
   readonly logSumExp: Tensor<FloatType>;
-  /** Overwrite the logits by the gradient; else leave them. */
-  readonly grad: boolean;
+  /** Overwrite the logits by the gradient, or leave them; or where it goes, [R, V]. */
+  readonly grad: boolean | Tensor<"bf16">;
 }
 
 export function crossEntropy(device: Device, call: CrossEntropyCall): void {
@@ -34,10 +41,18 @@ export function crossEntropy(device: Device, call: CrossEntropyCall): void {
   assertPerRow(device, "crossEntropy loss", loss, [dtype], rows);
   assertPerRow(device, "crossEntropy logSumExp", logSumExp, [dtype], rows);
   assertIndexes("crossEntropy targets", targets, -1, columns);
-  launchRows(device, `crossEntropy/${dtype}.${grad ? "grad" : "loss"}`, {
+  const rounded = typeof grad === "boolean" ? [] : [grad];
+  for (const tensor of rounded) {
+    assertMatrix(device, "crossEntropy grad", tensor, ["bf16"], rows, columns);
+  }
+  const mode = rounded.length > 0 ? "bf16Grad" : grad ? "grad" : "loss";
+  launchRows(device, `crossEntropy/${dtype}.${mode}`, {
     rows,
     columns,
-    operands: [matrix(logits), perRow(targets), perRow(loss), perRow(logSumExp)],
+    operands: [
+      ...[matrix(logits), perRow(targets), perRow(loss), perRow(logSumExp)],
+      ...rounded.map(matrix),
+    ],
     scalars: [gradScale, zLoss],
   });
 }

@@ -4,12 +4,12 @@
  *     gatherRows:     out[r] = src[index[r]]           f32 or bf16 → either, f64 → f64
  *     gatherBytes:    the same for rows of bytes: codes of narrow formats
  *     scatterRows:    out[index[r]] = x[r]             f32 → f32, bf16 → bf16, f64 → f64
- *     combineRows:    out[t] += Σ_{k<K} src[index[t,k]]          added in order of k; K 1..16
+ *     combineRows:    out[t] = base[t] + Σ_{k<K} src[index[t,k]]   added in order of k; K 1..16
  *     scatterAddRows: out[index[r]] += x[r]                      added in order of r
  *
  * scatterAddRows splits its work by columns, not by rows: two rows may go to the same place. The
  * indexes of scatterRows differ; rows that none of them names keep what they have.
- * An output overlaps no input.
+ * An output overlaps no input, but that combineRows' base may be its output.
  */
 import { assert } from "../../base/errors.ts";
 import { ceilDiv } from "../../base/integers.ts";
@@ -33,6 +33,8 @@ export const GATHER_BYTES_VARIANTS = ["u8", "words"] as const;
 export const GATHER_WORD_BYTES = 4;
 export const SCATTER_ROWS_VARIANTS = ["f32.f32", "bf16.bf16", "f64.f64"] as const;
 export const MAX_COMBINED = 16;
+/** Rows of one loop over the columns. */
+export const COMBINED_AT_ONCE = 4;
 /** "f32.4": four rows combined. */
 export const COMBINE_ROWS_VARIANTS: readonly string[] = ["f32", "f64"].flatMap((dtype) =>
   Array.from({ length: MAX_COMBINED }, (_, index) => `${dtype}.${index + 1}`),
@@ -132,10 +134,13 @@ export interface CombineRowsCall {
   readonly src: Tensor<FloatType>;
   /** [T, K] */
   readonly index: Tensor<"i32">;
+  /** What rows are added to: `out` if left out. */
+  readonly base?: Tensor<FloatType>;
   readonly out: Tensor<FloatType>;
 }
 
-export function combineRows(device: Device, { src, index, out }: CombineRowsCall): void {
+export function combineRows(device: Device, call: CombineRowsCall): void {
+  const { src, index, out, base = out } = call;
   const { rows, columns, dtype } = out;
   const numCombined = index.columns;
   assert(
@@ -144,13 +149,15 @@ export function combineRows(device: Device, { src, index, out }: CombineRowsCall
   );
   assertMatrix(device, "combineRows src", src, [dtype], src.rows, columns);
   assertMatrix(device, "combineRows out", out, ["f32", "f64"], rows, columns);
+  assertMatrix(device, "combineRows base", base, [dtype], rows, columns);
   assertMatrix(device, "combineRows index", index, ["i32"], rows, numCombined);
   assertIndexes("combineRows index", index, 0, src.rows);
   launchRows(device, `combineRows/${dtype}.${numCombined}`, {
     rows,
     columns,
     operands: [
-      matrix(src),
+      matrix(base),
+      ...Array.from({ length: Math.min(numCombined, COMBINED_AT_ONCE) }, () => matrix(src)),
       ...Array.from({ length: numCombined }, (_, rank) => columnOf(index, rank)),
       matrix(out),
     ],

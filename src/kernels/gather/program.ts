@@ -1,7 +1,8 @@
 /** @file Moving rows by index as row programs; operands as in the contract. */
 import type { RowProgram } from "../../codegen/vector/program.ts";
 import { rowProgram } from "../../codegen/vector/recorder.ts";
-import { floatOf, gathered, perRow, row } from "../row-operands.ts";
+import { floatOf, gathered, numbered, perRow, row } from "../row-operands.ts";
+import { COMBINED_AT_ONCE } from "./contract.ts";
 
 /** "from.to". */
 export function gatherRowsProgram(variant: string): RowProgram {
@@ -45,23 +46,37 @@ export function scatterRowsProgram(variant: string): RowProgram {
   });
 }
 
-/** "f32.4": four rows combined, one after the other: the output row stays in the nearest cache. */
+/**
+ * "f32.4": four rows combined. As many as a loop takes are read side by side, so that memory is
+ * asked for all of them at once; more are added to what is in the nearest cache by then.
+ */
 export function combineRowsProgram(variant: string): RowProgram {
   const count = Number(variant.split(".")[1]);
-  const ranks = Array.from({ length: count }, (_, rank) => `index${rank}`);
+  const sources = numbered("src", Math.min(count, COMBINED_AT_ONCE), gathered());
   return rowProgram({
     name: `combineRows/${variant}`,
     operands: {
-      src: gathered(),
-      ...Object.fromEntries(ranks.map((name) => [name, perRow("i32")])),
+      base: row(),
+      ...sources,
+      ...numbered("index", count, perRow("i32")),
       out: row(),
     },
     scalars: [],
     body(v, operands) {
-      const { src, out } = operands;
-      for (const name of ranks) {
-        v.locate(src, (operands as Record<string, number>)[name]!);
-        v.columns(() => v.store(out, v.add(v.load(out), v.load(src))), { where: src });
+      const { base, out } = operands;
+      const operand = (name: string): number => (operands as Record<string, number>)[name]!;
+      for (let first = 0; first < count; first += COMBINED_AT_ONCE) {
+        const rows = Object.keys(sources)
+          .slice(0, count - first)
+          .map(operand);
+        for (const [at, src] of rows.entries()) v.locate(src, operand(`index${first + at}`));
+        v.columns(() => {
+          const start = v.load(first === 0 ? base : out);
+          v.store(
+            out,
+            rows.reduce((sum, src) => v.add(sum, v.load(src)), start),
+          );
+        });
       }
     },
   });

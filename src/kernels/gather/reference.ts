@@ -3,7 +3,7 @@ import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { DTYPE_BYTES, type FloatType } from "../../tensor/dtype.ts";
 import { slot } from "../kernel.ts";
 import { referenceRows } from "../reference-rows.ts";
-import { SCATTER_ADD_AT as AT, GATHER_WORD_BYTES } from "./contract.ts";
+import { SCATTER_ADD_AT as AT, COMBINED_AT_ONCE, GATHER_WORD_BYTES } from "./contract.ts";
 
 export function createReferenceGatherRows(variant: string, context: ThreadContext): KernelBody {
   const [from, to] = variant.split(".") as [FloatType | "bf16", FloatType | "bf16"];
@@ -46,17 +46,21 @@ export function createReferenceScatterRows(variant: string, context: ThreadConte
 
 export function createReferenceCombineRows(variant: string, context: ThreadContext): KernelBody {
   const [dtype, count] = variant.split(".") as [FloatType, string];
+  const sources = Array.from({ length: Math.min(Number(count), COMBINED_AT_ONCE) }, () => dtype);
   const indexes = Array.from({ length: Number(count) }, () => "i32" as const);
-  return referenceRows(context, [dtype, ...indexes, dtype], (operands, { row, columns }) => {
-    const src = operands[0]!;
+  const dtypes = [dtype, ...sources, ...indexes, dtype];
+  return referenceRows(context, dtypes, (operands, { row, columns }) => {
+    const [base] = operands;
     const out = operands[operands.length - 1]!;
-    const rows = operands.slice(1, -1).map((index) => index.get(row, 0));
+    const rows = operands
+      .slice(1 + sources.length, -1)
+      .map((index, rank) => [operands[1 + (rank % sources.length)]!, index.get(row, 0)] as const);
     for (let column = 0; column < columns; column++) {
-      const start = out.get(row, column);
+      const start = base!.get(row, column);
       out.set(
         row,
         column,
-        rows.reduce((sum, source) => sum + src.get(source, column), start),
+        rows.reduce((sum, [src, source]) => sum + src.get(source, column), start),
       );
     }
   });

@@ -69,7 +69,6 @@ const openDevice = (): Promise<Device> => openCpuDevice({ numThreads: 1 });
 function passOf(device: Device, model: Model): Pass {
   const { saved, scratch } = model.arenas;
   const { numSequences, seqLength } = BATCH;
-  const { numHeads } = model.config;
   const tables = makeRopeTables(saved, model.config, seqLength, "f32");
   return {
     device,
@@ -81,7 +80,7 @@ function passOf(device: Device, model: Model): Pass {
     weightGrads: model.weightGrads,
     numSequences,
     seqLength,
-    positions: makePositions(saved, tables, { numSequences, seqLength, numHeads }),
+    positions: makePositions(saved, tables, { numSequences, seqLength }),
     balanceScale: 0,
   };
 }
