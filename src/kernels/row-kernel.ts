@@ -38,7 +38,8 @@ function x64Rows(program: RowProgramOf): KernelImplementation {
     create: (variant, context) => {
       const native = defined(context.native, "native runtime");
       const recorded = program(variant);
-      const kernel = native.load(lowerToX64(recorded));
+      const hasBf16 = native.features.avx512Bf16;
+      const kernel = native.load(lowerToX64(recorded, { hasBf16 }));
       const passSlots = slotPasser(context, recorded);
       const { memory, argumentBlock } = context;
       const slotsAddress = memory.baseAddress + argumentBlock.byteOffset;

@@ -25,9 +25,14 @@ import {
 import { COLUMN, LEFT, WIDTH, X64Frame } from "./x64-frame.ts";
 import { LANES, type Place, TAIL, X64Instructions } from "./x64-instructions.ts";
 import { VectorRegisters } from "./x64-registers.ts";
+import { withRoundedStores } from "./x64-rounded-stores.ts";
 
-/** Machine code of the kernel; needs AVX-512 F, BW, VL, DQ and BMI2. */
-export function lowerToX64(program: RowProgram): Uint8Array {
+/** Machine code of the kernel; needs AVX-512 F, BW, VL, DQ and BMI2, AVX512_BF16 if it is there. */
+export function lowerToX64(
+  recorded: RowProgram,
+  { hasBf16 }: { readonly hasBf16: boolean },
+): Uint8Array {
+  const program = hasBf16 ? withRoundedStores(recorded) : recorded;
   const measured = lowerWith(program, []);
   const weights = [...uniformWeights(program)].filter(([, weight]) => weight > 0);
   weights.sort((a, b) => b[1] - a[1]);
@@ -101,6 +106,7 @@ class X64Lowering {
     this.#task();
     a.add(this.#frame.fixed("task"), 1);
     a.jmp(top);
+    this.#instructions.emitBehind();
     a.bind(end);
   }
 

@@ -110,8 +110,15 @@ export type Instruction =
     }
   /** The elements of an operand at the loop's columns, zero-extended to 32 bits. */
   | { readonly op: "load"; readonly operand: OperandIndex }
-  /** Stores the low bits of each lane. */
-  | { readonly op: "store"; readonly operand: OperandIndex; readonly a: Value }
+  /** Stores the low bits of each lane; if they are `rounded` to bf16, of what. */
+  | {
+      readonly op: "store";
+      readonly operand: OperandIndex;
+      readonly a: Value;
+      readonly rounded?: Value;
+    }
+  /** Rounds to bf16 and stores: not recorded, a lowering may put it in place of such a store. */
+  | { readonly op: "storeRounded"; readonly operand: OperandIndex; readonly a: Value }
   /** Element `element` of a per-row operand, in every lane. */
   | { readonly op: "loadPerRow"; readonly operand: OperandIndex; readonly element: number }
   | {

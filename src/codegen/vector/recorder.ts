@@ -310,18 +310,23 @@ export class Recorder {
 
   /** Writes f32 values (rounded where the operand is bf16). */
   store(operand: OperandIndex, a: Value): void {
-    this.storeBits(operand, this.#dtypes[operand] === "bf16" ? this.#bf16Bits(a) : a);
+    if (this.#dtypes[operand] === "bf16") this.#store(operand, this.#bf16Bits(a), a);
+    else this.storeBits(operand, a);
   }
 
   /** Writes the low bits of each lane. */
   storeBits(operand: OperandIndex, a: Value): void {
+    this.#store(operand, a);
+  }
+
+  #store(operand: OperandIndex, a: Value, rounded?: Value): void {
     assert(this.#loop !== null, `${this.#name}: store only inside a column loop`);
     const { kind } = this.#operand(operand);
     assert(
       kind !== "gathered" || this.#loop.where === operand,
       `${this.#name}: a gathered store stands in a loop with { where } on that operand`,
     );
-    this.#record({ op: "store", operand, a });
+    this.#record({ op: "store", operand, a, ...(rounded === undefined ? {} : { rounded }) });
   }
 
   /** Element `element` of a per-row operand, in every lane. */

@@ -218,6 +218,7 @@ export class WasmInstructions {
         this.#unary(instruction.op, this.local(instruction.a));
         return;
       case "store":
+      case "storeRounded":
       case "storePerRow":
       case "storeElement":
       case "reduced":

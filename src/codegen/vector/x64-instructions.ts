@@ -35,6 +35,7 @@ import {
 } from "./program.ts";
 import { COLUMN, WIDTH, type X64Frame } from "./x64-frame.ts";
 import type { VectorRegisters } from "./x64-registers.ts";
+import { emitRoundedStore } from "./x64-rounded-stores.ts";
 
 export const LANES = 16;
 /** The mask of the ragged end. */
@@ -90,6 +91,7 @@ export class X64Instructions {
   readonly #a: X64;
   readonly #frame: X64Frame;
   readonly #registers: VectorRegisters;
+  readonly #behind: (() => void)[] = [];
   #borrowed: Vector[] = [];
 
   constructor(program: RowProgram, a: X64, frame: X64Frame, registers: VectorRegisters) {
@@ -105,6 +107,9 @@ export class X64Instructions {
     switch (instruction.op) {
       case "store":
         this.#store(instruction.operand, this.register(instruction.a), place);
+        break;
+      case "storeRounded":
+        this.#storeRounded(instruction.operand, this.register(instruction.a), place);
         break;
       case "storePerRow": {
         const { operand, element, a } = instruction;
@@ -305,6 +310,20 @@ export class X64Instructions {
     const op = ({ 1: "vpmovdb", 2: "vpmovdw", 4: "vmovups" } as const)[elementBytes];
     const mask: Mask | null = place.tail ? merging(TAIL) : null;
     this.#a.v(op, [this.#columns(operand, place), source], mask);
+  }
+
+  #storeRounded(operand: OperandIndex, source: Vector, place: Place): void {
+    const free = [this.#registers.take(), this.#registers.take()] as const;
+    const target = this.#columns(operand, place);
+    const tail = place.tail ? TAIL : null;
+    const store = { source, target, tail, free, condition: CONDITION };
+    this.#behind.push(emitRoundedStore(this.#a, store));
+    for (const register of free) this.#registers.release(register);
+  }
+
+  /** Emits what stands behind the code. */
+  emitBehind(): void {
+    for (const emit of this.#behind) emit();
   }
 
   /** Emits `body` over column `index[row]`, passed over where there is no such column. */
