@@ -103,14 +103,19 @@ export class Block {
   *forwardWork(pass: Pass, x: Tensor<FloatType>, out: Tensor<FloatType>): Work<BlockSaved> {
     const { saved, scratch, device } = pass;
     const mid = saved.allocate(pass.floatType, [x.rows, x.columns]);
-    using _mark = scratch.mark();
     castRows(device, { x, out: mid });
-    const normed = scratch.allocate(pass.computeType, [x.rows, x.columns]);
-    this.attentionNorm.forward(pass, x, normed);
-    const attention = this.attention.forward(pass, normed, mid);
-    this.feedForwardNorm.forward(pass, mid, normed);
+    const attention = this.#forwardAttention(pass, x, mid);
+    using _mark = scratch.mark();
+    const normed = this.feedForwardNorm.compute(pass, scratch, mid);
     const feedForward = yield* this.#forwardHalf(pass, normed, { out, base: mid });
     return { x, mid, attention, feedForward };
+  }
+
+  #forwardAttention(pass: Pass, x: Tensor<FloatType>, out: Tensor<FloatType>): MlaSaved {
+    using _mark = pass.scratch.mark();
+    const { recipe } = this.attention;
+    const input = this.attentionNorm.layerInput(pass, x, { recipe, use: "linearInput" });
+    return this.attention.forward(pass, input, out);
   }
 
   /** `dStream` enters as the gradient of the output and leaves as that of the input. */

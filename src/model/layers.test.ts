@@ -136,11 +136,11 @@ for (const qLoraRank of [6, null]) {
         inputDim: hiddenDim,
         outputDim: hiddenDim,
         forward(x, out) {
-          mla.forward(pass, x, out);
+          mla.forward(pass, { operand: x, cached: null }, out);
           return 0;
         },
         backward(input, dOut, dInput) {
-          const saved = mla.forward(pass, input, tensor(hiddenDim));
+          const saved = mla.forward(pass, { operand: input, cached: null }, tensor(hiddenDim));
           mla.backward(pass, saved, { input, dOut, dInput });
         },
       };

@@ -156,7 +156,7 @@ for (const [name, overrides, rotary] of CASES) {
     const layer = new MlaLayer(bench.config, bench.parameters, PREFIX);
     const out = bench.pass.saved.allocate("f64", [SEQ_LENGTH, TINY.hiddenDim]);
     view(out).fill(2);
-    layer.forward(bench.pass, bench.x, out);
+    layer.forward(bench.pass, { operand: bench.x, cached: null }, out);
     assertClose(
       view(out),
       naiveAttention(bench, rotary)

@@ -30,7 +30,7 @@ import type { ModelConfig } from "./config.ts";
 import { Linear } from "./linear.ts";
 import { RmsNorm } from "./norm.ts";
 import {
-  layerInput,
+  type LayerInput,
   type Operand,
   operandOf,
   outputGradient,
@@ -59,6 +59,12 @@ type QueryProjection =
 interface AttentionInput {
   readonly q: Tensor<FloatType>;
   readonly kv: Tensor<FloatType>;
+}
+
+/** Inputs of the up-projections as their weight gradients read them; null: yet to be made. */
+interface NormedInputs {
+  readonly query: Operand | null;
+  readonly latent: Operand | null;
 }
 
 export interface MlaSaved {
@@ -125,18 +131,19 @@ export class MlaLayer {
   }
 
   /** Adds the attention's output to `out`. */
-  forward(pass: Pass, x: Tensor<ComputeType>, out: Tensor<FloatType>): MlaSaved {
+  forward(pass: Pass, { operand, cached }: LayerInput, out: Tensor<FloatType>): MlaSaved {
     const { kvLoraRank, qkRopeHeadDim } = this.config;
     const { floatType, saved, scratch, device } = pass;
     const { recipe } = this;
     using _mark = scratch.mark();
-    const { operand, cached } = layerInput(pass, x, { recipe, use: "linearInput" });
     const queryDown = this.#compressQuery(pass, operand);
-    const down = saved.allocate(floatType, [x.rows, kvLoraRank + qkRopeHeadDim]);
+    const down = saved.allocate(floatType, [operand.rows, kvLoraRank + qkRopeHeadDim]);
     this.keyValueDown.forward(pass, operand, down, "overwrite");
     turn(device, pass.positions, this.ropeOf(down), "forward");
     const isKept = recipe.tensors.attentionInput.held === "cached";
-    const expanded = this.#expand(pass, isKept ? saved : scratch, { operand, queryDown, down });
+    const from = { operand, queryDown, down };
+    const { q, kv } = this.#expand(pass, isKept ? saved : scratch, from, { again: false });
+    const expanded = { q, kv };
     const attended = this.#attend(pass, expanded, down, out);
     return { input: cached, queryDown, down, expanded: isKept ? expanded : null, attended };
   }
@@ -146,8 +153,10 @@ export class MlaLayer {
     const { down, queryDown, attended } = state;
     using _mark = scratch.mark();
     const input = defined(state.input ?? call.input, "the input of attention");
-    const { q, kv } =
-      state.expanded ?? this.#expand(pass, scratch, { operand: input, queryDown, down });
+    const { q, kv, ...normed } =
+      state.expanded === null
+        ? this.#expand(pass, scratch, { operand: input, queryDown, down }, { again: true })
+        : { ...state.expanded, query: null, latent: null };
     const dQ = scratch.allocate(floatType, [q.rows, q.columns]);
     const dKv = scratch.allocate(floatType, [kv.rows, kv.columns]);
     const dDown = scratch.allocate(floatType, [down.rows, down.columns]);
@@ -170,8 +179,8 @@ export class MlaLayer {
     turn(device, pass.positions, this.ropeOfHeads(dQ), "backward");
     turn(device, pass.positions, this.ropeOf(dDown), "backward");
     const gradients = { input: wgradInput(pass, input, this.recipe), dInput: call.dInput };
-    this.#backwardKeyValue(pass, state, { ...gradients, dKv, dDown });
-    this.#backwardQuery(pass, state, { ...gradients, dQ });
+    this.#backwardKeyValue(pass, state, { ...gradients, normed, dKv, dDown });
+    this.#backwardQuery(pass, state, { ...gradients, normed, dQ });
   }
 
   /** The rotated columns of each head, one row a head of a token. */
@@ -224,7 +233,10 @@ export class MlaLayer {
     return out;
   }
 
-  /** Queries, and keys and values, from `arena`. */
+  /**
+   * Queries, and keys and values, from `arena`; `again` for a backward pass, which reads the norms
+   * for its weight gradients too: these are made beside.
+   */
   #expand(
     pass: Pass,
     arena: Arena,
@@ -233,7 +245,8 @@ export class MlaLayer {
       readonly queryDown: Tensor<FloatType> | null;
       readonly down: Tensor<FloatType>;
     },
-  ): AttentionInput {
+    { again }: { readonly again: boolean },
+  ): AttentionInput & NormedInputs {
     const { numHeads, qkNopeHeadDim, qkRopeHeadDim, vHeadDim } = this.config;
     const { floatType, scratch, device } = pass;
     const rows = from.down.rows;
@@ -241,33 +254,45 @@ export class MlaLayer {
     const kv = arena.allocate(floatType, [rows, numHeads * (qkNopeHeadDim + vHeadDim)]);
     using _mark = scratch.mark();
     const projection = this.queryProjection;
+    let query: Operand | null = null;
     if (projection.kind === "direct") {
       projection.query.forward(pass, from.operand, q, "overwrite");
     } else {
       const queryDown = defined(from.queryDown, "the compressed query");
-      const compressed = this.#normed(pass, projection.norm, queryDown);
-      projection.up.forward(pass, compressed, q, "overwrite");
+      const compressed = this.#normed(pass, projection.norm, queryDown, { again });
+      projection.up.forward(pass, compressed.operand, q, "overwrite");
+      query = compressed.wgrad;
     }
     turn(device, pass.positions, this.ropeOfHeads(q), "forward");
-    const latent = this.#normed(pass, this.latentNorm, this.latentOf(from.down));
-    this.keyValueUp.forward(pass, latent, kv, "overwrite");
-    return { q, kv };
+    const latent = this.#normed(pass, this.latentNorm, this.latentOf(from.down), { again });
+    this.keyValueUp.forward(pass, latent.operand, kv, "overwrite");
+    return { q, kv, query, latent: latent.wgrad };
   }
 
-  /** An up-projection's input, from scratch. */
-  #normed(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Operand {
+  /** An up-projection's input, from scratch, and if it can be made beside its weight gradient's. */
+  #normed(
+    pass: Pass,
+    norm: RmsNorm,
+    x: Tensor<FloatType>,
+    { again }: { readonly again: boolean },
+  ): { readonly operand: Operand; readonly wgrad: Operand | null } {
     const { recipe } = this;
-    const made = norm.computeTiles(pass, pass.scratch, x, recipe, "innerInput");
-    if (made !== null) return made;
-    const normed = norm.compute(pass, pass.scratch, x);
-    return operandOf(pass, pass.scratch, normed, { recipe, use: "innerInput" });
+    const inner = { arena: pass.scratch, use: "innerInput" } as const;
+    const wgrad = { arena: pass.weightGrads.arena, use: "wgradInput" } as const;
+    const both = again ? norm.computeTiles(pass, x, recipe, [inner, wgrad]) : null;
+    if (both !== null) return { operand: both[0], wgrad: both[1] };
+    return {
+      operand: norm.layerInput(pass, x, { recipe, use: "innerInput" }).operand,
+      wgrad: null,
+    };
   }
 
   /** The same as its weight gradient reads it. */
   #normedWgradInput(pass: Pass, norm: RmsNorm, x: Tensor<FloatType>): Operand {
     const { recipe } = this;
-    const made = norm.computeTiles(pass, pass.weightGrads.arena, x, recipe, "wgradInput");
-    if (made !== null) return made;
+    const wanted = { arena: pass.weightGrads.arena, use: "wgradInput" } as const;
+    const made = norm.computeTiles(pass, x, recipe, [wanted]);
+    if (made !== null) return made[0];
     return wgradInput(pass, norm.compute(pass, wgradSource(pass, recipe), x), recipe);
   }
 
@@ -308,18 +333,19 @@ export class MlaLayer {
     { down }: MlaSaved,
     gradients: {
       readonly input: Operand;
+      readonly normed: NormedInputs;
       readonly dKv: Tensor<FloatType>;
       readonly dDown: Tensor<FloatType>;
       readonly dInput: Tensor<FloatType>;
     },
   ): void {
-    const { input, dKv, dDown, dInput } = gradients;
+    const { input, normed, dKv, dDown, dInput } = gradients;
     const { recipe } = this;
     const latent = this.latentOf(down);
     using _mark = pass.scratch.mark();
     const dLatent = pass.scratch.allocate(pass.floatType, [down.rows, latent.columns]);
     this.keyValueUp.backward(pass, {
-      input: this.#normedWgradInput(pass, this.latentNorm, latent),
+      input: normed.latent ?? this.#normedWgradInput(pass, this.latentNorm, latent),
       dOut: roundGradient(pass, dKv, recipe),
       dInput: dLatent,
       mode: "overwrite",
@@ -336,11 +362,12 @@ export class MlaLayer {
     state: MlaSaved,
     gradients: {
       readonly input: Operand;
+      readonly normed: NormedInputs;
       readonly dQ: Tensor<FloatType>;
       readonly dInput: Tensor<FloatType>;
     },
   ): void {
-    const { input, dQ, dInput } = gradients;
+    const { input, normed, dQ, dInput } = gradients;
     const projection = this.queryProjection;
     const { scratch, floatType } = pass;
     const { recipe } = this;
@@ -354,7 +381,7 @@ export class MlaLayer {
     const x = defined(state.queryDown, "the compressed query");
     const dCompressed = scratch.allocate(floatType, [x.rows, x.columns]);
     const dX = scratch.allocate(floatType, [x.rows, x.columns]);
-    const compressed = this.#normedWgradInput(pass, norm, x);
+    const compressed = normed.query ?? this.#normedWgradInput(pass, norm, x);
     up.backward(pass, { input: compressed, dOut, dInput: dCompressed, mode: "overwrite" });
     norm.backward(pass, { x, dOut: dCompressed, dX, mode: "overwrite" });
     const dDown = roundGradient(pass, dX, recipe);

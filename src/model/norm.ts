@@ -12,16 +12,27 @@ import type { FloatType } from "../tensor/dtype.ts";
 import type { ScaledTensor } from "../tensor/scaled-tensor.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { WriteMode } from "./linear.ts";
-import { isColumnTile, isRowTile, tilesToMake } from "./operand.ts";
+import { isColumnTile, isRowTile, type LayerInput, layerInput, tilesToMake } from "./operand.ts";
 import type { ComputeType, Parameter } from "./parameters.ts";
 import type { Pass } from "./pass.ts";
-import { isScaledRecipe, type PrecisionRecipe, type TensorClass } from "./precision-recipe.ts";
+import {
+  isScaledRecipe,
+  type PrecisionRecipe,
+  type TensorClass,
+  type TensorRule,
+} from "./precision-recipe.ts";
 
 export interface NormBackward {
   readonly x: Tensor<FloatType>;
   readonly dOut: Tensor<FloatType>;
   readonly dX: Tensor<FloatType>;
   readonly mode: WriteMode;
+}
+
+/** Codes of a class in a recipe, and where they are allocated. */
+export interface WantedTiles {
+  readonly arena: Arena;
+  readonly use: TensorClass;
 }
 
 export class RmsNorm {
@@ -45,27 +56,46 @@ export class RmsNorm {
   }
 
   /**
-   * The output as codes of its class in a recipe, allocated from `arena`; null where they cannot be
-   * made without the output itself.
+   * The output as codes of some classes of a recipe, of which one at most has tiles of one row and
+   * one at most of one column; null where they cannot be made without the output itself.
    */
-  computeTiles(
+  computeTiles<const Wanted extends readonly WantedTiles[]>(
     pass: Pass,
-    arena: Arena,
     x: Tensor<FloatType>,
     recipe: PrecisionRecipe,
-    use: TensorClass,
-  ): ScaledTensor | null {
-    const rule = recipe.tensors[use];
-    const isAcross = isColumnTile(rule);
-    const fits = (isAcross || isRowTile(rule)) && x.columns <= MAKE_TILES_COLUMNS;
-    if (!isScaledRecipe(recipe) || !fits) return null;
-    const tiles = tilesToMake(arena, rule, [x.rows, x.columns]);
+    wanted: Wanted,
+  ): { readonly [Index in keyof Wanted]: ScaledTensor } | null {
+    const rules = wanted.map(({ use }) => recipe.tensors[use]);
+    const areTiles = rules.every((rule) => isColumnTile(rule) || isRowTile(rule));
+    if (!isScaledRecipe(recipe) || !areTiles || x.columns > MAKE_TILES_COLUMNS) return null;
+    const tiles = rules.map((rule, index) =>
+      tilesToMake(wanted[index]!.arena, rule, [x.rows, x.columns]),
+    );
+    const of = (isKind: (rule: TensorRule) => boolean) => tiles[rules.findIndex(isKind)];
+    const [along, across] = [of(isRowTile), of(isColumnTile)];
     makeTiles(pass.device, {
       x: x as Tensor<"f32">,
       norm: { gain: this.gain.value as Tensor<"f32">, epsilon: this.epsilon },
-      ...(isAcross ? { across: tiles } : { along: tiles }),
+      ...(along === undefined ? {} : { along }),
+      ...(across === undefined ? {} : { across }),
     });
-    return tiles.out;
+    return tiles.map(({ out }) => out) as { readonly [Index in keyof Wanted]: ScaledTensor };
+  }
+
+  /** The output as a layer's products read it, and what of it is cached. */
+  layerInput(
+    pass: Pass,
+    x: Tensor<FloatType>,
+    { recipe, use }: { readonly recipe: PrecisionRecipe; readonly use: TensorClass },
+  ): LayerInput {
+    const isCached = recipe.tensors[use].held === "cached";
+    const arena = isCached ? pass.saved : pass.scratch;
+    const tiles = this.computeTiles(pass, x, recipe, [{ arena, use }]);
+    if (tiles === null) {
+      return layerInput(pass, this.compute(pass, pass.scratch, x), { recipe, use });
+    }
+    const [operand] = tiles;
+    return { operand, cached: isCached ? operand : null };
   }
 
   backward(pass: Pass, { x, dOut, dX, mode }: NormBackward): void {
