@@ -12,20 +12,10 @@
  */
 import type { Label, X64 } from "../../codegen/x64/assembler.ts";
 import { emitKernel, loadSlot } from "../../codegen/x64/kernel-function.ts";
-import {
-  type Gp,
-  k,
-  type Memory,
-  mem,
-  merging,
-  r,
-  type Vector,
-  xmm,
-  ymm,
-  zmm,
-} from "../../codegen/x64/operands.ts";
+import { k, mem, merging, r, type Vector, xmm, ymm, zmm } from "../../codegen/x64/operands.ts";
 import { emitEither } from "../matmul/x64-vector-core.ts";
 import { FORMATS } from "./reference.ts";
+import { add, emitLocals, type Locals, move, NUM_LOCALS } from "./x64-chunk-locals.ts";
 import {
   CHUNK,
   type ChunkDType,
@@ -43,13 +33,7 @@ import {
   VALUES,
 } from "./x64-chunks.ts";
 import { emitSplat, floatBits, storedBytes } from "./x64-codes.ts";
-import {
-  LARGEST_POWER,
-  LEAST_POWER,
-  TILES_AT,
-  type TileDirection,
-  type TileSlot,
-} from "./x64-tiles.ts";
+import { LARGEST_POWER, LEAST_POWER, TILES_AT, type TileDirection } from "./x64-tiles.ts";
 
 export interface ChunkFunction {
   readonly source: ChunkDType;
@@ -73,14 +57,6 @@ const AT = {
   constants: r.rcx,
 } as const;
 
-const LOCALS = [
-  ...(["blockX", "blockXScales", "blockOut", "blockScales"] as const),
-  ...(["bandX", "bandXScales", "bandOut", "bandScales"] as const),
-  ...(["bandsLeft", "blockBands", "toGo", "columnsLeft"] as const),
-  ...(["rowScales", "tileXScales", "xTileLeft"] as const),
-] as const;
-type Locals = (name: (typeof LOCALS)[number]) => Memory;
-
 /** Moving pointers of a band, and the slots of their strides. */
 const POINTERS = [
   ["X", "xRowBytes"],
@@ -103,16 +79,6 @@ function hasRowScales({ source, target }: ChunkFunction): boolean {
   return isScaled(source) && isScaled(target);
 }
 
-function addSlot(a: X64, destination: Gp | Memory, name: TileSlot): void {
-  loadSlot(a, r.rax, TILES_AT[name]);
-  a.add(destination, r.rax);
-}
-
-function move(a: X64, to: Memory, from: Memory): void {
-  a.mov(r.rax, from);
-  a.mov(to, r.rax);
-}
-
 /** Blocks of bands: `emitTiles` is called for each pass over the tiles of a block. */
 function emitBlocks(
   a: X64,
@@ -125,14 +91,14 @@ function emitBlocks(
     ["blockXScales", "xScales"],
     ["blockOut", "out"],
     ["blockScales", "scales"],
-    ["bandsLeft", "bands"],
   ] as const) {
     loadSlot(a, r.rax, TILES_AT[slot]);
     a.mov(local(name), r.rax);
   }
+  move(a, local("bandsLeft"), local("bands"));
   const [nextBlock, done] = [a.label(), a.label()];
   a.bind(nextBlock);
-  loadSlot(a, r.rax, TILES_AT.bandsPerBlock);
+  a.mov(r.rax, local("bandsPerBlock"));
   a.mov(r.rdx, local("bandsLeft"));
   a.cmp(r.rdx, 0);
   a.j("le", done);
@@ -161,16 +127,16 @@ function emitBands(a: X64, of: ChunkFunction, local: Locals, emitTile: () => voi
   a.mov(AT.x, local("bandX"));
   a.mov(AT.out, local("bandOut"));
   a.mov(AT.scales, local("bandScales"));
-  loadSlot(a, r.rax, TILES_AT.columns);
+  a.mov(r.rax, local("columns"));
   a.mov(local("columnsLeft"), r.rax);
   if (hasRowScales(of)) {
     move(a, local("tileXScales"), local("bandXScales"));
-    loadSlot(a, r.rax, TILES_AT.xTileColumns);
+    a.mov(r.rax, local("xTileColumns"));
     a.mov(local("xTileLeft"), r.rax);
   }
   a.bind(nextTile);
   if (direction === "across") a.mov(AT.width, CHUNK);
-  else loadSlot(a, AT.width, TILES_AT.tileColumns);
+  else a.mov(AT.width, local("tileColumns"));
   a.cmp(AT.width, local("columnsLeft"));
   a.cmov("g", AT.width, local("columnsLeft"));
   emitTile();
@@ -187,12 +153,11 @@ function emitBands(a: X64, of: ChunkFunction, local: Locals, emitTile: () => voi
   a.sub(local("columnsLeft"), AT.width);
   a.j("g", nextTile);
   for (const [name, stride] of POINTERS) {
-    loadSlot(a, r.rdx, TILES_AT.bandRows);
-    loadSlot(a, r.rax, TILES_AT[stride]);
-    a.imul(r.rax, r.rdx);
+    a.mov(r.rax, local("bandRows"));
+    a.imul(r.rax, local(stride));
     a.add(local(`band${name}`), r.rax);
   }
-  addSlot(a, local("bandScales"), "scaleRowBytes");
+  add(a, local("bandScales"), local("scaleRowBytes"));
   a.sub(local("toGo"), 1);
   a.j("g", nextBand);
 }
@@ -203,7 +168,7 @@ function emitNextScales(a: X64, local: Locals): void {
   a.sub(local("xTileLeft"), AT.width);
   a.j("g", within);
   a.add(local("tileXScales"), 4);
-  addSlot(a, local("xTileLeft"), "xTileColumns");
+  add(a, local("xTileLeft"), local("xTileColumns"));
   a.bind(within);
 }
 
@@ -223,12 +188,12 @@ function emitEachChunk(
   a.mov(AT.rowX, AT.x);
   a.mov(AT.rowOut, AT.out);
   if (hasRowScales(of)) move(a, local("rowScales"), local("tileXScales"));
-  loadSlot(a, AT.rowsLeft, TILES_AT.bandRows);
+  a.mov(AT.rowsLeft, local("bandRows"));
   a.countdown(AT.rowsLeft, 1, () => {
     if (hasRowScales(of)) {
       a.mov(r.rax, local("rowScales"));
       a.v("vbroadcastss", [rowScale, mem(r.rax)]);
-      addSlot(a, local("rowScales"), "xScaleRowBytes");
+      add(a, local("rowScales"), local("xScaleRowBytes"));
     }
     a.mov(AT.atX, AT.rowX);
     a.mov(AT.atOut, AT.rowOut);
@@ -244,8 +209,8 @@ function emitEachChunk(
     emitTailMask(a, AT.left);
     emitChunk(true);
     a.bind(done);
-    addSlot(a, AT.rowX, "xRowBytes");
-    addSlot(a, AT.rowOut, "outRowBytes");
+    add(a, AT.rowX, local("xRowBytes"));
+    add(a, AT.rowOut, local("outRowBytes"));
   });
 }
 
@@ -261,9 +226,9 @@ function emitLargest(a: X64, of: ChunkFunction, local: Locals): void {
 }
 
 /** scale = max(amax, amaxMin) ÷ the largest of the format, or the power of two not below it. */
-function emitScaleOf(a: X64, target: ChunkFormat): void {
+function emitScaleOf(a: X64, target: ChunkFormat, local: Locals): void {
   const [factor, mask] = [VALUES[0]!, VALUES[1]!];
-  loadSlot(a, r.rax, TILES_AT.amaxMinBits);
+  a.mov(r.rax, local("amaxMinBits"));
   a.v("vpbroadcastd r32", [factor, r.rax]);
   for (const each of scales) a.v("vpmaxud", [each, each, factor]);
   emitSplat(a, factor, floatBits(FORMATS[target].largest));
@@ -310,8 +275,8 @@ function emitScaleAlong(a: X64): void {
   a.v("vmovss m32", [mem(AT.scales), low]);
 }
 
-function emitAlongConstants(a: X64, target: ChunkFormat): void {
-  loadSlot(a, r.rax, TILES_AT.amaxMinBits);
+function emitAlongConstants(a: X64, target: ChunkFormat, local: Locals): void {
+  a.mov(r.rax, local("amaxMinBits"));
   a.v("vpbroadcastd r32", [ALONG.amaxMin, r.rax]);
   emitSplat(a, ALONG.most, floatBits(FORMATS[target].largest));
   emitSplat(a, ALONG.belowPower, 0x7fffff);
@@ -397,11 +362,10 @@ function emitStoreScales(a: X64): void {
  * and behind the last of them the first ones of the next band.
  */
 function emitAhead(a: X64, { source, direction }: ChunkFunction, local: Locals): void {
-  loadSlot(a, AT.ahead, TILES_AT.xRowBytes);
-  loadSlot(a, r.rax, TILES_AT[direction === "along" ? "bandsPerBlock" : "bandRows"]);
-  a.imul(AT.ahead, r.rax);
+  a.mov(AT.ahead, local("xRowBytes"));
+  a.imul(AT.ahead, local(direction === "along" ? "bandsPerBlock" : "bandRows"));
   if (direction === "along") return;
-  loadSlot(a, r.rax, TILES_AT.columns);
+  a.mov(r.rax, local("columns"));
   a.sub(r.rax, AT.width);
   a.imul(r.rax, r.rax, storedBytes(source, 1));
   a.sub(AT.ahead, r.rax);
@@ -429,9 +393,9 @@ export function emitQuantiseChunks(
   of: ChunkFunction & { readonly target: ChunkFormat },
 ): Uint8Array {
   return emitKernel({
-    numLocals: LOCALS.length,
+    numLocals: NUM_LOCALS,
     body: (a, localAt) => {
-      const local: Locals = (name) => localAt(LOCALS.indexOf(name));
+      const local = emitLocals(a, localAt);
       const { source, target, direction } = of;
       const [refuse, done] = [a.label(), a.label()];
       loadSlot(a, AT.constants, TILES_AT.chunkConstants);
@@ -453,7 +417,7 @@ export function emitQuantiseChunks(
         });
       };
       if (direction === "along") {
-        emitAlongConstants(a, target);
+        emitAlongConstants(a, target, local);
         const emitScale = (): void => {
           emitLargest(a, of, local);
           emitScaleAlong(a);
@@ -463,7 +427,7 @@ export function emitQuantiseChunks(
         emitBlocks(a, of, local, [
           () => {
             emitLargest(a, of, local);
-            emitScaleOf(a, target);
+            emitScaleOf(a, target, local);
             emitStoreScales(a);
             emitCodes();
           },
@@ -481,9 +445,9 @@ export function emitQuantiseChunks(
 export function emitDequantiseChunks(source: ChunkFormat): Uint8Array {
   const of = { source, target: "f32", direction: "along" } as const;
   return emitKernel({
-    numLocals: LOCALS.length,
+    numLocals: NUM_LOCALS,
     body: (a, localAt) => {
-      const local: Locals = (name) => localAt(LOCALS.indexOf(name));
+      const local = emitLocals(a, localAt);
       loadSlot(a, AT.constants, TILES_AT.chunkConstants);
       emitChunkConstants(a, { source, target: "f32", constants: AT.constants });
       emitBlocks(a, of, local, [
