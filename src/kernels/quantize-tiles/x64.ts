@@ -82,10 +82,14 @@ export const X64_RETILE: KernelImplementation = {
     const [from, to] = variant.split(".") as [ScaledFormat, ScaledFormat];
     const runner = createTileRunner({ source: from, target: to, emit: emitQuantise }, context);
     const otherwise = createReferenceRetile(variant, context);
+    const opened = createOpenedRetile(to, context);
     return (slots, firstTask, endTask) => {
       const grid = readBandSlots(slots);
       const source = readSource(slots);
       if (!takesSource(from, source, grid)) return otherwise(slots, firstTask, endTask);
+      if (from === "e5m6" && opened.takes(source, grid)) {
+        return opened.run(slots, firstTask, endTask);
+      }
       // Tiles as high as the matrix have one row of scales.
       const rowStride = source.tileRows === 1 ? source.scaleRowStride : 0;
       const holdsChunks = source.tileColumns % CHUNK === 0 || source.tileColumns >= source.columns;
@@ -110,6 +114,49 @@ export const X64_RETILE: KernelImplementation = {
     };
   },
 };
+
+/** Behind what the functions keep in a thread's scratch. */
+const OPENED_AT = 65536;
+
+/**
+ * Packed codes become tiles of one column by way of f32 in the thread's scratch: each is unpacked
+ * once, and what follows goes by chunks. The same bits: values are codes times scales in f32 anyway.
+ */
+function createOpenedRetile(to: ScaledFormat, context: ThreadContext) {
+  const { scratch, memory } = context;
+  const opening = { source: "e5m6", target: "f32", emit: emitDequantise } as const;
+  const open = createTileRunner(opening, context);
+  const close = createTileRunner({ source: "f32", target: to, emit: emitQuantise }, context);
+  const place = scratch.byteOffset + OPENED_AT;
+  return {
+    takes(source: BandSlots, { tileRows, tileColumns, columnsPerTask, columns }: BandSlots) {
+      const startsTiles = columnsPerTask >= columns || columnsPerTask % source.tileColumns === 0;
+      const bytes = storedBytes("f32", tileRows * columnsPerTask);
+      const fits = OPENED_AT + bytes <= scratch.byteLength;
+      return tileColumns === 1 && source.tileRows === 1 && startsTiles && fits;
+    },
+    run(slots: Float64Array, firstTask: number, endTask: number): void {
+      const grid = readBandSlots(slots);
+      const source = readSource(slots);
+      eachPatch(memory, grid, { firstTask, endTask }, (patch) => {
+        const rowBytes = storedBytes("f32", patch.endColumn - patch.firstColumn);
+        const rows = { ...patch, band: patch.firstRow };
+        runPatch(open(source, { xRowBytes: source.codesRowStride, outRowBytes: rowBytes }), rows, {
+          x: codesOffset(rows, source, "e5m6"),
+          out: place,
+          scales: scalesOffset(rows, source),
+        });
+        const rule = ruleArguments(slots);
+        const shared = { ...rule, xRowBytes: rowBytes, outRowBytes: grid.codesRowStride };
+        runPatch(close(grid, shared), patch, {
+          x: place,
+          out: codesOffset(patch, grid, to),
+          scales: scalesOffset(patch, grid),
+        });
+      });
+    },
+  };
+}
 
 function refusalOf(variant: string, context: ThreadContext): string | null {
   if (context.native === null) return "native code is off or impossible here";
