@@ -358,20 +358,27 @@ function emitStoreScales(a: X64): void {
 }
 
 /**
- * ahead = the way to what is read next, while codes are made: the next block, or the next columns
- * and behind the last of them the first ones of the next band.
+ * ahead = the way to what is read next, while codes are made: of single rows the next block; else
+ * the next tile's columns, and behind the last of them the first ones of the next band.
  */
 function emitAhead(a: X64, { source, direction }: ChunkFunction, local: Locals): void {
+  const known = a.label();
+  if (direction === "along") {
+    a.mov(AT.ahead, local("xRowBytes"));
+    a.imul(AT.ahead, local("bandsPerBlock"));
+    a.cmp(local("bandRows"), 1);
+    a.j("e", known);
+  }
   a.mov(AT.ahead, local("xRowBytes"));
-  a.imul(AT.ahead, local(direction === "along" ? "bandsPerBlock" : "bandRows"));
-  if (direction === "along") return;
+  a.imul(AT.ahead, local("bandRows"));
   a.mov(r.rax, local("columns"));
   a.sub(r.rax, AT.width);
   a.imul(r.rax, r.rax, storedBytes(source, 1));
   a.sub(AT.ahead, r.rax);
-  a.mov(r.rax, storedBytes(source, CHUNK));
+  a.imul(r.rax, AT.width, storedBytes(source, 1));
   a.cmp(AT.width, local("columnsLeft"));
   a.cmov("l", AT.ahead, r.rax);
+  a.bind(known);
 }
 
 /** Asks for the chunk that lies `ahead` of the present one. */
