@@ -1,9 +1,10 @@
 /**
- * @file Stores that round to bf16 by the processor's own instruction, where it has one (AVX512_BF16).
+ * @file Stores that round to bf16 by the processor's own instruction, where it has one
+ * (AVX512_BF16).
  *
- * The recorder rounds in integers, eight instructions a vector, so that every target stores the same
- * bits. `vcvtneps2bf16` does too, but for subnormal numbers, which it takes for zero: a vector that
- * holds one takes the long way, which stands out of line.
+ * The recorder rounds in integers, eight instructions a vector, so that every target stores the
+ * same bits. `vcvtneps2bf16` does too, but for subnormal numbers, which it takes for zero: a vector
+ * that holds one takes the long way, which stands out of line.
  */
 import type { X64 } from "../x64/assembler.ts";
 import { type MaskRegister, type Memory, merging, r, type Vector, ymm } from "../x64/operands.ts";

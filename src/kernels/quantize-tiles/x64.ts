@@ -120,7 +120,8 @@ const OPENED_AT = 65536;
 
 /**
  * Packed codes become tiles of one column by way of f32 in the thread's scratch: each is unpacked
- * once, and what follows goes by chunks. The same bits: values are codes times scales in f32 anyway.
+ * once, and what follows goes by chunks. The same bits: values are codes times scales in f32
+ * anyway.
  */
 function createOpenedRetile(to: ScaledFormat, context: ThreadContext) {
   const { scratch, memory } = context;
