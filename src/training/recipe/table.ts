@@ -65,7 +65,7 @@ export function recipeTable(config: ModelConfig, recipe: PrecisionRecipe): reado
     { ...fixed("gradients", "f32", "kept"), bytesPerParameter: 4 },
     fixed("norms, softmax, scores of experts, embedding", "f32", "recomputed"),
     {
-      ...fixed("residual stream, latents, routing", "f32", "cached"),
+      ...fixed("residual stream, latents, routing, losses", "f32", "cached"),
       bytesPerToken: activationBytesPerToken(config, recipe) - decided,
     },
   ];
