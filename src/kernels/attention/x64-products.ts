@@ -26,7 +26,8 @@ const [A0, A1, B0, B1] = [tmm(4), tmm(5), tmm(6), tmm(7)] as const;
 
 /**
  * Vector arithmetic that rests long takes longer to come back, and stores of tiles wait for it
- * (`src/kernels/matmul/x64-tile-core.ts`): zero that is added to zero beside a block's products.
+ * (`src/kernels/matmul/x64-tile-core.ts`): beside a block's products, what other parts of the code
+ * left in a register is added to itself, for nobody.
  */
 const IDLE_SUM = zmm(31);
 
