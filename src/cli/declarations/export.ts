@@ -44,7 +44,7 @@ export const exportModel = {
     },
     {
       command: "hadal export --model runs/a --format huggingface --weights int4 --out a4",
-      does: "a checkpoint of a third of the size, which every verb loads again",
+      does: "a smaller checkpoint, most weights in 4 bits, which every verb loads again",
     },
   ],
 } as const;

@@ -50,6 +50,14 @@ test("a folder that holds a run is not overwritten", () => {
   assert.deepEqual(metricSteps(), [0, 1]);
 });
 
+test("a folder that holds somebody's files is left as it is", () => {
+  mkdirSync(run, { recursive: true });
+  writeFileSync(join(run, "config.json"), "mine");
+  assert.throws(() => RunFolder.create(run, {}), failsWith("run.exists"));
+  assert.deepEqual(readdirSync(run), ["config.json"]);
+  assert.equal(readFileSync(join(run, "config.json"), "utf8"), "mine");
+});
+
 test("a run that was killed before its first checkpoint is begun again", () => {
   begin(2);
   begin(1);

@@ -10,10 +10,10 @@
  *     summary.json           what a run that came to its end achieved
  *     tokens/                the tokenised corpus      checkpoints/step-N/     whole or not there
  *
- * A new run refuses a folder that holds one; a resumed run drops the lines after its checkpoint
- * (and a line that a kill left half written), so that the series of losses has each step once.
- * There is no "latest" pointer that could be wrong: the latest checkpoint is the one with the
- * largest step.
+ * A new run refuses a folder that holds one, or files that are no run's; a resumed run drops the
+ * lines after its checkpoint (and a line that a kill left half written), so that the series of
+ * losses has each step once. There is no "latest" pointer that could be wrong: the latest
+ * checkpoint is the one with the largest step.
  */
 import {
   appendFileSync,
@@ -118,6 +118,7 @@ export class RunFolder implements Disposable {
    * again.
    */
   static create(path: string, config: unknown): RunFolder {
+    refuseForeignFiles(path);
     return RunFolder.#openLocked(path, (folder) => {
       refuseBegunRun(path);
       rmSync(join(path, PLAN_FILE), { force: true });
@@ -255,8 +256,28 @@ function stepOfLine(line: string): number | undefined {
   }
 }
 
+/** Refuse a folder where no run can begin: one has, or the files in it are somebody else's. */
+export function refuseTakenFolder(path: string): void {
+  refuseForeignFiles(path);
+  refuseBegunRun(path);
+}
+
+/** A run makes its checkpoints' folder first; without that, what is there is no run's. */
+function refuseForeignFiles(path: string): void {
+  if (!existsSync(path) || existsSync(join(path, CHECKPOINTS))) return;
+  if (!statSync(path).isDirectory()) return;
+  const foreign = readdirSync(path).find((name) => !name.startsWith("."));
+  if (foreign === undefined) return;
+  throw new OperationalError(
+    "run.exists",
+    `${path} holds ${foreign}, which no run has written; a run has a folder of its own: ` +
+      "choose another --out",
+    { path },
+  );
+}
+
 /** Refuse a folder whose run has begun: there is a checkpoint. */
-export function refuseBegunRun(path: string): void {
+function refuseBegunRun(path: string): void {
   if (listCheckpoints(path).length === 0) return;
   throw new OperationalError(
     "run.exists",

@@ -23,7 +23,7 @@ import { readTokenizer } from "./checkpoint.ts";
 import { readingNewest } from "./damaged-checkpoint.ts";
 import type { TrainingObserver } from "./observer.ts";
 import { releaseHeap } from "./release-heap.ts";
-import { listCheckpoints, RunFolder, readRunConfig, refuseBegunRun } from "./run-folder.ts";
+import { listCheckpoints, RunFolder, readRunConfig, refuseTakenFolder } from "./run-folder.ts";
 import { Session } from "./session.ts";
 import { LocalTraining, type Training } from "./training.ts";
 
@@ -131,7 +131,7 @@ async function runSession(
     );
   }
   if (resume) refuseOtherRun(out, settings);
-  else refuseBegunRun(out);
+  else refuseTakenFolder(out);
   const onProgress: TrainingObserver["onPrepare"] = (...told) => observer?.onPrepare?.(...told);
   // Before there is a folder: a path that was mistyped leaves nothing behind.
   const corpus = await openTrainingText(settings, onProgress);
