@@ -6,33 +6,18 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Random } from "../../base/random.ts";
-import type { X64 } from "../../codegen/x64/assembler.ts";
 import { toBf16 } from "../../numerics/bf16.ts";
 import { mismatch, toleranceFor } from "../../numerics/tolerance.ts";
-import type { TileUnit } from "../matmul/x64-tile-core.ts";
-import { EMULATION_BYTES, emulatedTiles } from "../matmul/x64-tiles-test-support.ts";
+import { testedTiles } from "../matmul/x64-tiles-test-support.ts";
 import { nativeThread } from "../native-thread-test-support.ts";
 import { LATENT_ATTENTION_SLOTS, LATENT_BLOCK_TOKENS, planLatentTiles } from "./contract.ts";
 import { createReferenceLatentAttention } from "./reference.ts";
 import { tiledAttentionBody } from "./x64-tiled.ts";
 
-const { context, reason } = nativeThread(4 * 2 ** 20);
-const { memory, native } = context;
-const tileState = memory.reserve(EMULATION_BYTES);
-const emulated = (a: X64): TileUnit => emulatedTiles(a, memory.baseAddress + tileState);
-
-const UNITS: readonly {
-  readonly name: string;
-  readonly refusal: string;
-  readonly unit: ((a: X64) => TileUnit) | null;
-}[] = [
-  {
-    name: "tiles",
-    refusal: native?.features.amxBf16 ? "" : reason || "this processor has no AMX",
-    unit: null,
-  },
-  { name: "emulated tiles", refusal: reason, unit: emulated },
-];
+const thread = nativeThread(4 * 2 ** 20);
+const { context } = thread;
+const { memory } = context;
+const UNITS = testedTiles(thread);
 
 const [HEADS, LATENT, KEY] = [3, 64, 20];
 const WIDTH = LATENT + KEY;

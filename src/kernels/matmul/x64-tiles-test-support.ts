@@ -24,6 +24,7 @@ import {
   zeroing,
   zmm,
 } from "../../codegen/x64/operands.ts";
+import type { NativeThread } from "../native-thread-test-support.ts";
 import type { TileUnit } from "./x64-tile-core.ts";
 
 const TILE_BYTES = 1024;
@@ -161,4 +162,22 @@ function emitProducts(
     a.cmp(row, end);
     a.j("b", next);
   });
+}
+
+/** Tiles that a kernel is tested on, and why not here ("" if they run); null: the processor's. */
+export interface TestedTiles {
+  readonly name: string;
+  readonly refusal: string;
+  readonly unit: ((a: X64) => TileUnit) | null;
+}
+
+/** The processor's tiles and emulated ones, whose state is in the thread's memory. */
+export function testedTiles({ context, reason }: NativeThread): readonly TestedTiles[] {
+  const { memory, native } = context;
+  const state = memory.baseAddress + memory.reserve(EMULATION_BYTES);
+  const refusal = native?.features.amxBf16 ? "" : reason || "this processor has no AMX";
+  return [
+    { name: "tiles", refusal, unit: null },
+    { name: "emulated tiles", refusal: reason, unit: (a) => emulatedTiles(a, state) },
+  ];
 }
