@@ -11,7 +11,7 @@ import { EXP2 } from "../../codegen/vector/math.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { type KernelImplementation, slot } from "../kernel.ts";
-import type { TileUnit } from "../matmul/x64-tile-core.ts";
+import { type TileUnit, tilesRefusal } from "../matmul/x64-tile-core.ts";
 import { ATTENTION_AT as AT } from "./contract.ts";
 import { type HeadTask, headTask, type Place } from "./heads.ts";
 import { BLOCK, LANES, TILED_AT, TILED_SLOTS, type TiledLayout, tiledLayout } from "./x64-frame.ts";
@@ -30,12 +30,8 @@ export function attentionOverTiles(
 ): KernelImplementation {
   return {
     target: "x64",
-    refusal: (variant, context) => {
-      if (context.native === null) return "native code is off or impossible here";
-      if (!context.native.features.amxBf16) return "the processor has no AMX";
-      if (variant !== "bf16") return `tiles hold bf16, not ${variant}`;
-      return others.refusal(variant, context);
-    },
+    refusal: (variant, context) =>
+      tilesRefusal(variant, context) ?? others.refusal(variant, context),
     create: (variant, context) => {
       const passes = new TiledPasses(context, direction, null);
       let other: KernelBody | null = null;

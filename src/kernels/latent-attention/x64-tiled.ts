@@ -9,7 +9,7 @@ import { roundUp } from "../../base/integers.ts";
 import type { X64 } from "../../codegen/x64/assembler.ts";
 import type { KernelBody, ThreadContext } from "../../device/program.ts";
 import { type KernelImplementation, slot } from "../kernel.ts";
-import type { TileUnit } from "../matmul/x64-tile-core.ts";
+import { type TileUnit, tilesRefusal } from "../matmul/x64-tile-core.ts";
 import { LATENT_ATTENTION_AT as AT } from "./contract.ts";
 import { type LatentTile, latentTile } from "./tile.ts";
 import { DEPTH, LANES, TILED_AT, TILED_SLOTS, type TiledLayout, tiledLayout } from "./x64-frame.ts";
@@ -19,12 +19,8 @@ import { emitTiledAttention } from "./x64-tiles.ts";
 export function latentAttentionOverTiles(others: KernelImplementation): KernelImplementation {
   return {
     target: "x64",
-    refusal: (variant, context) => {
-      if (context.native === null) return "native code is off or impossible here";
-      if (!context.native.features.amxBf16) return "the processor has no AMX";
-      if (variant !== "bf16") return `tiles hold bf16, not ${variant}`;
-      return others.refusal(variant, context);
-    },
+    refusal: (variant, context) =>
+      tilesRefusal(variant, context) ?? others.refusal(variant, context),
     create: (variant, context) => {
       const tiled = tiledAttentionBody(context, null);
       let other: KernelBody | null = null;

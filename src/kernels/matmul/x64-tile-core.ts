@@ -30,6 +30,7 @@ import {
   type Vector,
   zmm,
 } from "../../codegen/x64/operands.ts";
+import type { ThreadContext } from "../../device/program.ts";
 import { emitLaneMasks } from "./x64-pack.ts";
 import { CORE_ARGUMENTS, emitEither } from "./x64-vector-core.ts";
 
@@ -44,6 +45,13 @@ export type TileUnit = Pick<
   | "tilestored"
   | "tdpbf16ps"
 >;
+
+/** null if a kernel in bf16 finds tiles here; otherwise the reason. */
+export function tilesRefusal(variant: string, { native }: ThreadContext): string | null {
+  if (native === null) return "native code is off or impossible here";
+  if (!native.features.amxBf16) return "the processor has no AMX";
+  return variant === "bf16" ? null : `tiles hold bf16, not ${variant}`;
+}
 
 /** Rows and columns of the sums that the tiles hold together. */
 export const TILE_BLOCK = 32;
